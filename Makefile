@@ -1,0 +1,136 @@
+# The pipeline as a graph. `make` with no target explains itself.
+#
+# Which artifacts are stale is decided by content, not by dates: one quick call of pipeline/plan.py
+# names each stage's files, and those of them whose inputs, parameters or code have changed. Make
+# does the rest: the order, what runs side by side under -j, and stopping at the first error.
+
+ifeq ($(filter grouped-target,$(.FEATURES)),)
+$(error GNU Make 4.3 or newer is needed, this is $(MAKE_VERSION). macOS: `brew install make`, then type gmake)
+endif
+
+DATASET ?= kaggle
+CONFIG  ?= default
+MESSAGE ?=
+VENV    ?= .venv
+PYTHON  ?= python3
+EXTRAS  ?=
+
+MAKEFLAGS += --no-builtin-rules
+.DEFAULT_GOAL := help
+
+ifneq ($(filter demo,$(MAKECMDGOALS)),)
+override DATASET := sample
+override CONFIG  := demo
+endif
+
+# --- the environment ------------------------------------------------------------------------------
+
+# Its stamp carries a checksum of what is to be installed: a change of it installs again, a mere
+# change of dates does not.
+INSTALLED := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | cksum | tr ' ' '-')$(EXTRAS)
+VENV_PYTHON := $(VENV)/bin/python
+RUN := $(VENV_PYTHON) -m pipeline
+CHOICE = --dataset '$(DATASET)' --config '$(CONFIG)'
+
+$(INSTALLED):
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "Python 3.11, 3.12 or 3.13 is needed; name one with PYTHON=, for example make PYTHON=python3.13 demo" >&2; exit 2; }
+	@echo "installing into $(VENV) (once; about 2 GB, some minutes)"
+	@$(PYTHON) -m venv '$(VENV)'
+	@$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@$(if $(EXTRAS),$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[$(EXTRAS)]')
+	@rm -f '$(VENV)'/.installed-*; touch '$@'
+
+# --- the stages -----------------------------------------------------------------------------------
+
+STAGES := download preprocess split train ensemble write submission submit result demo
+ifneq ($(filter $(STAGES),$(MAKECMDGOALS)),)
+
+PLAN := $(shell $(or $(wildcard $(VENV_PYTHON)),$(PYTHON)) -m pipeline.plan '$(DATASET)' '$(CONFIG)')
+ifeq ($(PLAN),)
+$(error nothing was run)
+endif
+files_of = $(patsubst $(1)=%,%,$(filter $(1)=%,$(PLAN)))
+
+DOWNLOAD   := $(call files_of,download)
+PREPROCESS := $(call files_of,preprocess)
+SPLIT      := $(call files_of,split)
+TRAIN      := $(call files_of,train)
+ENSEMBLE   := $(call files_of,ensemble)
+WRITE      := $(call files_of,write)
+
+# What the plan calls stale is made, whatever its date; what it does not, is not.
+.PHONY: $(call files_of,stale)
+
+$(DOWNLOAD): | $(INSTALLED)
+	@$(RUN) download $(CHOICE)
+
+$(PREPROCESS): | $(DOWNLOAD)
+	@$(RUN) preprocess $(CHOICE)
+
+$(SPLIT): | $(PREPROCESS)
+	@$(RUN) split $(CHOICE)
+
+fold_of = $(patsubst fold-%,%,$(notdir $(patsubst %/,%,$(dir $(1)))))
+$(TRAIN): | $(SPLIT)
+	@$(RUN) train $(CHOICE) --fold $(call fold_of,$@)
+
+$(ENSEMBLE): | $(TRAIN)
+	@$(RUN) ensemble $(CHOICE)
+
+$(WRITE): | $(ENSEMBLE)
+	@$(RUN) write $(CHOICE)
+
+endif
+
+.PHONY: download preprocess split train ensemble write submission submit result demo
+
+demo: submission ## everything on 5,000 real digits that need no account and no download
+submission: $(WRITE) ## the CSV for the competition, and all that it needs
+	@$(if $(call files_of,stale),,echo "nothing to do";) $(RUN) result $(CHOICE)
+submit: $(WRITE) ## the same, sent to Kaggle; give it MESSAGE="what is new"
+	@$(RUN) submit $(CHOICE) --message '$(subst ','\'',$(MESSAGE))'
+
+download: $(DOWNLOAD) ## 1. the three CSVs
+preprocess: $(PREPROCESS) ## 2. the CSVs as arrays
+split: $(SPLIT) ## 3. the folds
+train: $(TRAIN) ## 4. one network a fold
+ensemble: $(ENSEMBLE) ## 5. their probabilities put together
+write: $(WRITE) ## 6. the CSV
+
+# --- around them ----------------------------------------------------------------------------------
+
+.PHONY: help status test lint lock clean distclean
+
+status: $(INSTALLED) ## what is fresh, what is stale and why
+	@$(RUN) status $(CHOICE)
+
+test: $(INSTALLED) ## the whole test suite
+	@$(VENV_PYTHON) -m pytest
+
+lint: $(INSTALLED) ## style and types
+	@$(VENV_PYTHON) -m ruff check . && $(VENV_PYTHON) -m ruff format --check . && $(VENV_PYTHON) -m mypy
+
+lock: ## choose the newest versions that pyproject.toml allows (needs uv)
+	uv pip compile pyproject.toml --extra dev --universal --generate-hashes --python-version 3.11 \
+	  --upgrade --quiet -o requirements.lock
+
+clean: ## remove what can be made again; raw data and submissions stay
+	@find data -mindepth 2 -maxdepth 2 ! -name raw -exec rm -rf {} +
+	@rm -rf data/.fingerprints.json
+
+distclean: ## remove all data and the environment; submissions stay
+	@find data -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
+	@rm -rf '$(VENV)' .mypy_cache .pytest_cache .ruff_cache *.egg-info
+
+help: ## this
+	@echo 'targets'
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@echo 'variables'
+	@echo '  DATASET=$(DATASET)  kaggle, sample, mnist, fashion, or a folder or zip with the three CSVs'
+	@echo '  CONFIG=$(CONFIG)  sprint, fast, default, best, demo, or a TOML file'
+	@echo '  MESSAGE=  what to say of a submission'
+	@echo '  VENV=$(VENV)  the environment; several clones may share one'
+	@echo '  PYTHON=$(PYTHON)  the Python that makes it: 3.11, 3.12 or 3.13'
+	@echo '  EXTRAS=$(EXTRAS)  gpu for NVIDIA'"'"'s libraries'

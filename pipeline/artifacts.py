@@ -1,0 +1,359 @@
+"""Files that are complete or absent, and the knowledge of which of them are stale.
+
+A step is one run of a stage: it reads named files and leaves named files. It works in a folder of
+its own; only when everything is written and checked are its outputs renamed into place, and last
+of all its manifest, a small JSON file that records what the outputs were made from. Freshness is
+decided by content alone (fingerprints of inputs, parameters and code against the manifest), never
+by modification times, which `git checkout`, archives and restored backups set as they please.
+
+Standard library only: `make` asks this module what is stale each time it is run.
+"""
+
+import ast
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+
+CODE = Path(__file__).parent
+# What `fingerprint` remembers of the files that it has read, kept beside the data.
+STAT_CACHE = ".fingerprints.json"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run of one stage: what it reads, what it leaves, and what else it depends on.
+
+    Attributes:
+        name: what the user calls it, "train fold 2".
+        stage: the stage's name, "train".
+        root: the project's folder; the paths in the manifest are relative to it.
+        manifest: the JSON file that is written last and makes the step complete.
+        outputs: the files that the step leaves, all in the manifest's folder.
+        inputs: the files that it reads. Those that other steps made are recognised by their path.
+        params: the parameters that the stage uses, and only those; JSON values.
+        code: the files of this package that make up the stage. "networks.py:strided" stands for
+            one definition and for what it uses of the rest of its file.
+    """
+
+    name: str
+    stage: str
+    root: Path
+    manifest: Path
+    outputs: tuple[Path, ...]
+    inputs: tuple[Path, ...] = ()
+    params: Mapping[str, Any] = field(default_factory=dict)
+    code: tuple[str, ...] = ()
+
+    @property
+    def workplace(self) -> Path:
+        """The folder in which the outputs grow; it outlives a kill, so that work can go on."""
+        return self.manifest.parent / f".{self.manifest.stem}.partial"
+
+    def label(self, path: Path) -> str:
+        """The name under which a manifest records a file: relative to the project where it can."""
+        return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else path.name
+
+
+# --- writing -----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; rename it to `path` if the block ends well.
+
+    The bytes are on the disk before the rename, so that not even a power cut leaves a name
+    without its content. If the block raises, the temporary file goes and `path` is untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        _flush(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` to `path` as indented JSON, atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+# --- fingerprints ------------------------------------------------------------------------------
+
+
+def fingerprint(path: Path, cache: dict[str, list[Any]] | None = None) -> str:
+    """SHA-256 of a file's content, in hexadecimal.
+
+    Args:
+        path: the file.
+        cache: what `stat_cache` gave. A file whose size, modification and change times and inode
+            are those of an earlier reading is not read again. (The change time cannot be set
+            back by a program, so neither a restored date nor a patched byte goes unseen.)
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    stat = path.stat()
+    identity = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+    known = cache.get(str(path)) if cache is not None else None
+    if known and known[:4] == identity:
+        return str(known[4])
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    # A file that changed a moment ago may change again within one tick of the clock: forget it.
+    if cache is not None and time.time_ns() - stat.st_ctime_ns > 100_000_000:
+        cache[str(path)] = [*identity, digest]
+    return digest
+
+
+@contextlib.contextmanager
+def stat_cache(root: Path) -> Iterator[dict[str, list[Any]]]:
+    """Give the fingerprints remembered for the files below `root`; keep what is added to them.
+
+    It is a cache and nothing else: without it, or with a damaged one, files are read again.
+    """
+    path = root / "data" / STAT_CACHE
+    before = read_json(path) or {}
+    cache = dict(before)
+    yield cache
+    if cache != before and path.parent.is_dir():
+        # A read-only folder costs time, not correctness.
+        with contextlib.suppress(OSError):
+            write_json(path, {name: known for name, known in cache.items() if Path(name).exists()})
+
+
+def code_fingerprint(entry: str, folder: Path = CODE) -> str:
+    """SHA-256 of a source file's syntax tree: comments, layout and docstrings do not count.
+
+    Args:
+        entry: a file's name below `folder`, or "file.py:name" for one definition of it together
+            with the definitions of the same file that it uses, directly or through others.
+    """
+    name, _, definition = entry.partition(":")
+    tree = ast.parse((folder / name).read_text(encoding="utf-8"))
+    body = _uses(tree, definition) if definition else tree.body
+    return hashlib.sha256(repr([_shape(node) for node in body]).encode()).hexdigest()
+
+
+def _shape(node: Any) -> Any:
+    """The tree as nested lists. Empty fields are left out: Python's versions differ in them."""
+    if isinstance(node, ast.AST):
+        fields = {name: _shape(value) for name, value in ast.iter_fields(node)}
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            documented = ast.get_docstring(node, clean=False) is not None
+            fields["body"] = fields["body"][1:] if documented else fields["body"]
+        return [type(node).__name__, *((k, v) for k, v in fields.items() if v not in (None, []))]
+    return [_shape(item) for item in node] if isinstance(node, list) else node
+
+
+def _uses(tree: ast.Module, definition: str) -> list[ast.stmt]:
+    """The imports of a module, `definition`, and whatever else of the module these name."""
+    wanted, kept = {definition}, [s for s in tree.body if isinstance(s, ast.Import | ast.ImportFrom)]
+    grown = True
+    while grown:
+        grown = False
+        for statement in tree.body:
+            if statement not in kept and _defines(statement) & wanted:
+                kept.append(statement)
+                names = (n.id for n in ast.walk(statement) if isinstance(n, ast.Name))
+                wanted |= set(names)
+                grown = True
+    return [statement for statement in tree.body if statement in kept]
+
+
+def _defines(statement: ast.stmt) -> set[str]:
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        return {statement.name}
+    targets: list[ast.expr] = []
+    if isinstance(statement, ast.Assign):
+        targets = statement.targets
+    elif isinstance(statement, ast.AnnAssign):
+        targets = [statement.target]
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+# --- freshness ---------------------------------------------------------------------------------
+
+
+def staleness(
+    steps: Iterable[Step], cache: dict[str, list[Any]] | None = None
+) -> dict[str, str | None]:
+    """Say for each step, by name, why it has to run again; None for one that is fresh.
+
+    Args:
+        steps: in the order in which data flows, as `stages.steps` gives them.
+        cache: what `stat_cache` gave; without it every file is read.
+    """
+    reasons: dict[str, str | None] = {}
+    stale_files: set[Path] = set()
+    for step in steps:
+        waiting = [path for path in step.inputs if path in stale_files]
+        reason = _own_staleness(step, cache)
+        if reason is None and waiting:
+            reason = f"its input {step.label(waiting[0])} is to be made again"
+        if reason is not None:
+            stale_files.update(step.outputs)
+        reasons[step.name] = reason
+    return reasons
+
+
+def _own_staleness(step: Step, cache: dict[str, list[Any]] | None) -> str | None:
+    manifest = read_manifest(step)
+    if manifest is None:
+        return "missing" if not step.manifest.exists() else "its manifest is damaged"
+    damage = _damage(step, manifest, cache)
+    if damage:
+        return damage
+    for path in step.inputs:
+        # An input that is not there is the business of the step that makes it.
+        if path.exists() and manifest["inputs"].get(step.label(path)) != fingerprint(path, cache):
+            return f"its input {step.label(path)} has changed"
+    if len(manifest["inputs"]) != len(step.inputs):
+        return "its inputs are other files than before"
+    for key in sorted(step.params.keys() | manifest["params"].keys()):
+        old, new = manifest["params"].get(key), step.params.get(key)
+        if old != new:
+            return f"parameter {key} was {json.dumps(old)} and is {json.dumps(new)}"
+    changed = [c for c, digest in _code(step).items() if manifest["code"].get(c) != digest]
+    return f"the code of {changed[0]} has changed" if changed else None
+
+
+def _damage(
+    step: Step, manifest: Mapping[str, Any], cache: dict[str, list[Any]] | None
+) -> str | None:
+    for path in step.outputs:
+        if not path.exists():
+            return f"{step.label(path)} is missing"
+        if manifest["outputs"].get(step.label(path)) != fingerprint(path, cache):
+            return f"{step.label(path)} is not the file that {step.stage} wrote"
+    return None
+
+
+def _code(step: Step) -> dict[str, str]:
+    return {entry: code_fingerprint(entry, step.root / "pipeline") for entry in step.code}
+
+
+def read_manifest(step: Step) -> dict[str, Any] | None:
+    """A step's manifest; None where there is none, or one that is damaged."""
+    manifest = read_json(step.manifest)
+    wanted = ("inputs", "outputs", "params", "code", "facts")
+    whole = manifest is not None and all(isinstance(manifest.get(key), dict) for key in wanted)
+    return manifest if whole else None
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None where there is no such file, or something else in it."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+# --- running -----------------------------------------------------------------------------------
+
+
+def run(step: Step, work: Callable[[Path], Mapping[str, Any]], made_by: Iterable[Step]) -> bool:
+    """Do a step's work in its workplace, then put outputs and manifest under their final names.
+
+    Args:
+        step: what is to be made.
+        work: given the workplace, writes every output there under its final name, and returns the
+            facts for the manifest (device, metrics, …). What it leaves there when it is stopped is
+            there when it is called again for the same inputs, parameters and code.
+        made_by: the steps before it, whose outputs are checked before they are used.
+
+    Returns:
+        False if another process did the same work while this one waited for it.
+
+    Raises:
+        UserError: an input is missing or damaged.
+    """
+    with _locked(step) as waited, stat_cache(step.root) as cache:
+        if waited and _own_staleness(step, cache) is None:
+            return False
+        _check_inputs(step, made_by, cache)
+        origin = {
+            "stage": step.stage,
+            "params": dict(step.params),
+            "inputs": {step.label(path): fingerprint(path, cache) for path in step.inputs},
+            "code": _code(step),
+        }
+        _prepare(step.workplace, origin)
+        began = time.perf_counter()
+        facts = dict(work(step.workplace))
+        facts["seconds"] = round(time.perf_counter() - began, 2)
+        outputs = {}
+        for path in step.outputs:
+            _flush(step.workplace / path.name)
+            outputs[step.label(path)] = fingerprint(step.workplace / path.name)
+        for path in step.outputs:
+            (step.workplace / path.name).replace(path)
+        write_json(step.manifest, {**origin, "outputs": outputs, "facts": facts})
+        shutil.rmtree(step.workplace)
+    return True
+
+
+def _check_inputs(step: Step, made_by: Iterable[Step], cache: dict[str, list[Any]]) -> None:
+    for maker in made_by:
+        if not set(maker.outputs) & set(step.inputs):
+            continue
+        manifest = read_manifest(maker)
+        damage = _damage(maker, manifest, cache) if manifest else f"{maker.name} has not run yet"
+        if damage:
+            raise UserError(
+                f"{damage}; run `make {step.stage}`, which makes all that {step.stage} needs"
+            )
+    for path in step.inputs:
+        if not path.exists():
+            raise UserError(f"{path} is missing")
+
+
+def _prepare(workplace: Path, origin: Mapping[str, Any]) -> None:
+    """Keep what an interrupted run left if it was doing the very same work, else clear it."""
+    marker = workplace / "origin.json"
+    if workplace.exists() and read_json(marker) != json.loads(json.dumps(origin)):
+        shutil.rmtree(workplace)
+    workplace.mkdir(parents=True, exist_ok=True)
+    write_json(marker, origin)
+
+
+@contextlib.contextmanager
+def _locked(step: Step) -> Iterator[bool]:
+    """Hold the step's lock, waiting if need be; gives whether it had to wait.
+
+    The lock belongs to the process and goes with it, so that a dead one never blocks the next.
+    """
+    step.manifest.parent.mkdir(parents=True, exist_ok=True)
+    with (step.manifest.parent / f".{step.manifest.stem}.lock").open("a+") as file:
+        waited = False
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waited = True
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            print(f"{step.name}: waiting for process {holder}, which is at it", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield waited

@@ -1,0 +1,246 @@
+"""`digits`: each stage as a command. Nothing heavy is imported before a command needs it."""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline import artifacts, config, stages
+from pipeline.artifacts import Step
+from pipeline.errors import OutsideError, UserError
+
+app = typer.Typer(
+    help="Digit Recognizer, from the competition's CSVs to a score. Each stage is a command; "
+    "`make` runs those that are due, in their order. For a first try: make demo",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+DatasetOption = Annotated[
+    str,
+    typer.Option(
+        "--dataset",
+        help="kaggle, sample, mnist, fashion, or a folder or zip with the competition's CSVs.",
+    ),
+]
+ConfigOption = Annotated[
+    str, typer.Option("--config", help="A preset's name, or the path of a TOML file.")
+]
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Options that stand before the command."""
+    if debug:
+        os.environ["DIGITS_DEBUG"] = "1"
+
+
+def _run(step: Step, steps: list[Step], work: Callable[[Path], dict[str, Any]]) -> None:
+    """Run one step, and say what it does."""
+    folder = os.path.relpath(step.manifest.parent)
+    print(f"{step.name}: into {folder}/", flush=True)
+    if artifacts.run(step, work, steps):
+        manifest = artifacts.read_manifest(step)
+        assert manifest is not None
+        print(f"{step.name}: done in {manifest['facts']['seconds']:.1f} s", flush=True)
+    else:
+        print(f"{step.name}: done by the other process", flush=True)
+
+
+def _steps(dataset: str, preset: str) -> list[Step]:
+    return stages.steps(stages.dataset(dataset), config.load(preset))
+
+
+def _named(steps: list[Step], stage: str) -> Step:
+    return next(step for step in steps if step.stage == stage)
+
+
+@app.command()
+def download(dataset: DatasetOption = "kaggle", preset: ConfigOption = "default") -> None:
+    """1. Bring the three CSVs to data/DATASET/raw/."""
+    from pipeline.download import download
+
+    data = stages.dataset(dataset)
+    steps = _steps(dataset, preset)
+    _run(steps[0], steps, lambda folder: download(folder, data.source, data.path))
+
+
+@app.command()
+def preprocess(dataset: DatasetOption = "kaggle", preset: ConfigOption = "default") -> None:
+    """2. Check the CSVs and turn them into arrays, in data/DATASET/tensors/."""
+    from pipeline.preprocess import preprocess
+
+    steps = _steps(dataset, preset)
+    step = _named(steps, "preprocess")
+    _run(step, steps, lambda folder: preprocess(folder, *step.inputs))
+
+
+@app.command()
+def split(dataset: DatasetOption = "kaggle", preset: ConfigOption = "default") -> None:
+    """3. Draw the folds, in data/DATASET/folds/."""
+    from pipeline.split import split
+
+    steps = _steps(dataset, preset)
+    step, params = _named(steps, "split"), config.load(preset).split
+    _run(step, steps, lambda folder: split(folder, *step.inputs, **asdict(params)))
+
+
+@app.command()
+def train(
+    dataset: DatasetOption = "kaggle",
+    preset: ConfigOption = "default",
+    fold: Annotated[int | None, typer.Option(min=0, help="Only this fold; else all.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="A trial of so many epochs.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="A trial on so many rows.")] = None,
+) -> None:
+    """4. Train the folds, in data/DATASET/CONFIG/fold-N/.
+
+    With --epochs or --limit it is a trial: its files go to data/DATASET/scratch/, where no other
+    stage looks for them.
+    """
+    from pipeline.train import train
+
+    settings = config.load(preset)
+    if epochs is not None or limit is not None:
+        settings = config.trial(settings, epochs, limit)
+    steps = stages.steps(stages.dataset(dataset), settings)
+    due = [step for step in steps if step.stage == "train"]
+    if fold is not None:
+        if fold >= len(due):
+            raise UserError(f"there is no fold {fold}: {preset} has folds 0 to {len(due) - 1}")
+        due = [due[fold]]
+    for step in due:
+        images, *_, fold_ids = step.inputs
+        work = partial(
+            train,
+            tensors=images.parent,
+            fold_ids_path=fold_ids,
+            fold=step.params["fold"],
+            params=settings.train,
+        )
+        _run(step, steps, work)
+
+
+@app.command()
+def ensemble(dataset: DatasetOption = "kaggle", preset: ConfigOption = "default") -> None:
+    """5. Put the folds' probabilities together, in data/DATASET/CONFIG/ensemble/."""
+    from pipeline.ensemble import ensemble
+
+    steps = _steps(dataset, preset)
+    step = _named(steps, "ensemble")
+    folders = [fold.manifest.parent for fold in steps if fold.stage == "train"]
+    _run(step, steps, lambda folder: ensemble(folder, folders, *step.inputs[-2:]))
+
+
+@app.command()
+def write(dataset: DatasetOption = "kaggle", preset: ConfigOption = "default") -> None:
+    """6. Write the submission, submissions/DATASET-CONFIG.csv."""
+    from pipeline.write import write
+
+    steps = _steps(dataset, preset)
+    step = _named(steps, "write")
+    _run(step, steps, lambda folder: write(folder / step.outputs[0].name, *step.inputs))
+
+
+@app.command()
+def result(dataset: DatasetOption = "kaggle", preset: ConfigOption = "default") -> None:
+    """Say what a finished run came to: the estimate, the submission, what to type next."""
+    from pipeline.result import result
+
+    print(result(_steps(dataset, preset), dataset, preset))
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="The CSV to check.")],
+    dataset: DatasetOption = "kaggle",
+    sample: Annotated[
+        Path | None, typer.Option(help="The sample submission; else that of the dataset.")
+    ] = None,
+) -> None:
+    """Check that the competition would take a CSV."""
+    from pipeline.write import check
+
+    if sample is None:
+        beside = artifacts.read_json(file.with_suffix(".json")) or {}
+        name = beside.get("params", {}).get("dataset") or stages.dataset(dataset).name
+        sample = stages.ROOT / "data" / name / "raw" / "sample_submission.csv"
+        if not sample.exists():
+            raise UserError(
+                f"{os.path.relpath(sample)} is missing; run `make download`, or name the sample "
+                "submission with --sample"
+            )
+    rows = check(file, sample)
+    print(f"{file}: {rows:,} rows, as the competition wants them")
+
+
+@app.command()
+def status(
+    dataset: DatasetOption = "kaggle",
+    preset: ConfigOption = "default",
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every file again, trusting no date.")
+    ] = False,
+) -> None:
+    """Say of each step whether it is fresh, stale (and why) or missing, and how long it took."""
+    steps = _steps(dataset, preset)
+    if verify:
+        reasons = artifacts.staleness(steps)
+    else:
+        with artifacts.stat_cache(stages.ROOT) as cache:
+            reasons = artifacts.staleness(steps, cache)
+    for step in steps:
+        reason = reasons[step.name]
+        manifest = artifacts.read_manifest(step)
+        took = f"{manifest['facts'].get('seconds', 0):8.1f} s" if manifest else " " * 10
+        state = "fresh" if reason is None else "missing" if reason == "missing" else "stale"
+        why = f"  {reason}" if state == "stale" else ""
+        print(f"{step.name:<14} {state:<8}{took}{why}")
+
+
+@app.command("config")
+def show_config(preset: ConfigOption = "default") -> None:
+    """Show every parameter of a preset, with its meaning; * marks what the preset changes."""
+    settings = config.load(preset)
+    for table in config.TABLES:
+        print(f"[{table}]")
+        for parameter in fields(getattr(settings, table)):
+            value = getattr(getattr(settings, table), parameter.name)
+            mark = " " if value == parameter.default else "*"
+            text = json.dumps(value)
+            print(f"{mark} {parameter.name} = {text:<12}  # {parameter.metadata['meaning']}")
+
+
+def main() -> None:
+    """Run the command line; exit 0, 1 (something outside failed), 2 (a mistake), 130 (Ctrl-C)."""
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    try:
+        app()
+    except UserError as error:
+        _fail(str(error), 2)
+    except OutsideError as error:
+        _fail(str(error), 1)
+    except OSError as error:
+        _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
+    except KeyboardInterrupt:
+        _fail("stopped; the same command goes on from here", 130)
+    except Exception as error:
+        _fail(f"{type(error).__name__}: {error} (a fault of the pipeline: --debug shows where)", 1)
+
+
+def _fail(line: str, code: int) -> None:
+    if "DIGITS_DEBUG" in os.environ:
+        traceback.print_exc()
+    print("digits: " + " ".join(line.split()), file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,121 @@
+"""The competition's CSVs, read with every check and with errors that name the line and column."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from pipeline.errors import UserError
+
+CLASSES = 10
+PIXELS = tuple(f"pixel{i}" for i in range(784))
+BOM = b"\xef\xbb\xbf"
+
+
+def read_images(path: Path, labelled: bool) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """Read train.csv (labelled) or test.csv.
+
+    Returns:
+        images, uint8 (n, 28, 28, 1), and labels, uint8 (n,), or None where there are none.
+
+    Raises:
+        UserError: header, a row or a value is wrong; the message names file, line and column.
+    """
+    columns = ("label", *PIXELS) if labelled else PIXELS
+    highest = (CLASSES - 1, *[255] * 784) if labelled else (255,) * 784
+    table = _read_numbers(path, columns, highest, np.uint8)
+    images = np.ascontiguousarray(table[:, -784:]).reshape(-1, 28, 28, 1)
+    return images, table[:, 0].copy() if labelled else None
+
+
+def read_labels(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Read a submission, a sample submission or a solution: columns ImageId and Label.
+
+    Returns:
+        ids and labels, both int64 (n,).
+
+    Raises:
+        UserError: header, a row or a value is wrong; the message names file, line and column.
+    """
+    highest = (2**53, CLASSES - 1)
+    table = _read_numbers(path, ("ImageId", "Label"), highest, np.int64)
+    return table[:, 0], table[:, 1]
+
+
+def _read_numbers(
+    path: Path, columns: Sequence[str], highest: Sequence[int], dtype: DTypeLike
+) -> NDArray[np.generic]:
+    """A table of whole numbers from 0 up to `highest` of each column.
+
+    Pandas' C parser does the work. It is lenient (3.0, 1e2 and rows that are all too long pass),
+    so two counts over the bytes stand beside it: no byte but digits, commas and line ends, and
+    exactly the commas that such a table has. Only when something is wrong are the rows gone
+    through one by one, to say where.
+    """
+    import pandas as pd
+
+    try:
+        data = path.read_bytes().removeprefix(BOM)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such file") from error
+    header, _, body = data.partition(b"\n")
+    _check_header(path, header, columns)
+    try:
+        clean = not body.translate(None, b"0123456789,\r\n")
+        table = pd.read_csv(io.BytesIO(body), header=None, names=range(len(columns)), dtype=dtype)
+        values: NDArray[np.generic] = table.to_numpy()
+        clean = clean and body.count(b",") == len(values) * (len(columns) - 1)
+        clean = clean and bool((values.max(axis=0, initial=0) <= np.array(highest)).all())
+    except (ValueError, OverflowError) as error:  # the parser's own errors are ValueErrors too
+        raise _first_fault(path, body, columns, highest) from error
+    if not clean:
+        raise _first_fault(path, body, columns, highest)
+    return values
+
+
+def _check_header(path: Path, header: bytes, columns: Sequence[str]) -> None:
+    if header.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in header:
+        raise UserError(f"{path}: this is UTF-16 or no text at all; save it as UTF-8")
+    text = header.decode("utf-8", "replace").rstrip("\r")
+    found = next(csv.reader([text]), [])
+    if found == list(columns):
+        return
+    missing = [name for name in columns if name not in found]
+    extra = [name for name in found if name not in columns]
+    twice = sorted({name for name in found if found.count(name) > 1})
+    if len(missing) == len(columns):
+        fault = f"the first line should begin with {','.join(columns[:3])} and is {text[:60]!r}"
+    elif missing or extra or twice:
+        faults = (("missing", missing), ("unknown", extra), ("there twice", twice))
+        fault = "; ".join(f"column {_few(names)} {is_}" for is_, names in faults if names)
+    else:
+        place = next(i for i, name in enumerate(columns) if found[i] != name)
+        fault = f"column {found[place]} stands where {columns[place]} should"
+    raise UserError(f"{path}, line 1: {fault}")
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _first_fault(
+    path: Path, body: bytes, columns: Sequence[str], highest: Sequence[int]
+) -> UserError:
+    """The first thing that is wrong in a table that did not pass, row by row."""
+    for line, raw in enumerate(body.splitlines(), start=2):
+        if not raw:
+            continue
+        cells = raw.decode("utf-8", "replace").split(",")
+        for column, cell, high in zip(columns, cells, highest, strict=False):
+            if not (cell.isascii() and cell.isdigit() and int(cell[:20]) <= high):
+                wrong = f"{cell[:20]!r} is not" if cell.strip() else "empty, and should be"
+                place = f"{path}, line {line}, column {column}"
+                return UserError(f"{place}: {wrong} a whole number from 0 to {high}")
+        if len(cells) != len(columns):
+            return UserError(
+                f"{path}, line {line}: {len(cells)} values where there should be {len(columns)}"
+            )
+    return UserError(f"{path}: cannot be read as a table of {len(columns)} columns of numbers")

@@ -1,0 +1,55 @@
+"""What a run came to, in a few lines: the estimate, the score where the answers are known."""
+
+import csv
+import os
+from pathlib import Path
+
+from pipeline.artifacts import Step, read_manifest
+from pipeline.errors import UserError
+
+
+def result(steps: list[Step], dataset: str, preset: str) -> str:
+    """The lines that close a run.
+
+    The answers to the test set are read here and nowhere else, after everything is decided.
+
+    Args:
+        steps: all steps of the dataset and preset, the last of which wrote the submission.
+        dataset: as the user gave it.
+        preset: as the user gave it.
+
+    Raises:
+        UserError: there is no submission yet.
+    """
+    write, raw = steps[-1], steps[0]
+    manifest, submission = read_manifest(write), write.outputs[0]
+    if manifest is None or not submission.exists():
+        raise UserError("there is no submission yet: run `make submission`")
+    facts = manifest["facts"]
+    lines = [
+        f"out-of-fold accuracy {facts['oof_accuracy']:.5f} ± {facts['oof_standard_error']:.5f} "
+        f"(one standard error, {facts['oof_rows']:,} rows)"
+    ]
+    solution = raw.manifest.parent / "solution.csv"
+    if solution in raw.outputs:
+        predicted, truth = _labels(submission), _labels(solution)
+        right = sum(predicted[image_id] == label for image_id, label in truth.items())
+        lines.append(
+            f"accuracy on the test set {right / len(truth):.5f} "
+            f"({len(truth) - right:,} of {len(truth):,} wrong)"
+        )
+    lines.append(f"submission {os.path.relpath(submission)}")
+    if dataset == "kaggle":
+        again = "" if preset == "default" else f" CONFIG={preset}"
+        lines.append(f'next: make submit{again} MESSAGE="my first try"')
+    else:
+        lines.append(
+            "next: make submission CONFIG=fast  (the real competition: needs a Kaggle token, or "
+            "DATASET=digit-recognizer.zip, downloaded by hand)"
+        )
+    return "\n".join(lines)
+
+
+def _labels(path: Path) -> dict[str, str]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return {row["ImageId"]: row["Label"] for row in csv.DictReader(file)}

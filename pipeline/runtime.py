@@ -1,0 +1,118 @@
+"""Which device and number format a run uses, why, and how its random numbers are fixed."""
+
+import dataclasses
+import importlib.metadata
+import os
+import platform
+import sys
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and in which number format a run computes, with the reasons."""
+
+    device: str
+    device_reason: str
+    precision: str
+    precision_reason: str
+
+    def facts(self) -> dict[str, Any]:
+        """The same for a manifest, with the versions of what computes."""
+        packages = ("tensorflow", "keras", "numpy")
+        versions = {name: importlib.metadata.version(name) for name in packages}
+        versions["python"] = platform.python_version()
+        return {**dataclasses.asdict(self), "versions": versions}
+
+
+def import_keras() -> Any:
+    """Import Keras on TensorFlow, which takes seconds, without TensorFlow's start-up chatter.
+
+    What its C++ part writes to stderr while it is loaded obeys no setting of its own, so it is
+    kept aside, and shown only if the import fails.
+    """
+    if "keras" in sys.modules:
+        return sys.modules["keras"]
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as aside:
+        os.dup2(aside.fileno(), 2)
+        try:
+            import keras
+        except BaseException:
+            aside.seek(0)
+            os.write(stderr, aside.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+    # A data set of its own order is all that `fit` is ever given here.
+    warnings.filterwarnings("ignore", message="`shuffle=True` was passed")
+    return keras
+
+
+def prepare(seed: int, precision: str) -> Runtime:
+    """Fix every source of chance, choose device and precision, and set Keras to them.
+
+    Args:
+        seed: seed of Python, NumPy and Keras.
+        precision: a Keras dtype policy, or "auto".
+    """
+    keras = import_keras()
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        details = tf.config.experimental.get_device_details(gpus[0])
+        device = details.get("device_name", "GPU")
+        device_reason = f"TensorFlow sees {len(gpus)} GPU"
+        capability = details.get("compute_capability")
+    else:
+        device, device_reason, capability = "CPU", "TensorFlow sees no GPU", None
+    policy, policy_reason = choose_precision(precision, bool(gpus), capability, cpu_flags())
+
+    keras.config.set_dtype_policy(policy)
+    keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
+    return Runtime(device, device_reason, policy, policy_reason)
+
+
+def choose_precision(
+    wanted: str, gpu: bool, capability: tuple[int, int] | None, flags: frozenset[str]
+) -> tuple[str, str]:
+    """The Keras dtype policy to compute in, and the reason for it.
+
+    Args:
+        wanted: a policy that the preset asks for, or "auto".
+        gpu: whether a GPU computes.
+        capability: the GPU's compute capability, where it is known.
+        flags: the CPU's features, as Linux names them.
+    """
+    if wanted != "auto":
+        return wanted, "train.precision asks for it"
+    if gpu:
+        if capability is None:
+            return "float32", "the GPU's compute capability is unknown"
+        known = f"the GPU's compute capability is {capability[0]}.{capability[1]}"
+        if capability >= (8, 0):
+            return "mixed_bfloat16", known
+        return ("mixed_float16" if capability >= (7, 0) else "float32"), known
+    for flag in ("avx512_bf16", "amx_bf16"):
+        if flag in flags:
+            return "mixed_bfloat16", f"the CPU has {flag}"
+    return "float32", "the CPU has no bfloat16 arithmetic"
+
+
+def cpu_flags() -> frozenset[str]:
+    """The CPU's features as Linux names them; none where the system does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    return frozenset(flags.partition(":")[2].split())

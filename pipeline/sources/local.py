@@ -1,0 +1,94 @@
+"""A folder or a zip of the user's own that holds the three CSVs, plain, gzipped or zipped."""
+
+import gzip
+import shutil
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from pipeline.errors import UserError
+
+KNOWS_ANSWERS = False
+CODE = ("download.py", "sources/local.py")
+NAMES = ("train.csv", "test.csv", "sample_submission.csv")
+# The competition's train.csv has 77 MB; what unpacks to more than this is no data set of ours.
+LIMIT = 2_000_000_000  # bytes
+
+
+def files(path: Path) -> dict[str, Path]:
+    """The files that hold the three CSVs: by the CSV's name, or a zip as "archive".
+
+    Raises:
+        UserError: one of them is missing.
+    """
+    if path.is_file():
+        if not zipfile.is_zipfile(path):
+            raise UserError(f"{path}: this is no zip archive; give a folder or a .zip")
+        return {"archive": path}
+    found = {}
+    for name in NAMES:
+        candidates = [path / f"{name}{ending}" for ending in ("", ".gz", ".zip")]
+        present = [candidate for candidate in candidates if candidate.is_file()]
+        if not present:
+            raise UserError(f"{path}: {name} is missing there (also as .csv.gz or .csv.zip)")
+        found[name] = present[0]
+    return found
+
+
+def fetch(folder: Path, path: Path | None) -> dict[str, Any]:
+    """Copy the three CSVs from `path`, a folder or a zip, into `folder`, unpacked.
+
+    Raises:
+        UserError: one is missing, damaged, encrypted, or unpacks to more than LIMIT bytes.
+    """
+    assert path is not None
+    for name in NAMES:
+        with _open(path, name) as source, (folder / name).open("wb") as target:
+            try:
+                shutil.copyfileobj(_limited(source, path, name), target, 1 << 20)
+            except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise  # the disk's fault, not the archive's
+                raise UserError(f"{path}: {name} is damaged ({error}); get it again") from error
+    return {"origin": path.name}
+
+
+@contextmanager
+def _open(path: Path, name: str) -> Iterator[IO[bytes]]:
+    source = files(path).get(name, path)
+    if source.suffix == ".gz":
+        with gzip.open(source) as file:
+            yield file
+    elif source.suffix == ".zip" or path.is_file():
+        with zipfile.ZipFile(source) as archive, _member(archive, source, name) as file:
+            yield file
+    else:
+        with source.open("rb") as file:
+            yield file
+
+
+def _member(archive: zipfile.ZipFile, path: Path, name: str) -> IO[bytes]:
+    """The one member with this name, whatever folder of the archive it lies in."""
+    found = [i for i in archive.infolist() if i.filename.rsplit("/", 1)[-1] == name]
+    if len(found) != 1:
+        raise UserError(f"{path}: holds {len(found)} members named {name}, and has to hold one")
+    if found[0].flag_bits & 1:
+        raise UserError(f"{path}: {name} is encrypted; unpack the archive and give the folder")
+    return archive.open(found[0])
+
+
+class _limited:  # noqa: N801, it stands for a file
+    """Reads from a file until more than LIMIT bytes have come."""
+
+    def __init__(self, source: IO[bytes], path: Path, name: str) -> None:
+        self.source, self.path, self.name, self.left = source, path, name, LIMIT
+
+    def read(self, size: int) -> bytes:
+        block = self.source.read(size)
+        self.left -= len(block)
+        if self.left < 0:
+            raise UserError(f"{self.path}: {self.name} unpacks to more than {LIMIT:,} bytes")
+        return block

@@ -1,0 +1,275 @@
+"""Stage 4: train one fold, and predict what it has not seen.
+
+The training model is the augmentation followed by the network; pixels stay uint8 until they are
+in the graph. After every epoch the whole state is written to a checkpoint, from which a run that
+was stopped goes on, to the same bytes as a run that was not.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import runtime
+from pipeline.artifacts import atomic
+from pipeline.config import Train
+from pipeline.errors import UserError
+
+CHECKPOINT = "checkpoint.npz"
+# Images a step where nothing is learnt: few enough for the caches of a small CPU.
+PREDICT_BATCH = 500
+
+
+@dataclass
+class State:
+    """What a fold has behind it: a checkpoint less the variables of model and optimiser."""
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_loss: float = float("inf")
+    best_epoch: int = 0
+    best_weights: list[NDArray[Any]] = field(default_factory=list)
+
+
+def train(
+    folder: Path,
+    tensors: Path,
+    fold_ids_path: Path,
+    fold: int,
+    params: Train,
+) -> dict[str, Any]:
+    """Train the network of one fold; write its weights, history and probabilities to `folder`.
+
+    Leaves weights.keras (the network, from pixels to logits), history.csv (a row an epoch),
+    oof.npy, float32 (held-out rows, 10), in the rows' order, and test.npy, float32 (m, 10).
+
+    Args:
+        folder: an existing folder; if there is a checkpoint in it, training goes on from there.
+        tensors: the folder that preprocess left.
+        fold_ids_path: the file that split left.
+        fold: the fold that is held out.
+        params: the parameters of this stage.
+
+    Returns:
+        Facts for the manifest: device, precision and why, versions, epochs, accuracy.
+
+    Raises:
+        UserError: there is no such network.
+    """
+    seed = _fold_seed(params.seed, fold)
+    machine = runtime.prepare(seed, params.precision)
+    print(f"device {machine.device} ({machine.device_reason})")
+    print(f"precision {machine.precision} ({machine.precision_reason})")
+    # Imported here because these modules need Keras, and Keras the settings made just now.
+    from pipeline.progress import TrainingBar
+    from pipeline.schedule import WarmUpThenDecay
+
+    images = np.load(tensors / "train_images.npy", mmap_mode="r")
+    labels = np.load(tensors / "train_labels.npy", mmap_mode="r")
+    held_out = np.load(fold_ids_path) == fold
+    rows = np.flatnonzero(~held_out)[: params.limit or None]
+    unseen_images, unseen_labels = images[held_out], labels[held_out]
+
+    batch_size = min(params.batch_size, len(rows))
+    steps = len(rows) // batch_size
+    rate = WarmUpThenDecay(
+        params.learning_rate, steps * params.epochs, params.warmup, params.decay
+    )
+    model, network = _build(params, rate, steps, seed)
+    epoch_of_batches = _feed(images[rows], labels[rows], batch_size, seed)
+    print(f"network {params.network}, {network.count_params():,} parameters, {len(rows):,} rows")
+
+    state = _restore(folder / CHECKPOINT, model)
+    if state.history:
+        print(f"going on after epoch {len(state.history)}")
+    with TrainingBar(f"fold {fold}", params.epochs, steps, len(state.history)) as bar:
+        for epoch in range(len(state.history), params.epochs):
+            if params.patience and epoch > state.best_epoch + params.patience:
+                break
+            learnt = model.fit(
+                epoch_of_batches(epoch), steps_per_epoch=steps, verbose=0, callbacks=[bar]
+            ).history
+            with _averaged_weights(model):
+                loss, accuracy = _score(predict(model, unseen_images), unseen_labels)
+                if loss < state.best_loss:
+                    state.best_loss, state.best_epoch = loss, epoch
+                    state.best_weights = model.get_weights() if params.keep == "best" else []
+            row = {
+                "epoch": epoch + 1,
+                "loss": learnt["loss"][0],
+                "accuracy": learnt["accuracy"][0],
+                "val_loss": loss,
+                "val_accuracy": accuracy,
+                "learning_rate": float(rate((epoch + 1) * steps - 1)),
+            }
+            state.history.append(row)
+            _save(folder / CHECKPOINT, model, state)
+            bar.epoch_done(row)
+
+    with _averaged_weights(model):
+        if params.keep == "best":
+            model.set_weights(state.best_weights)
+        oof = predict(model, unseen_images)
+        np.save(folder / "oof.npy", oof)
+        test_images = np.load(tensors / "test_images.npy", mmap_mode="r")
+        np.save(folder / "test.npy", predict(model, test_images))
+        _save_network(network, folder / "weights.keras")
+    _write_history(folder / "history.csv", state.history)
+    loss, accuracy = _score(oof, unseen_labels)
+    print(f"fold {fold}: accuracy {accuracy:.5f} on {len(oof):,} held-out rows")
+    return {
+        **machine.facts(),
+        "parameters": network.count_params(),
+        "rows": len(rows),
+        "epochs": len(state.history),
+        "held_out_rows": len(oof),
+        "held_out_loss": loss,
+        "held_out_accuracy": accuracy,
+    }
+
+
+def predict(model: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Class probabilities, float32 (n, 10), of images, uint8 (n, 28, 28, 1)."""
+    logits = model.predict(images, batch_size=PREDICT_BATCH, verbose=0).astype(np.float64)
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _fold_seed(seed: int, fold: int) -> int:
+    """A seed of 31 bits, which every library takes; neighbours in (seed, fold) lie far apart."""
+    digest = hashlib.sha256(f"{seed}/{fold}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+def _build(params: Train, rate: Any, steps: int, seed: int) -> tuple[Any, Any]:
+    """The training model, compiled, and the network within it."""
+    from pipeline.augment import RandomAffine
+    from pipeline.networks import NETWORKS, keras
+
+    if params.network not in NETWORKS:
+        raise UserError(
+            f"train.network: there is no network {params.network!r} in networks.py, "
+            f"which has {', '.join(NETWORKS)}"
+        )
+    network = NETWORKS[params.network](params.width, params.dropout)
+    warp = RandomAffine(params.rotation, params.zoom, params.shift, params.shear, seed)
+    model = keras.Sequential([keras.Input((28, 28, 1), dtype="uint8"), warp, network])
+    model.compile(
+        optimizer=keras.optimizers.RMSprop(
+            rate,
+            rho=params.rho,
+            use_ema=params.average > 0,
+            ema_momentum=params.average or 0.99,
+        ),
+        loss=keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=params.label_smoothing
+        ),
+        metrics=["accuracy"],
+        steps_per_execution=min(params.steps_per_call, steps),
+        jit_compile=False,  # XLA has no warp of images, and slows convolutions down on CPUs
+    )
+    model.optimizer.build(model.trainable_variables)
+    return model, network
+
+
+def _feed(
+    images: NDArray[np.uint8], labels: NDArray[np.uint8], batch_size: int, seed: int
+) -> Any:
+    """A function from the epoch to its batches, in an order that only seed and epoch decide."""
+    import tensorflow as tf
+
+    with tf.device("CPU:0"):  # a batch of bytes is soon sent; the whole set need not fit a GPU
+        all_images, all_labels = tf.constant(images), tf.one_hot(labels, 10)
+
+    def batches(epoch: int) -> Any:
+        order = np.random.default_rng((seed, epoch)).permutation(len(images))
+        steps = len(images) // batch_size
+        rows = order[: steps * batch_size].reshape(steps, batch_size)
+        dataset = tf.data.Dataset.from_tensor_slices(rows).map(
+            lambda batch: (tf.gather(all_images, batch), tf.gather(all_labels, batch))
+        )
+        # There is nothing to tune here, and the end of an epoch would wait for the tuner, which
+        # wakes up after 10 ms, 20 ms, 40 ms … (seen with TensorFlow 2.21: up to 10 s an epoch).
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        return dataset.prefetch(2).with_options(options)
+
+    return batches
+
+
+@contextmanager
+def _averaged_weights(model: Any) -> Iterator[None]:
+    """Within the block the model has the averages of its weights, if any are kept."""
+    current = model.get_weights()
+    model.optimizer.finalize_variable_values(model.trainable_variables)
+    yield
+    model.set_weights(current)
+
+
+def _score(
+    probabilities: NDArray[np.float32], labels: NDArray[np.uint8]
+) -> tuple[float, float]:
+    """Mean negative log-likelihood, in nats, and accuracy."""
+    true = probabilities[np.arange(len(labels)), labels]
+    loss = -np.log(np.maximum(true, 1e-12)).mean()
+    return float(loss), float((probabilities.argmax(axis=1) == labels).mean())
+
+
+# --- the state on disk --------------------------------------------------------------------------
+
+
+def _variables(model: Any) -> list[Any]:
+    """All that a step changes: weights, statistics, the counters of chance, the optimiser's own."""
+    return [*model.variables, *model.optimizer.variables]
+
+
+def _save(path: Path, model: Any, state: State) -> None:
+    arrays = {f"variable_{i}": np.asarray(v) for i, v in enumerate(_variables(model))}
+    arrays |= {f"best_{i}": weights for i, weights in enumerate(state.best_weights)}
+    rest = {k: v for k, v in asdict(state).items() if k != "best_weights"}
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, state=np.array(json.dumps(rest)), **arrays)
+
+
+def _restore(path: Path, model: Any) -> State:
+    if not path.exists():
+        return State()
+    with np.load(path, allow_pickle=False) as arrays:
+        for i, variable in enumerate(_variables(model)):
+            variable.assign(arrays[f"variable_{i}"])
+        best = sorted(int(name[5:]) for name in arrays.files if name.startswith("best_"))
+        weights = [arrays[f"best_{i}"] for i in best]
+        return State(**json.loads(str(arrays["state"])), best_weights=weights)
+
+
+def _save_network(network: Any, path: Path) -> None:
+    """Save in Keras' own format, less dates and addresses: the same network gives the same bytes."""
+    dated = path.with_suffix(".dated.keras")
+    network.save(dated)
+    with zipfile.ZipFile(dated) as source, zipfile.ZipFile(path, "w") as target:
+        for name in sorted(source.namelist()):
+            content = source.read(name)
+            if name == "metadata.json":
+                content = json.dumps(json.loads(content) | {"date_saved": "1980-01-01@00:00:00"})
+            elif name == "config.json":
+                # Addresses in memory, by which Keras finds equal settings again; it need not.
+                content = re.sub(rb', "shared_object_id": \d+', b"", content)
+            target.writestr(zipfile.ZipInfo(name), content)
+    dated.unlink()
+
+
+def _write_history(path: Path, history: list[dict[str, float]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, history[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    path.write_text(text.getvalue(), encoding="ascii")

@@ -1,0 +1,678 @@
+"""A stand-in for the Kaggle competition service, spoken to by the unmodified `kaggle` client.
+
+    with KaggleService(files, solution) as service:
+        subprocess.run([...], env=service.environment(home))
+
+How the client (2.2.4) gets here: `KAGGLE_API_ENVIRONMENT=LOCALHOST` makes it call
+`http://localhost` (port 80), and the proxy variables bring those calls to this server's own
+port. So requests arrive with absolute URLs, and a request for any other host arrives too: it is
+refused with 502 and kept in `service.strays`, instead of leaving the machine.
+
+What is said on the wire:
+
+- A call is `POST /api/v1/<service>/<Method>` with JSON both ways. Auth is Basic `user:key` or
+  Bearer token. An error is `{"code": >= 400, "message": text}` under the same HTTP status.
+- A download is two requests: the call answers 302, and a GET of that URL brings the bytes with
+  Content-Length, Last-Modified, ETag and Accept-Ranges. A resume of it is another GET, with
+  Range and If-Range, answered 206, or 200 and the whole file when the validator does not match.
+  The client writes blocks of 1 MiB, and a block cut short is lost: only an archive of more than
+  2 MiB, cut half-way, is resumed from anywhere but its first byte.
+- A submission is three requests: StartSubmissionUpload gives a URL and a token, PUT brings the
+  bytes to that URL, CreateSubmission turns the token into a submission.
+- A score is found by asking ListSubmissions until the status is no longer PENDING.
+- The URLs for bytes carry a signature: whoever logs one leaks it. `SECRETS` lists every text
+  that must appear in no output.
+
+What the real service does beyond this (a limit per team, a score on a part of the test set) is
+left out: tests need the protocol and its failures.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import csv
+import hashlib
+import io
+import itertools
+import json
+import os
+import re
+import socket
+import socketserver
+import struct
+import threading
+import zipfile
+import zlib
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+COMPETITION = "digit-recognizer"
+ARCHIVE = f"{COMPETITION}.zip"
+
+USERNAME = "digits-tester"
+KEY = "0123456789abcdef0123456789abcdef"  # what environment() gives to the client
+TOKEN = "KGAT_fedcba9876543210fedcba9876543210"  # the one bearer token that is valid
+SIGNATURE = "c2lnbmF0dXJlLW9mLWEtc3RvcmFnZS11cmw"
+_BASIC = base64.b64encode(f"{USERNAME}:{KEY}".encode()).decode()
+SECRETS = (KEY, TOKEN, SIGNATURE, _BASIC)
+
+# Years old, as on the real service: whoever copies it to a file makes that file look stale.
+LAST_MODIFIED = "Tue, 10 Dec 2019 18:20:13 GMT"
+CREATED = "2019-12-10T18:20:13.000Z"
+
+GET_FILE = "GET file"
+PUT_UPLOAD = "PUT upload"
+SERVED_CALLS = (
+    "IntrospectToken",
+    "ListDataFiles",
+    "DownloadDataFiles",
+    "DownloadDataFile",
+    "StartSubmissionUpload",
+    "CreateSubmission",
+    "ListSubmissions",
+    "GetSubmissionLimits",
+)
+NEED_RULES = ("DownloadDataFiles", "DownloadDataFile", "StartSubmissionUpload", "CreateSubmission")
+
+# What can go wrong, and where. "resume" is a GET with Range; it falls back on "download".
+COMMON_KINDS = ("status", "html", "drop", "lost", "stall")
+FILE_KINDS = ("status", "html", "drop", "stall", "reset", "truncate", "short", "corrupt", "garble")
+KINDS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(SERVED_CALLS, COMMON_KINDS),
+    "CreateSubmission": (*COMMON_KINDS, "refused"),
+    "download": FILE_KINDS,
+    "resume": FILE_KINDS,
+    "upload": COMMON_KINDS,
+}
+REFUSED = "Could not submit to competition"
+HTML = b"<!DOCTYPE html><html><body><h1>Please sign in</h1></body></html>\n"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request as it arrived. `headers` has Title-Case names, `path` is without the query."""
+
+    call: str  # the method's name, "GET file" or "PUT upload"
+    verb: str
+    host: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> dict[str, Any]:
+        return dict(json.loads(self.body or b"{}"))
+
+
+@dataclass
+class Submission:
+    ref: int
+    file_name: str
+    date: str
+    description: str
+    content: bytes
+    sha256: str
+    status: str = "PENDING"  # then COMPLETE or ERROR
+    public_score: str = ""
+    error_description: str = ""
+    polls: int = 0  # how often it was listed
+
+
+@dataclass(frozen=True)
+class Fault:
+    kind: str
+    status: int
+    headers: dict[str, str]
+    message: str
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+@dataclass
+class _Upload:
+    file_name: str
+    content: bytes | None = None
+
+
+class KaggleService:
+    """The service's state, what was asked of it, and what is to go wrong.
+
+    `files` are the competition's files by name. `solution` (ImageId -> Label) scores submissions
+    by accuracy; without one they stay PENDING.
+    """
+
+    def __init__(
+        self, files: Mapping[str, bytes], solution: Mapping[int, int] | None = None
+    ) -> None:
+        self.files = dict(files)
+        self.solution = None if solution is None else dict(solution)
+
+        # What was seen.
+        self.requests: list[Request] = []
+        self.strays: list[Request] = []
+        self.submissions: list[Submission] = []
+
+        # What the next answers depend on; a test may set these at any time.
+        self.submissions_left = 10
+        self.pending_polls: int | None = 0  # None: a score never comes
+        self.score_error: str | None = None
+        self.rules_accepted = True
+        self.token_valid = True
+        self.faults: dict[str, deque[Fault]] = {name: deque() for name in KINDS}
+
+        self.closing = threading.Event()  # releases stalled answers
+        self._lock = threading.Lock()
+        self._stored = {ARCHIVE: _zipped(self.files), **self.files}
+        self._uploads: dict[str, _Upload] = {}
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+
+    # ---- for tests
+
+    def fail(
+        self,
+        name: str,
+        kind: str = "status",
+        *,
+        status: int = 503,
+        headers: Mapping[str, str] | None = None,
+        message: str = "",
+        seconds: float | None = None,
+        times: int = 1,
+    ) -> None:
+        """Make the next `times` requests of `name` fail; later ones behave normally again.
+
+        `name` is a method, "download" (the GET of a file), "resume" (one with Range) or "upload"
+        (the PUT). `kind` is one of
+
+        - status: an error with `status`, `headers`, `message`
+        - html: 200 and a web page, as from a login wall or a proxy
+        - drop: the connection is closed without an answer, and nothing was done
+        - lost: the same, but what was asked for has been done
+        - stall: a file stops half-way, anything else before its first byte; goes on after
+          `seconds`, or never
+        - refused (CreateSubmission): no error, but no submission either: ref 0
+        - reset, truncate (files): half the bytes, then a reset or an orderly close
+        - short (files): half the bytes, but announced as the whole
+        - corrupt (files): one bit flipped, so that a zip member's CRC does not match
+        - garble (files): a zip member that cannot even be inflated
+        """
+        if kind not in KINDS.get(name, ()):
+            raise ValueError(f"no fault {kind!r} for {name!r}; known: {KINDS.get(name, KINDS)}")
+        fault = Fault(kind, status, dict(headers or {}), message, seconds)
+        with self._lock:
+            self.faults[name].extend([fault] * times)
+
+    def calls(self) -> list[str]:
+        """The names of all requests so far, in order."""
+        with self._lock:
+            return [request.call for request in self.requests]
+
+    def environment(self, home: Path) -> dict[str, str]:
+        """A whole environment for a subprocess in which the client can talk to nobody else.
+
+        Every other KAGGLE_ variable is dropped: the client takes any of them for a setting.
+        `home` must be a folder of the test's own, since the client reads and writes there.
+        """
+        unwanted = ("VERBOSE", "VERBOSE_OUTPUT", "XDG_CONFIG_HOME", "NETRC")
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("KAGGLE_")
+            and not name.lower().endswith("_proxy")
+            and name not in unwanted
+        }
+        proxy = f"http://127.0.0.1:{self.port}"
+        return kept | {
+            "HOME": str(home),
+            "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
+            "KAGGLE_USERNAME": USERNAME,
+            "KAGGLE_KEY": KEY,
+            "http_proxy": proxy,
+            "HTTP_PROXY": proxy,
+            "https_proxy": proxy,
+            "HTTPS_PROXY": proxy,
+            "no_proxy": "",
+            "NO_PROXY": "",
+        }
+
+    @property
+    def port(self) -> int:
+        assert self._server is not None, "the service is not running"
+        return int(self._server.server_address[1])
+
+    def __enter__(self) -> KaggleService:
+        self._server = _Server(self)
+        # The default of half a second between looks for a stop would be paid by every test.
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop at once, whatever is still open or stalled. Safe to call twice."""
+        if self._server is None or self._thread is None or self.closing.is_set():
+            return
+        self.closing.set()
+        self._server.shutdown()
+        self._server.hang_up_all()
+        self._server.server_close()  # waits for the handlers, which have nothing left to wait for
+        self._thread.join()
+
+    # ---- what is answered, apart from how it is sent
+
+    def note(self, request: Request, stray: bool) -> None:
+        with self._lock:
+            self.requests.append(request)
+            if stray:
+                self.strays.append(request)
+
+    def next_fault(self, request: Request) -> Fault | None:
+        names = [request.call]
+        if request.call == GET_FILE:
+            names = ["resume", "download"] if "Range" in request.headers else ["download"]
+        elif request.call == PUT_UPLOAD:
+            names = ["upload"]
+        with self._lock:
+            for name in names:
+                if self.faults.get(name):
+                    return self.faults[name].popleft()
+        return None
+
+    def answer(self, request: Request, damage: str = "") -> Answer:
+        """The right answer to a request; `damage` is what to do to the bytes of a file."""
+        with self._lock:
+            if request.call == GET_FILE:
+                return self._send_file(request, damage)
+            if request.call == PUT_UPLOAD:
+                return self._receive_upload(request)
+            if request.call not in SERVED_CALLS:
+                return _error(404, f"{request.verb} {request.path} is not served")
+            if not self._authorized(request):
+                return _error(401, "Unauthenticated")
+            asked = request.json()
+            if request.call == "IntrospectToken":
+                active = asked.get("token") == TOKEN
+                return _json({"active": active, "username": USERNAME if active else ""})
+            if asked.get("competitionName") != COMPETITION:
+                return _error(404, "Competition not found")
+            if request.call in NEED_RULES and not self.rules_accepted:
+                return _error(403, "You must accept this competition's rules before you continue")
+            if request.call == "ListDataFiles":
+                return self._list_files()
+            if request.call == "DownloadDataFiles":
+                return self._redirect(ARCHIVE)
+            if request.call == "DownloadDataFile":
+                return self._redirect(str(asked.get("fileName")))
+            if request.call == "StartSubmissionUpload":
+                return self._start_upload(asked)
+            if request.call == "CreateSubmission":
+                return self._create_submission(asked)
+            if request.call == "ListSubmissions":
+                return self._list_submissions(asked)
+            return self._limits()
+
+    def _authorized(self, request: Request) -> bool:
+        if not self.token_valid:
+            return False
+        if request.call == "IntrospectToken":  # asks whether the token in its body is good
+            return True
+        given = request.headers.get("Authorization")
+        return given in (f"Basic {_BASIC}", f"Bearer {TOKEN}")
+
+    def _list_files(self) -> Answer:
+        files = [
+            {"ref": name, "name": name, "totalBytes": len(content), "creationDate": CREATED}
+            for name, content in self.files.items()
+        ]
+        return _json({"files": files, "nextPageToken": ""})
+
+    def _redirect(self, name: str) -> Answer:
+        if name not in self._stored:
+            return _error(404, f"No such file: {name}")
+        url = f"http://localhost/storage/{name}?X-Goog-Signature={SIGNATURE}"
+        return Answer(302, {"Location": url})
+
+    def _send_file(self, request: Request, damage: str) -> Answer:
+        name = request.path.rpartition("/")[2]
+        if name not in self._stored:
+            return Answer(404, {"Content-Type": "application/xml"}, b"<Error>NoSuchKey</Error>")
+        content = self._stored[name]
+        etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+        content = _damaged(content, damage)
+        headers = {
+            "Content-Type": "application/zip" if name.endswith(".zip") else "text/csv",
+            "Last-Modified": LAST_MODIFIED,
+            "ETag": etag,
+            "Accept-Ranges": "bytes",
+        }
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
+        still_valid = request.headers.get("If-Range", etag) in (etag, LAST_MODIFIED)
+        if asked is None or not still_valid:
+            return Answer(200, headers, content)
+        first, last = int(asked[1]), min(int(asked[2] or len(content)), len(content) - 1)
+        if first > last:
+            return Answer(416, {"Content-Range": f"bytes */{len(content)}"})
+        headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
+        return Answer(206, headers, content[first : last + 1])
+
+    def _start_upload(self, asked: dict[str, Any]) -> Answer:
+        token = f"upload-{len(self._uploads) + 1}"
+        self._uploads[token] = _Upload(str(asked["fileName"]))
+        url = f"http://localhost/upload/{token}?X-Goog-Signature={SIGNATURE}"
+        return _json({"token": token, "createUrl": url})
+
+    def _receive_upload(self, request: Request) -> Answer:
+        upload = self._uploads.get(request.path.rpartition("/")[2])
+        if upload is None:
+            return Answer(404, {"Content-Type": "application/xml"}, b"<Error>NoSuchUpload</Error>")
+        upload.content = request.body
+        return Answer(200)
+
+    def _create_submission(self, asked: dict[str, Any]) -> Answer:
+        upload = self._uploads.get(str(asked.get("blobFileTokens")))
+        if upload is None or upload.content is None:
+            return _error(400, "No file was uploaded under this token")
+        if self.submissions_left <= 0:
+            return _error(
+                400, "Submission not allowed: your team has used its daily submission allowance"
+            )
+        self.submissions_left -= 1
+        submission = Submission(
+            ref=50_000_001 + len(self.submissions),
+            file_name=upload.file_name,
+            date=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            description=str(asked.get("submissionDescription", "")),
+            content=upload.content,
+            sha256=hashlib.sha256(upload.content).hexdigest(),
+        )
+        self.submissions.append(submission)
+        return _json(
+            {"message": "Successfully submitted to Digit Recognizer", "ref": submission.ref}
+        )
+
+    def _list_submissions(self, asked: dict[str, Any]) -> Answer:
+        newest_first = self.submissions[::-1]
+        size = int(asked.get("pageSize") or 20)
+        start = int(asked.get("pageToken") or (int(asked.get("page") or 1) - 1) * size)
+        page = newest_first[start : start + size]
+        for submission in page:
+            self._judge(submission)
+        more = start + size < len(newest_first)
+        listed = [
+            {
+                "ref": submission.ref,
+                "fileName": submission.file_name,
+                "date": submission.date,
+                "description": submission.description,
+                "totalBytes": len(submission.content),
+                "publicScore": submission.public_score,
+                "privateScore": submission.public_score,
+                "status": submission.status,
+                "errorDescription": submission.error_description,
+            }
+            for submission in page
+        ]
+        return _json({"submissions": listed, "nextPageToken": str(start + size) if more else ""})
+
+    def _judge(self, submission: Submission) -> None:
+        """Give a submission its score once it has been listed as PENDING often enough."""
+        waited = self.pending_polls is not None and submission.polls >= self.pending_polls
+        submission.polls += 1
+        if submission.status != "PENDING" or not waited:
+            return
+        if self.score_error is not None:
+            submission.status, submission.error_description = "ERROR", self.score_error
+        elif self.solution is not None:
+            try:
+                submission.public_score = f"{_accuracy(submission.content, self.solution):.5f}"
+                submission.status = "COMPLETE"
+            except ValueError as error:
+                submission.status, submission.error_description = "ERROR", str(error)
+
+    def _limits(self) -> Answer:
+        used = len(self.submissions)
+        return _json(
+            {
+                "numToday": used,
+                "numTotal": used,
+                "numAllowedNow": self.submissions_left,
+                "limitedByTotal": False,
+            }
+        )
+
+
+def _json(content: dict[str, Any], status: int = 200) -> Answer:
+    return Answer(status, {"Content-Type": "application/json"}, json.dumps(content).encode())
+
+
+def _error(status: int, message: str = "") -> Answer:
+    return _json({"code": status, "message": message or f"failed with status {status}"}, status)
+
+
+def _zipped(files: Mapping[str, bytes]) -> bytes:
+    """The same bytes for the same files: dates would make every archive another one."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in files.items():
+            info = zipfile.ZipInfo(name, date_time=(2019, 12, 10, 18, 20, 12))
+            archive.writestr(info, content, zipfile.ZIP_DEFLATED, compresslevel=1)
+    return buffer.getvalue()
+
+
+def _damaged(content: bytes, damage: str) -> bytes:
+    if damage == "short":
+        return content[: len(content) // 2]
+    if damage not in ("corrupt", "garble"):
+        return content
+    damaged = bytearray(content)
+    if not zipfile.is_zipfile(io.BytesIO(content)):  # a single CSV
+        damaged[len(content) // 2] ^= 1
+        return bytes(damaged)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        member = max(archive.infolist(), key=lambda info: info.compress_size)
+    start = member.header_offset + 30 + len(member.filename.encode())  # 30: the fixed header
+    if damage == "garble":
+        damaged[start] = 0xFF  # a deflate block of a type that does not exist
+        return bytes(damaged)
+    # Most flips yield a stream that inflates to something else; some break the stream itself,
+    # which is "garble". So look for the first of the former, from the middle on.
+    middle, end = start + member.compress_size // 2, start + member.compress_size
+    for place, bit in itertools.product((*range(middle, end), *range(start, middle)), range(8)):
+        damaged[place] ^= 1 << bit
+        try:
+            with zipfile.ZipFile(io.BytesIO(damaged)) as archive:
+                archive.read(member.filename)
+        except zipfile.BadZipFile:
+            return bytes(damaged)
+        except (zlib.error, EOFError):
+            pass
+        damaged[place] ^= 1 << bit
+    raise AssertionError(f"no single flip spoils the CRC of {member.filename}")
+
+
+def _accuracy(content: bytes, solution: Mapping[int, int]) -> float:
+    """The share of right labels; ValueError with a reason if the file cannot be scored."""
+    rows = list(csv.reader(io.StringIO(content.decode())))
+    if not rows or rows[0] != ["ImageId", "Label"]:
+        raise ValueError("The columns must be ImageId, Label")
+    if any(len(row) != 2 for row in rows[1:]):
+        raise ValueError("Every row must have two fields")
+    labels = {int(image): int(label) for image, label in rows[1:]}
+    if len(rows) - 1 != len(solution) or labels.keys() != solution.keys():
+        raise ValueError(f"The file must have {len(solution)} rows, one for each ImageId")
+    return sum(labels[image] == label for image, label in solution.items()) / len(solution)
+
+
+# ---- how it is sent
+
+
+class _Server(socketserver.ThreadingTCPServer):
+    """TCPServer and not HTTPServer: the latter looks up a host name, which may take seconds."""
+
+    allow_reuse_address = True
+    request_queue_size = 64
+
+    def __init__(self, service: KaggleService) -> None:
+        self.service = service
+        self._open: set[socket.socket] = set()
+        self._open_lock = threading.Lock()
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._open_lock:
+            self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._open_lock:
+            self._open.discard(request)
+        super().shutdown_request(request)
+
+    def hang_up_all(self) -> None:
+        """Wake handlers that wait for the next request of a kept-alive connection."""
+        with self._open_lock:
+            for connection in self._open:
+                with contextlib.suppress(OSError):  # the client may have been faster
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Quiet: clients that hang up are what these tests are about."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: _Server
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def handle_any(self) -> None:
+        service = self.server.service
+        request = self._read_request()
+        stray = request.verb == "CONNECT" or request.host != "localhost"
+        service.note(request, stray)
+        if stray:
+            self.close_connection = True
+            self._send(Answer(502))
+            return
+        try:
+            fault = service.next_fault(request)
+            if fault is None:
+                self._send(service.answer(request))
+            else:
+                self._misbehave(request, fault)
+        except OSError:
+            raise  # the client hung up
+        except Exception as error:  # a fault of this file: the client will show the text
+            self._send(_error(500, f"the stand-in failed: {error!r}"))
+
+    do_GET = do_HEAD = do_POST = do_PUT = handle_any  # noqa: N815 - names that the base class asks for
+    do_PATCH = do_DELETE = do_OPTIONS = do_CONNECT = handle_any  # noqa: N815
+
+    def _read_request(self) -> Request:
+        url = urlsplit(self.path if self.command != "CONNECT" else f"//{self.path}")
+        host = url.hostname or urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
+        call = url.path.rpartition("/")[2]
+        if self.command == "GET" and url.path.startswith("/storage/"):
+            call = GET_FILE
+        elif self.command == "PUT" and url.path.startswith("/upload/"):
+            call = PUT_UPLOAD
+        headers = {name.title(): value for name, value in self.headers.items()}
+        return Request(call, self.command, host, url.path, headers, self._read_body())
+
+    def _read_body(self) -> bytes:
+        # Always read, or the rest would be taken for the connection's next request.
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            length = int(self.headers.get("Content-Length", 0))
+            body = self.rfile.read(length)
+            if len(body) < length:
+                raise ConnectionError("the client hung up half-way")
+            return body
+        chunks = []  # the client sends an empty file so
+        while size := int(self.rfile.readline().partition(b";")[0], 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
+
+    def _send(self, answer: Answer, upto: int | None = None) -> None:
+        """The head, and the body or only its beginning; Content-Length is that of the whole."""
+        self.send_response(answer.status)
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(answer.body)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(answer.body[:upto])
+
+    def _misbehave(self, request: Request, fault: Fault) -> None:
+        service = self.server.service
+        if fault.kind == "status":
+            wrong = _error(fault.status, fault.message)
+            if request.call in (GET_FILE, PUT_UPLOAD):  # storage speaks XML
+                wrong = Answer(fault.status, {"Content-Type": "application/xml"}, b"<Error/>")
+            self._send(Answer(wrong.status, wrong.headers | fault.headers, wrong.body))
+        elif fault.kind == "html":
+            headers = {"Content-Type": "text/html; charset=utf-8"} | fault.headers
+            self._send(Answer(200, headers, HTML))
+        elif fault.kind == "refused":
+            self._send(_json({"message": REFUSED, "ref": 0}))
+        elif fault.kind in ("short", "corrupt", "garble"):
+            self._send(service.answer(request, damage=fault.kind))
+        elif fault.kind == "stall":
+            self._stall(request, fault.seconds)
+        elif fault.kind == "reset":
+            self._send_half(service.answer(request))
+            # Closing with a zero linger time sends RST in place of an orderly end.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.rfile.close()  # it keeps the connection open otherwise
+            self.connection.close()
+        elif fault.kind == "truncate":
+            self._send_half(service.answer(request))
+        else:
+            if fault.kind == "lost":
+                service.answer(request)
+            self.close_connection = True  # drop, lost: no answer
+
+    def _send_half(self, answer: Answer) -> int:
+        half = len(answer.body) // 2
+        self._send(answer, upto=half)
+        self.close_connection = True
+        return half
+
+    def _stall(self, request: Request, seconds: float | None) -> None:
+        service = self.server.service
+        if request.call != GET_FILE:
+            if service.closing.wait(seconds):
+                self.close_connection = True
+            else:
+                self._send(service.answer(request))
+            return
+        answer = service.answer(request)
+        half = self._send_half(answer)
+        if not service.closing.wait(seconds):
+            self.wfile.write(answer.body[half:])
