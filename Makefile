@@ -44,7 +44,7 @@ $(INSTALLED):
 
 # --- the stages -----------------------------------------------------------------------------------
 
-STAGES := download preprocess split train ensemble write submission submit result demo
+STAGES := download preprocess split train ensemble write submission submit demo
 ifneq ($(filter $(STAGES),$(MAKECMDGOALS)),)
 
 PLAN := $(shell $(or $(wildcard $(VENV_PYTHON)),$(PYTHON)) -m pipeline.plan '$(DATASET)' '$(CONFIG)')
@@ -84,11 +84,11 @@ $(WRITE): | $(ENSEMBLE)
 
 endif
 
-.PHONY: download preprocess split train ensemble write submission submit result demo
+.PHONY: download preprocess split train ensemble write submission submit demo
 
 demo: submission ## everything on 5,000 real digits that need no account and no download
 submission: $(WRITE) ## the CSV for the competition, and all that it needs
-	@$(if $(call files_of,stale),,echo "nothing to do";) $(RUN) result $(CHOICE)
+	@$(if $(call files_of,stale),,echo "nothing to do";) $(VENV_PYTHON) -m pipeline.result '$(DATASET)' '$(CONFIG)'
 submit: $(WRITE) ## the same, sent to Kaggle; give it MESSAGE="what is new"
 	@$(RUN) submit $(CHOICE) --message '$(subst ','\'',$(MESSAGE))'
 

@@ -146,11 +146,15 @@ def code_fingerprint(entry: str, folder: Path = CODE) -> str:
     Args:
         entry: a file's name below `folder`, or "file.py:name" for one definition of it together
             with the definitions of the same file that it uses, directly or through others.
+        folder: where the file lies.
     """
     name, _, definition = entry.partition(":")
     tree = ast.parse((folder / name).read_text(encoding="utf-8"))
     body = _uses(tree, definition) if definition else tree.body
     return hashlib.sha256(repr([_shape(node) for node in body]).encode()).hexdigest()
+
+
+_IMPORTS = (ast.Import, ast.ImportFrom)
 
 
 def _shape(node: Any) -> Any:
@@ -166,17 +170,13 @@ def _shape(node: Any) -> Any:
 
 def _uses(tree: ast.Module, definition: str) -> list[ast.stmt]:
     """The imports of a module, `definition`, and whatever else of the module these name."""
-    wanted, kept = {definition}, [s for s in tree.body if isinstance(s, ast.Import | ast.ImportFrom)]
-    grown = True
-    while grown:
-        grown = False
-        for statement in tree.body:
-            if statement not in kept and _defines(statement) & wanted:
-                kept.append(statement)
-                names = (n.id for n in ast.walk(statement) if isinstance(n, ast.Name))
-                wanted |= set(names)
-                grown = True
-    return [statement for statement in tree.body if statement in kept]
+    names = {definition}
+    while True:
+        kept = [s for s in tree.body if isinstance(s, _IMPORTS) or _defines(s) & names]
+        used = {n.id for s in kept for n in ast.walk(s) if isinstance(n, ast.Name)}
+        if used <= names:
+            return kept
+        names |= used
 
 
 def _defines(statement: ast.stmt) -> set[str]:

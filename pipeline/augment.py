@@ -2,13 +2,12 @@
 
 from typing import Any
 
-from pipeline.runtime import import_keras
+from pipeline.backend import keras
 
-keras = import_keras()
 ops = keras.ops
 
 
-class RandomAffine(keras.layers.Layer):  # type: ignore[misc]
+class RandomAffine(keras.layers.Layer):
     """Rotate, zoom, shift and shear every image of a batch at random; in training only.
 
     Each image gets one warp with bilinear interpolation, drawn uniformly and independently: an

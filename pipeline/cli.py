@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.exceptions import TyperException
 
 from pipeline import artifacts, config, stages
 from pipeline.artifacts import Step
@@ -68,7 +69,7 @@ def _named(steps: list[Step], stage: str) -> Step:
 
 @app.command()
 def download(dataset: DatasetOption = "kaggle", preset: ConfigOption = "default") -> None:
-    """1. Bring the three CSVs to data/DATASET/raw/."""
+    """Stage 1: bring the three CSVs to data/DATASET/raw/."""
     from pipeline.download import download
 
     data = stages.dataset(dataset)
@@ -78,7 +79,7 @@ def download(dataset: DatasetOption = "kaggle", preset: ConfigOption = "default"
 
 @app.command()
 def preprocess(dataset: DatasetOption = "kaggle", preset: ConfigOption = "default") -> None:
-    """2. Check the CSVs and turn them into arrays, in data/DATASET/tensors/."""
+    """Stage 2: check the CSVs and turn them into arrays, in data/DATASET/tensors/."""
     from pipeline.preprocess import preprocess
 
     steps = _steps(dataset, preset)
@@ -88,12 +89,12 @@ def preprocess(dataset: DatasetOption = "kaggle", preset: ConfigOption = "defaul
 
 @app.command()
 def split(dataset: DatasetOption = "kaggle", preset: ConfigOption = "default") -> None:
-    """3. Draw the folds, in data/DATASET/folds/."""
+    """Stage 3: draw the folds, in data/DATASET/folds/."""
     from pipeline.split import split
 
     steps = _steps(dataset, preset)
     step, params = _named(steps, "split"), config.load(preset).split
-    _run(step, steps, lambda folder: split(folder, *step.inputs, **asdict(params)))
+    _run(step, steps, lambda folder: split(folder, step.inputs[0], **asdict(params)))
 
 
 @app.command()
@@ -104,7 +105,7 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1, help="A trial of so many epochs.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="A trial on so many rows.")] = None,
 ) -> None:
-    """4. Train the folds, in data/DATASET/CONFIG/fold-N/.
+    """Stage 4: train the folds, in data/DATASET/CONFIG/fold-N/.
 
     With --epochs or --limit it is a trial: its files go to data/DATASET/scratch/, where no other
     stage looks for them.
@@ -134,7 +135,7 @@ def train(
 
 @app.command()
 def ensemble(dataset: DatasetOption = "kaggle", preset: ConfigOption = "default") -> None:
-    """5. Put the folds' probabilities together, in data/DATASET/CONFIG/ensemble/."""
+    """Stage 5: put the folds' probabilities together, in data/DATASET/CONFIG/ensemble/."""
     from pipeline.ensemble import ensemble
 
     steps = _steps(dataset, preset)
@@ -145,20 +146,12 @@ def ensemble(dataset: DatasetOption = "kaggle", preset: ConfigOption = "default"
 
 @app.command()
 def write(dataset: DatasetOption = "kaggle", preset: ConfigOption = "default") -> None:
-    """6. Write the submission, submissions/DATASET-CONFIG.csv."""
+    """Stage 6: write the submission, submissions/DATASET-CONFIG.csv."""
     from pipeline.write import write
 
     steps = _steps(dataset, preset)
     step = _named(steps, "write")
     _run(step, steps, lambda folder: write(folder / step.outputs[0].name, *step.inputs))
-
-
-@app.command()
-def result(dataset: DatasetOption = "kaggle", preset: ConfigOption = "default") -> None:
-    """Say what a finished run came to: the estimate, the submission, what to type next."""
-    from pipeline.result import result
-
-    print(result(_steps(dataset, preset), dataset, preset))
 
 
 @app.command()
@@ -218,22 +211,24 @@ def show_config(preset: ConfigOption = "default") -> None:
         for parameter in fields(getattr(settings, table)):
             value = getattr(getattr(settings, table), parameter.name)
             mark = " " if value == parameter.default else "*"
-            text = json.dumps(value)
-            print(f"{mark} {parameter.name} = {text:<12}  # {parameter.metadata['meaning']}")
+            text = f"{mark} {parameter.name} = {json.dumps(value)}"
+            print(f"{text:<30}# {parameter.metadata['meaning']}")
 
 
 def main() -> None:
     """Run the command line; exit 0, 1 (something outside failed), 2 (a mistake), 130 (Ctrl-C)."""
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
+    except TyperException as error:
+        _fail(f"{error.format_message()}; `digits --help` and `digits COMMAND --help` teach", 2)
     except UserError as error:
         _fail(str(error), 2)
     except OutsideError as error:
         _fail(str(error), 1)
     except OSError as error:
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         _fail("stopped; the same command goes on from here", 130)
     except Exception as error:
         _fail(f"{type(error).__name__}: {error} (a fault of the pipeline: --debug shows where)", 1)

@@ -51,11 +51,15 @@ class Train:
     epochs: int = _param(12, "passes over the training rows, at most", 1, 10_000)
     batch_size: int = _param(128, "images a step", 1, 65_536)
     learning_rate: float = _param(0.002, "RMSprop's, at its peak", 1e-9, 10)
-    warmup: float = _param(0.1, "share of the steps in which the rate rises from 0 to its peak", 0, 1)
+    warmup: float = _param(
+        0.1, "share of the steps in which the rate rises from 0 to its peak", 0, 1
+    )
     decay: str = _param("linear", "the rate after its peak", choices=("linear", "none"))
     rho: float = _param(0.9, "RMSprop's memory of squared gradients", 0, 0.9999)
     label_smoothing: float = _param(0.05, "share of the target spread over all classes", 0, 0.9)
-    average: float = _param(0.99, "momentum of the averaged weights, a step; 0 = no averaging", 0, 0.99999)
+    average: float = _param(
+        0.99, "momentum of the averaged weights, a step; 0 = no averaging", 0, 0.99999
+    )
 
     keep: str = _param(
         "last",
@@ -63,14 +67,20 @@ class Train:
         "(which makes the out-of-fold estimate a little too good)",
         choices=("last", "best"),
     )
-    patience: int = _param(0, "epochs without a lower validation loss before stopping; 0 = never", 0, 10_000)
+    patience: int = _param(
+        0, "epochs without a lower validation loss before stopping; 0 = never", 0, 10_000
+    )
 
     rotation: float = _param(10.0, "augmentation: at most this many degrees either way", 0, 180)
-    zoom: float = _param(0.1, "augmentation: scale between 1 - zoom and 1 + zoom, each axis", 0, 0.9)
+    zoom: float = _param(
+        0.1, "augmentation: scale between 1 - zoom and 1 + zoom, each axis", 0, 0.9
+    )
     shift: float = _param(2.0, "augmentation: at most this many pixels along each axis", 0, 14)
     shear: float = _param(0.1, "augmentation: at most this much sideways a pixel of height", 0, 1)
 
-    steps_per_call: int = _param(8, "steps that run in the graph between two returns to Python", 1, 10_000)
+    steps_per_call: int = _param(
+        8, "steps that run in the graph between two returns to Python", 1, 10_000
+    )
     precision: str = _param(
         "auto",
         "number format of the convolutions; auto chooses by the hardware",
@@ -131,7 +141,7 @@ def load(preset: str) -> Config:
 def trial(settings: Config, epochs: int | None, limit: int | None) -> Config:
     """The same preset with fewer epochs or rows, under a name that keeps its files apart."""
     changes = {"epochs": epochs, "limit": limit}
-    changed = {key: value for key, value in changes.items() if value is not None}
+    changed: dict[str, Any] = {k: value for k, value in changes.items() if value is not None}
     return dataclasses.replace(
         settings,
         name=f"scratch/{settings.name}",

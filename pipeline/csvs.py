@@ -4,9 +4,10 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from pipeline.errors import UserError
 
@@ -46,8 +47,8 @@ def read_labels(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _read_numbers(
-    path: Path, columns: Sequence[str], highest: Sequence[int], dtype: DTypeLike
-) -> NDArray[np.generic]:
+    path: Path, columns: Sequence[str], highest: Sequence[int], dtype: type[Any]
+) -> NDArray[Any]:
     """A table of whole numbers from 0 up to `highest` of each column.
 
     Pandas' C parser does the work. It is lenient (3.0, 1e2 and rows that are all too long pass),
@@ -66,7 +67,7 @@ def _read_numbers(
     try:
         clean = not body.translate(None, b"0123456789,\r\n")
         table = pd.read_csv(io.BytesIO(body), header=None, names=range(len(columns)), dtype=dtype)
-        values: NDArray[np.generic] = table.to_numpy()
+        values: NDArray[Any] = table.to_numpy()
         clean = clean and body.count(b",") == len(values) * (len(columns) - 1)
         clean = clean and bool((values.max(axis=0, initial=0) <= np.array(highest)).all())
     except (ValueError, OverflowError) as error:  # the parser's own errors are ValueErrors too

@@ -8,9 +8,8 @@ that use a function are retrained when it changes.
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.runtime import import_keras
+from pipeline.backend import keras
 
-keras = import_keras()
 layers = keras.layers
 
 

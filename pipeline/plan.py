@@ -8,7 +8,7 @@ standard library, so that it works before anything is installed, and in a tenth 
 import sys
 
 from pipeline import config, stages
-from pipeline.artifacts import stat_cache, staleness
+from pipeline.artifacts import staleness, stat_cache
 from pipeline.errors import UserError
 
 

@@ -2,17 +2,14 @@
 
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from pipeline.runtime import import_keras
-
-keras = import_keras()
+from pipeline.backend import keras
 
 
-class TrainingBar(keras.callbacks.Callback):  # type: ignore[misc]
+class TrainingBar(keras.callbacks.Callback):
     """Shows epoch, loss, accuracy and the time left, while the block that it opens lasts.
 
     Args:

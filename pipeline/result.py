@@ -1,26 +1,32 @@
-"""What a run came to, in a few lines: the estimate, the score where the answers are known."""
+"""What a run came to, in a few lines: the estimate, the score where the answers are known.
+
+`python -m pipeline.result DATASET CONFIG` prints them. `make` calls it each time, so that it keeps
+to the standard library, as `plan.py` does.
+"""
 
 import csv
 import os
+import sys
 from pathlib import Path
 
-from pipeline.artifacts import Step, read_manifest
+from pipeline import config, stages
+from pipeline.artifacts import read_manifest
 from pipeline.errors import UserError
 
 
-def result(steps: list[Step], dataset: str, preset: str) -> str:
+def result(dataset: str, preset: str) -> str:
     """The lines that close a run.
 
     The answers to the test set are read here and nowhere else, after everything is decided.
 
     Args:
-        steps: all steps of the dataset and preset, the last of which wrote the submission.
         dataset: as the user gave it.
         preset: as the user gave it.
 
     Raises:
         UserError: there is no submission yet.
     """
+    steps = stages.steps(stages.dataset(dataset), config.load(preset))
     write, raw = steps[-1], steps[0]
     manifest, submission = read_manifest(write), write.outputs[0]
     if manifest is None or not submission.exists():
@@ -53,3 +59,11 @@ def result(steps: list[Step], dataset: str, preset: str) -> str:
 def _labels(path: Path) -> dict[str, str]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         return {row["ImageId"]: row["Label"] for row in csv.DictReader(file)}
+
+
+if __name__ == "__main__":
+    try:
+        print(result(*sys.argv[1:]))
+    except UserError as error:
+        print(f"digits: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -2,11 +2,7 @@
 
 import dataclasses
 import importlib.metadata
-import os
 import platform
-import sys
-import tempfile
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,33 +25,6 @@ class Runtime:
         return {**dataclasses.asdict(self), "versions": versions}
 
 
-def import_keras() -> Any:
-    """Import Keras on TensorFlow, which takes seconds, without TensorFlow's start-up chatter.
-
-    What its C++ part writes to stderr while it is loaded obeys no setting of its own, so it is
-    kept aside, and shown only if the import fails.
-    """
-    if "keras" in sys.modules:
-        return sys.modules["keras"]
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ["KERAS_BACKEND"] = "tensorflow"
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as aside:
-        os.dup2(aside.fileno(), 2)
-        try:
-            import keras
-        except BaseException:
-            aside.seek(0)
-            os.write(stderr, aside.read())
-            raise
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-    # A data set of its own order is all that `fit` is ever given here.
-    warnings.filterwarnings("ignore", message="`shuffle=True` was passed")
-    return keras
-
-
 def prepare(seed: int, precision: str) -> Runtime:
     """Fix every source of chance, choose device and precision, and set Keras to them.
 
@@ -63,8 +32,7 @@ def prepare(seed: int, precision: str) -> Runtime:
         seed: seed of Python, NumPy and Keras.
         precision: a Keras dtype policy, or "auto".
     """
-    keras = import_keras()
-    import tensorflow as tf
+    from pipeline.backend import keras, tf
 
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:

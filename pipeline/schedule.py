@@ -2,13 +2,12 @@
 
 from typing import Any
 
-from pipeline.runtime import import_keras
+from pipeline.backend import keras
 
-keras = import_keras()
 ops = keras.ops
 
 
-class WarmUpThenDecay(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
+class WarmUpThenDecay(keras.optimizers.schedules.LearningRateSchedule):
     """Rise linearly from 0 to the peak, then fall linearly to 0, or stay.
 
     Args:

@@ -67,7 +67,9 @@ def steps(data: Dataset, preset: config.Config, root: Path = ROOT) -> list[Step]
         size = f"holdout-{split.holdout}"
     folds = home / "folds" / f"{size}-seed-{split.seed}"
     fold_ids = folds / "fold_ids.npy"
-    images = tuple(tensors / f"{name}.npy" for name in ("train_images", "train_labels", "test_images"))
+    images = tuple(
+        tensors / f"{name}.npy" for name in ("train_images", "train_labels", "test_images")
+    )
 
     csvs = [raw / name for name in ("train.csv", "test.csv", "sample_submission.csv")]
     solution = [raw / "solution.csv"] if SOURCES[data.source].KNOWS_ANSWERS else []
@@ -153,4 +155,3 @@ def steps(data: Dataset, preset: config.Config, root: Path = ROOT) -> list[Step]
         ),
     ]
     return result
-

@@ -81,9 +81,7 @@ def train(
 
     batch_size = min(params.batch_size, len(rows))
     steps = len(rows) // batch_size
-    rate = WarmUpThenDecay(
-        params.learning_rate, steps * params.epochs, params.warmup, params.decay
-    )
+    rate = WarmUpThenDecay(params.learning_rate, steps * params.epochs, params.warmup, params.decay)
     model, network = _build(params, rate, steps, seed)
     epoch_of_batches = _feed(images[rows], labels[rows], batch_size, seed)
     print(f"network {params.network}, {network.count_params():,} parameters, {len(rows):,} rows")
@@ -141,7 +139,8 @@ def predict(model: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Class probabilities, float32 (n, 10), of images, uint8 (n, 28, 28, 1)."""
     logits = model.predict(images, batch_size=PREDICT_BATCH, verbose=0).astype(np.float64)
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
+    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return np.asarray(probabilities, dtype=np.float32)
 
 
 def _fold_seed(seed: int, fold: int) -> int:
@@ -153,7 +152,8 @@ def _fold_seed(seed: int, fold: int) -> int:
 def _build(params: Train, rate: Any, steps: int, seed: int) -> tuple[Any, Any]:
     """The training model, compiled, and the network within it."""
     from pipeline.augment import RandomAffine
-    from pipeline.networks import NETWORKS, keras
+    from pipeline.backend import keras
+    from pipeline.networks import NETWORKS
 
     if params.network not in NETWORKS:
         raise UserError(
@@ -181,11 +181,9 @@ def _build(params: Train, rate: Any, steps: int, seed: int) -> tuple[Any, Any]:
     return model, network
 
 
-def _feed(
-    images: NDArray[np.uint8], labels: NDArray[np.uint8], batch_size: int, seed: int
-) -> Any:
+def _feed(images: NDArray[np.uint8], labels: NDArray[np.uint8], batch_size: int, seed: int) -> Any:
     """A function from the epoch to its batches, in an order that only seed and epoch decide."""
-    import tensorflow as tf
+    from pipeline.backend import tf
 
     with tf.device("CPU:0"):  # a batch of bytes is soon sent; the whole set need not fit a GPU
         all_images, all_labels = tf.constant(images), tf.one_hot(labels, 10)
@@ -215,9 +213,7 @@ def _averaged_weights(model: Any) -> Iterator[None]:
     model.set_weights(current)
 
 
-def _score(
-    probabilities: NDArray[np.float32], labels: NDArray[np.uint8]
-) -> tuple[float, float]:
+def _score(probabilities: NDArray[np.float32], labels: NDArray[np.uint8]) -> tuple[float, float]:
     """Mean negative log-likelihood, in nats, and accuracy."""
     true = probabilities[np.arange(len(labels)), labels]
     loss = -np.log(np.maximum(true, 1e-12)).mean()
@@ -236,8 +232,9 @@ def _save(path: Path, model: Any, state: State) -> None:
     arrays = {f"variable_{i}": np.asarray(v) for i, v in enumerate(_variables(model))}
     arrays |= {f"best_{i}": weights for i, weights in enumerate(state.best_weights)}
     rest = {k: v for k, v in asdict(state).items() if k != "best_weights"}
+    arrays["state"] = np.array(json.dumps(rest))
     with atomic(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, state=np.array(json.dumps(rest)), **arrays)
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def _restore(path: Path, model: Any) -> State:
@@ -252,14 +249,15 @@ def _restore(path: Path, model: Any) -> State:
 
 
 def _save_network(network: Any, path: Path) -> None:
-    """Save in Keras' own format, less dates and addresses: the same network gives the same bytes."""
+    """Save in Keras' format, less dates and addresses: the same network gives the same bytes."""
     dated = path.with_suffix(".dated.keras")
     network.save(dated)
     with zipfile.ZipFile(dated) as source, zipfile.ZipFile(path, "w") as target:
         for name in sorted(source.namelist()):
             content = source.read(name)
             if name == "metadata.json":
-                content = json.dumps(json.loads(content) | {"date_saved": "1980-01-01@00:00:00"})
+                dateless = json.loads(content) | {"date_saved": "1980-01-01@00:00:00"}
+                content = json.dumps(dateless).encode()
             elif name == "config.json":
                 # Addresses in memory, by which Keras finds equal settings again; it need not.
                 content = re.sub(rb', "shared_object_id": \d+', b"", content)

@@ -28,7 +28,9 @@ def write(target: Path, probabilities: Path, metrics: Path, sample: Path) -> dic
     ids, _ = csvs.read_labels(sample)
     labels = np.load(probabilities).argmax(axis=1)
     if len(ids) != len(labels):
-        raise UserError(f"{sample} has {len(ids):,} rows, but there are {len(labels):,} predictions")
+        raise UserError(
+            f"{sample} has {len(ids):,} rows, but there are {len(labels):,} predictions"
+        )
     header, end = _first_line(sample)
     rows = [f"{image_id},{label}".encode() for image_id, label in zip(ids, labels, strict=True)]
     target.write_bytes(end.join([header, *rows, b""]))

@@ -20,6 +20,8 @@ What is said on the wire:
 - A submission is three requests: StartSubmissionUpload gives a URL and a token, PUT brings the
   bytes to that URL, CreateSubmission turns the token into a submission.
 - A score is found by asking ListSubmissions until the status is no longer PENDING.
+- A connection that breaks before the answer is a `requests` ProxyError here, since this server
+  poses as a proxy; from the real service it is another kind of ConnectionError.
 - The URLs for bytes carry a signature: whoever logs one leaks it. `SECRETS` lists every text
   that must appear in no output.
 

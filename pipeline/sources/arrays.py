@@ -17,7 +17,7 @@ def write_csvs(
 
     Args:
         folder: an existing folder.
-        train: images, uint8 of n × 784 values in any shape that begins with n, and labels (n,).
+        train: images, uint8 of n times 784 values in any shape that begins with n, and labels (n,).
         test: the same for the test set, whose labels go to solution.csv alone.
     """
     pixels = [f"pixel{i}" for i in range(PIXELS)]

@@ -1,13 +1,12 @@
 """A folder or a zip of the user's own that holds the three CSVs, plain, gzipped or zipped."""
 
 import gzip
-import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from pipeline.errors import UserError
 
@@ -48,7 +47,10 @@ def fetch(folder: Path, path: Path | None) -> dict[str, Any]:
     for name in NAMES:
         with _open(path, name) as source, (folder / name).open("wb") as target:
             try:
-                shutil.copyfileobj(_limited(source, path, name), target, 1 << 20)
+                while block := source.read(1 << 20):
+                    target.write(block)
+                    if target.tell() > LIMIT:
+                        raise UserError(f"{path}: {name} unpacks to more than {LIMIT:,} bytes")
             except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
                 if isinstance(error, OSError) and error.errno is not None:
                     raise  # the disk's fault, not the archive's
@@ -60,8 +62,8 @@ def fetch(folder: Path, path: Path | None) -> dict[str, Any]:
 def _open(path: Path, name: str) -> Iterator[IO[bytes]]:
     source = files(path).get(name, path)
     if source.suffix == ".gz":
-        with gzip.open(source) as file:
-            yield file
+        with gzip.open(source) as unpacked:
+            yield cast(IO[bytes], unpacked)
     elif source.suffix == ".zip" or path.is_file():
         with zipfile.ZipFile(source) as archive, _member(archive, source, name) as file:
             yield file
@@ -78,17 +80,3 @@ def _member(archive: zipfile.ZipFile, path: Path, name: str) -> IO[bytes]:
     if found[0].flag_bits & 1:
         raise UserError(f"{path}: {name} is encrypted; unpack the archive and give the folder")
     return archive.open(found[0])
-
-
-class _limited:  # noqa: N801, it stands for a file
-    """Reads from a file until more than LIMIT bytes have come."""
-
-    def __init__(self, source: IO[bytes], path: Path, name: str) -> None:
-        self.source, self.path, self.name, self.left = source, path, name, LIMIT
-
-    def read(self, size: int) -> bytes:
-        block = self.source.read(size)
-        self.left -= len(block)
-        if self.left < 0:
-            raise UserError(f"{self.path}: {self.name} unpacks to more than {LIMIT:,} bytes")
-        return block

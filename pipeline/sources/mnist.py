@@ -18,12 +18,11 @@ def fetch(folder: Path, path: Path | None, name: str = "mnist") -> dict[str, Any
     Raises:
         OutsideError: it can be neither found there nor downloaded.
     """
-    from pipeline.runtime import import_keras
+    from pipeline.backend import keras
     from pipeline.sources.arrays import write_csvs
 
-    datasets = import_keras().datasets
     try:
-        train, test = getattr(datasets, name).load_data()
+        train, test = getattr(keras.datasets, name).load_data()
     except Exception as error:  # Keras raises a bare Exception with the URL in it.
         reason = str(error).splitlines()[0]
         raise OutsideError(
