@@ -11,6 +11,8 @@ endif
 DATASET ?= kaggle
 CONFIG  ?= default
 MESSAGE ?=
+WAIT    ?= 120
+FORCE   ?=
 VENV    ?= .venv
 PYTHON  ?= python3
 EXTRAS  ?=
@@ -90,7 +92,7 @@ demo: submission ## everything on 5,000 real digits that need no account and no 
 submission: $(WRITE) ## the CSV for the competition, and all that it needs
 	@$(if $(call files_of,stale),,echo "nothing to do";) $(VENV_PYTHON) -m pipeline.result '$(DATASET)' '$(CONFIG)'
 submit: $(WRITE) ## the same, sent to Kaggle; give it MESSAGE="what is new"
-	@$(RUN) submit $(CHOICE) --message '$(subst ','\'',$(MESSAGE))'
+	@$(RUN) submit $(CHOICE) --message '$(subst ','\'',$(MESSAGE))' --wait '$(WAIT)' $(if $(FORCE),--force)
 
 download: $(DOWNLOAD) ## 1. the three CSVs
 preprocess: $(PREPROCESS) ## 2. the CSVs as arrays
@@ -131,6 +133,8 @@ help: ## this
 	@echo '  DATASET=$(DATASET)  kaggle, sample, mnist, fashion, or a folder or zip with the three CSVs'
 	@echo '  CONFIG=$(CONFIG)  sprint, fast, default, best, demo, or a TOML file'
 	@echo '  MESSAGE=  what to say of a submission'
+	@echo '  WAIT=$(WAIT)  seconds to wait for the score'
+	@echo '  FORCE=  1 sends the very same file a second time'
 	@echo '  VENV=$(VENV)  the environment; several clones may share one'
 	@echo '  PYTHON=$(PYTHON)  the Python that makes it: 3.11, 3.12 or 3.13'
 	@echo '  EXTRAS=$(EXTRAS)  gpu for NVIDIA'"'"'s libraries'

@@ -259,6 +259,14 @@ def read_manifest(step: Step) -> dict[str, Any] | None:
     return manifest if whole else None
 
 
+def add_fact(step: Step, name: str, value: object) -> None:
+    """Record one more fact in a step's manifest; no step becomes stale by it."""
+    manifest = read_manifest(step)
+    assert manifest is not None
+    manifest["facts"][name] = value
+    write_json(step.manifest, manifest)
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file; None where there is no such file, or something else in it."""
     try:

@@ -26,6 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+LEDGER = stages.ROOT / "submissions" / "ledger.csv"
+
 DatasetOption = Annotated[
     str,
     typer.Option(
@@ -152,6 +154,71 @@ def write(dataset: DatasetOption = "kaggle", preset: ConfigOption = "default") -
     steps = _steps(dataset, preset)
     step = _named(steps, "write")
     _run(step, steps, lambda folder: write(folder / step.outputs[0].name, *step.inputs))
+
+
+@app.command()
+def submit(
+    dataset: DatasetOption = "kaggle",
+    preset: ConfigOption = "default",
+    message: Annotated[str, typer.Option("--message", "-m", help="What is new in it.")] = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="Send it even if the same bytes were sent before.")
+    ] = False,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the score.")] = 120,
+    from_competition: Annotated[
+        bool,
+        typer.Option(
+            "--from-competition",
+            help="Say, once, that the folder or zip holds the competition's own files.",
+        ),
+    ] = False,
+) -> None:
+    """Stage 7: send the submission to the competition, and wait for its score."""
+    from pipeline.submit import candidate, submit
+
+    steps = _steps(dataset, preset)
+    raw, written = steps[0], steps[-1]
+    with artifacts.stat_cache(stages.ROOT) as cache:
+        stale = {name: why for name, why in artifacts.staleness(steps, cache).items() if why}
+    if stale:
+        name, reason = next(iter(stale.items()))
+        raise UserError(f"{name}: {reason}; run `make submission` with the same variables first")
+    if from_competition:
+        if stages.dataset(dataset).source != "local":
+            raise UserError("--from-competition is for a folder or zip of your own")
+        for step in (raw, written):
+            artifacts.add_fact(step, "from_competition", True)
+    sample = raw.manifest.parent / "sample_submission.csv"
+    manifests = [artifacts.read_manifest(step) or {} for step in (written, raw)]
+    chosen = candidate(written.outputs[0], sample, *manifests)
+    submit(chosen, LEDGER, message, force, wait)
+
+
+@app.command()
+def ledger(
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Look up the scores that were pending.")
+    ] = False,
+) -> None:
+    """Show what was sent to the competition, the best score first."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline import ledger
+    from pipeline.submit import refresh as look_up
+
+    if refresh:
+        look_up(LEDGER)
+    entries = sorted(ledger.read(LEDGER), key=lambda entry: entry.public_score, reverse=True)
+    if not entries:
+        print("nothing was submitted yet: make submit")
+        return
+    shown = ("public_score", "oof_accuracy", "oof_standard_error", "status", "dataset", "preset")
+    table = Table(*shown, "submitted_at", "ref", "message", box=None)
+    for entry in entries:
+        row = [getattr(entry, column) for column in (*shown, "submitted_at", "ref", "message")]
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 @app.command()

@@ -1,0 +1,83 @@
+"""submissions/ledger.csv: what was sent to the competition, and what came back."""
+
+import contextlib
+import csv
+import fcntl
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+from pipeline.artifacts import atomic
+from pipeline.errors import UserError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One submission; all texts, as they stand in the file. submitted_at is UTC, ISO 8601."""
+
+    submitted_at: str
+    file: str
+    sha256: str
+    dataset: str
+    preset: str
+    message: str
+    oof_accuracy: str
+    oof_standard_error: str
+    ref: str
+    status: str
+    public_score: str = ""
+
+
+COLUMNS = [field.name for field in fields(Entry)]
+
+
+def read(path: Path) -> list[Entry]:
+    """All entries, oldest first; none if there is no ledger yet.
+
+    Raises:
+        UserError: the file is no ledger.
+    """
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    if reader.fieldnames != COLUMNS or any(None in (*row, *row.values()) for row in rows):
+        raise UserError(
+            f"{path}: its columns should be {','.join(COLUMNS)}; mend it or move it away"
+        )
+    return [Entry(**row) for row in rows]
+
+
+def write(path: Path, entries: list[Entry]) -> None:
+    """Replace the ledger, atomically. To be called with the ledger locked."""
+    with (
+        atomic(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(entry) for entry in entries)
+
+
+def settle(path: Path, ref: str, status: str, public_score: str) -> None:
+    """Enter what became of a submission."""
+    with locked(path):
+        entries = [
+            replace(entry, status=status, public_score=public_score) if entry.ref == ref else entry
+            for entry in read(path)
+        ]
+        write(path, entries)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the ledger's lock, which goes with the process that holds it; says when it waits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (path.parent / f".{path.name}.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("waiting for another process, which is submitting", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
