@@ -54,9 +54,9 @@ def dataset(word: str) -> Dataset:
     return Dataset(name, "local", path)
 
 
-def steps(data: Dataset, preset: config.Config, root: Path = ROOT) -> list[Step]:
+def steps(data: Dataset, preset: config.Config) -> list[Step]:
     """Every step from the source to the submission, in the order in which data flows."""
-    split, train = preset.split, preset.train
+    root, split, train = ROOT, preset.split, preset.train
     home = root / "data" / data.name
     raw, tensors = home / "raw", home / "tensors"
     # Presets that divide the rows alike share one draw.
