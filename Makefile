@@ -29,14 +29,19 @@ endif
 
 # Its stamp carries a checksum of what is to be installed: a change of it installs again, a mere
 # change of dates does not.
-INSTALLED := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | cksum | tr ' ' '-')$(EXTRAS)
 VENV_PYTHON := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | cksum | tr ' ' '-')$(EXTRAS)
+ifeq ($(wildcard $(VENV_PYTHON))$(filter help clean distclean lock,$(or $(MAKECMDGOALS),help)),)
+ifneq ($(shell $(PYTHON) -c 'import sys; print((3, 11) <= sys.version_info[:2] <= (3, 13))'),True)
+$(error Python 3.11, 3.12 or 3.13 is needed; name one with PYTHON=, for example: make PYTHON=python3.13 demo)
+endif
+endif
+
 RUN := $(VENV_PYTHON) -m pipeline
-CHOICE = --dataset '$(DATASET)' --config '$(CONFIG)'
+quoted = '$(subst ','\'',$(1))'
+CHOICE = --dataset $(call quoted,$(DATASET)) --config $(call quoted,$(CONFIG))
 
 $(INSTALLED):
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
-	  { echo "Python 3.11, 3.12 or 3.13 is needed; name one with PYTHON=, for example make PYTHON=python3.13 demo" >&2; exit 2; }
 	@echo "installing into $(VENV) (once; about 2 GB, some minutes)"
 	@$(PYTHON) -m venv '$(VENV)'
 	@$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
@@ -49,7 +54,7 @@ $(INSTALLED):
 STAGES := download preprocess split train ensemble write submission submit demo
 ifneq ($(filter $(STAGES),$(MAKECMDGOALS)),)
 
-PLAN := $(shell $(or $(wildcard $(VENV_PYTHON)),$(PYTHON)) -m pipeline.plan '$(DATASET)' '$(CONFIG)')
+PLAN := $(shell $(or $(wildcard $(VENV_PYTHON)),$(PYTHON)) -m pipeline.plan $(call quoted,$(DATASET)) $(call quoted,$(CONFIG)))
 ifeq ($(PLAN),)
 $(error nothing was run)
 endif
@@ -90,9 +95,9 @@ endif
 
 demo: submission ## everything on 5,000 real digits that need no account and no download
 submission: $(WRITE) ## the CSV for the competition, and all that it needs
-	@$(if $(call files_of,stale),,echo "nothing to do";) $(VENV_PYTHON) -m pipeline.result '$(DATASET)' '$(CONFIG)'
+	@$(if $(call files_of,stale),,echo "nothing to do";) $(VENV_PYTHON) -m pipeline.result $(call quoted,$(DATASET)) $(call quoted,$(CONFIG))
 submit: $(WRITE) ## the same, sent to Kaggle; give it MESSAGE="what is new"
-	@$(RUN) submit $(CHOICE) --message '$(subst ','\'',$(MESSAGE))' --wait '$(WAIT)' $(if $(FORCE),--force)
+	@$(RUN) submit $(CHOICE) --message $(call quoted,$(MESSAGE)) --wait $(call quoted,$(WAIT)) $(if $(FORCE),--force)
 
 download: $(DOWNLOAD) ## 1. the three CSVs
 preprocess: $(PREPROCESS) ## 2. the CSVs as arrays
@@ -119,12 +124,13 @@ lock: ## choose the newest versions that pyproject.toml allows (needs uv)
 	  --upgrade --quiet -o requirements.lock
 
 clean: ## remove what can be made again; raw data and submissions stay
-	@find data -mindepth 2 -maxdepth 2 ! -name raw -exec rm -rf {} +
+	@[ ! -d data ] || find data -mindepth 2 -maxdepth 2 ! -name raw -exec rm -rf {} +
 	@rm -rf data/.fingerprints.json
 
 distclean: ## remove all data and the environment; submissions stay
-	@find data -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
-	@rm -rf '$(VENV)' .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	@[ ! -d data ] || find data -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
+	@rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	@rm -rf $(if $(filter $(CURDIR)/%,$(abspath $(VENV))),$(call quoted,$(VENV))) # not one that is shared
 
 help: ## this
 	@echo 'targets'

@@ -114,7 +114,7 @@ def fingerprint(path: Path, cache: dict[str, list[Any]] | None = None) -> str:
     stat = path.stat()
     identity = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
     known = cache.get(str(path)) if cache is not None else None
-    if known and known[:4] == identity:
+    if isinstance(known, list) and len(known) == 5 and known[:4] == identity:
         return str(known[4])
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -147,11 +147,16 @@ def code_fingerprint(entry: str, folder: Path = CODE) -> str:
         entry: a file's name below `folder`, or "file.py:name" for one definition of it together
             with the definitions of the same file that it uses, directly or through others.
         folder: where the file lies.
+
+    Raises:
+        UserError: the file holds no such definition.
     """
     name, _, definition = entry.partition(":")
     tree = ast.parse((folder / name).read_text(encoding="utf-8"))
-    body = _uses(tree, definition) if definition else tree.body
-    return hashlib.sha256(repr([_shape(node) for node in body]).encode()).hexdigest()
+    if definition and not any(definition in _defines(statement) for statement in tree.body):
+        raise UserError(f"pipeline/{name} defines no {definition!r}, which the preset names")
+    code = [_shape(node) for node in _uses(tree, definition)] if definition else _shape(tree)
+    return hashlib.sha256(repr(code).encode()).hexdigest()
 
 
 _IMPORTS = (ast.Import, ast.ImportFrom)
@@ -180,14 +185,11 @@ def _uses(tree: ast.Module, definition: str) -> list[ast.stmt]:
 
 
 def _defines(statement: ast.stmt) -> set[str]:
-    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+    """The names that a statement of a module gives a meaning to."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return {statement.name}
-    targets: list[ast.expr] = []
-    if isinstance(statement, ast.Assign):
-        targets = statement.targets
-    elif isinstance(statement, ast.AnnAssign):
-        targets = [statement.target]
-    return {target.id for target in targets if isinstance(target, ast.Name)}
+    names = (node for node in ast.walk(statement) if isinstance(node, ast.Name))
+    return {name.id for name in names if isinstance(name.ctx, ast.Store)}
 
 
 # --- freshness ---------------------------------------------------------------------------------
@@ -232,7 +234,8 @@ def _own_staleness(step: Step, cache: dict[str, list[Any]] | None) -> str | None
         old, new = manifest["params"].get(key), step.params.get(key)
         if old != new:
             return f"parameter {key} was {json.dumps(old)} and is {json.dumps(new)}"
-    changed = [c for c, digest in _code(step).items() if manifest["code"].get(c) != digest]
+    code, known = _code(step), manifest["code"]
+    changed = [entry for entry in [*code, *known] if code.get(entry) != known.get(entry)]
     return f"the code of {changed[0]} has changed" if changed else None
 
 
@@ -247,6 +250,14 @@ def _damage(
     return None
 
 
+def changed_outputs(step: Step) -> list[Path]:
+    """The outputs that are there but are not what the step wrote."""
+    manifest = read_manifest(step) or {"outputs": {}}
+    known = manifest["outputs"]
+    there = [path for path in step.outputs if path.exists() and step.label(path) in known]
+    return [path for path in there if fingerprint(path) != known[step.label(path)]]
+
+
 def _code(step: Step) -> dict[str, str]:
     return {entry: code_fingerprint(entry, step.root / "pipeline") for entry in step.code}
 
@@ -254,9 +265,18 @@ def _code(step: Step) -> dict[str, str]:
 def read_manifest(step: Step) -> dict[str, Any] | None:
     """A step's manifest; None where there is none, or one that is damaged."""
     manifest = read_json(step.manifest)
-    wanted = ("inputs", "outputs", "params", "code", "facts")
-    whole = manifest is not None and all(isinstance(manifest.get(key), dict) for key in wanted)
-    return manifest if whole else None
+    if manifest is None or manifest.pop("sha256", None) != _digest(manifest):
+        return None
+    return manifest
+
+
+def _write_manifest(step: Step, manifest: Mapping[str, Any]) -> None:
+    """Write a manifest with the digest of the rest in it, by which a mangled one is known."""
+    write_json(step.manifest, {**manifest, "sha256": _digest(manifest)})
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def add_fact(step: Step, name: str, value: object) -> None:
@@ -264,7 +284,7 @@ def add_fact(step: Step, name: str, value: object) -> None:
     manifest = read_manifest(step)
     assert manifest is not None
     manifest["facts"][name] = value
-    write_json(step.manifest, manifest)
+    _write_manifest(step, manifest)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -315,7 +335,7 @@ def run(step: Step, work: Callable[[Path], Mapping[str, Any]], made_by: Iterable
             outputs[step.label(path)] = fingerprint(step.workplace / path.name)
         for path in step.outputs:
             (step.workplace / path.name).replace(path)
-        write_json(step.manifest, {**origin, "outputs": outputs, "facts": facts})
+        _write_manifest(step, {**origin, "outputs": outputs, "facts": facts})
         shutil.rmtree(step.workplace)
     return True
 

@@ -50,9 +50,10 @@ def options(
 
 
 def _run(step: Step, steps: list[Step], work: Callable[[Path], dict[str, Any]]) -> None:
-    """Run one step, and say what it does."""
-    folder = os.path.relpath(step.manifest.parent)
-    print(f"{step.name}: into {folder}/", flush=True)
+    """Run one step; say why, where to, and how long it took."""
+    with artifacts.stat_cache(stages.ROOT) as cache:
+        why = artifacts.staleness(steps, cache).get(step.name) or "fresh, but asked for"
+    print(f"{step.name}: {why}; into {os.path.relpath(step.manifest.parent)}/", flush=True)
     if artifacts.run(step, work, steps):
         manifest = artifacts.read_manifest(step)
         assert manifest is not None
@@ -72,10 +73,13 @@ def _named(steps: list[Step], stage: str) -> Step:
 @app.command()
 def download(dataset: DatasetOption = "kaggle", preset: ConfigOption = "default") -> None:
     """Stage 1: bring the three CSVs to data/DATASET/raw/."""
+    from pipeline import csvs
     from pipeline.download import download
 
     data = stages.dataset(dataset)
     steps = _steps(dataset, preset)
+    for path in artifacts.changed_outputs(steps[0]):
+        print(f"{csvs.fault(path) or path}; this is not what download wrote, it is made again")
     _run(steps[0], steps, lambda folder: download(folder, data.source, data.path))
 
 
@@ -223,7 +227,7 @@ def ledger(
 
 @app.command()
 def check(
-    file: Annotated[Path, typer.Argument(help="The CSV to check.")],
+    file: Annotated[Path, typer.Argument(help="The CSV to check.", exists=True, dir_okay=False)],
     dataset: DatasetOption = "kaggle",
     sample: Annotated[
         Path | None, typer.Option(help="The sample submission; else that of the dataset.")
@@ -233,8 +237,7 @@ def check(
     from pipeline.write import check
 
     if sample is None:
-        beside = artifacts.read_json(file.with_suffix(".json")) or {}
-        name = beside.get("params", {}).get("dataset") or stages.dataset(dataset).name
+        name = _dataset_of(file) or stages.dataset(dataset).name
         sample = stages.ROOT / "data" / name / "raw" / "sample_submission.csv"
         if not sample.exists():
             raise UserError(
@@ -243,6 +246,13 @@ def check(
             )
     rows = check(file, sample)
     print(f"{file}: {rows:,} rows, as the competition wants them")
+
+
+def _dataset_of(submission: Path) -> str | None:
+    """The dataset of one of our own submissions, from the manifest beside it."""
+    params = (artifacts.read_json(submission.with_suffix(".json")) or {}).get("params")
+    name = params.get("dataset") if isinstance(params, dict) else None
+    return name if isinstance(name, str) else None
 
 
 @app.command()
@@ -286,7 +296,10 @@ def main() -> None:
     """Run the command line; exit 0, 1 (something outside failed), 2 (a mistake), 130 (Ctrl-C)."""
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     try:
-        sys.exit(app(standalone_mode=False))
+        code = app(standalone_mode=False)
+        if code == 130:  # Typer makes that of Ctrl-C, and says nothing
+            raise KeyboardInterrupt
+        sys.exit(code)
     except TyperException as error:
         _fail(f"{error.format_message()}; `digits --help` and `digits COMMAND --help` teach", 2)
     except UserError as error:
@@ -295,7 +308,7 @@ def main() -> None:
         _fail(str(error), 1)
     except OSError as error:
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         _fail("stopped; the same command goes on from here", 130)
     except Exception as error:
         _fail(f"{type(error).__name__}: {error} (a fault of the pipeline: --debug shows where)", 1)

@@ -46,6 +46,18 @@ def read_labels(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return table[:, 0], table[:, 1]
 
 
+def fault(path: Path) -> str | None:
+    """What is wrong with one of the competition's files, as its reader says it; None if nothing."""
+    try:
+        if path.name in ("train.csv", "test.csv"):
+            read_images(path, labelled=path.name == "train.csv")
+        else:
+            read_labels(path)
+    except UserError as error:
+        return str(error)
+    return None
+
+
 def _read_numbers(
     path: Path, columns: Sequence[str], highest: Sequence[int], dtype: type[Any]
 ) -> NDArray[Any]:
@@ -64,15 +76,16 @@ def _read_numbers(
         raise UserError(f"{path}: there is no such file") from error
     header, _, body = data.partition(b"\n")
     _check_header(path, header, columns)
+    if body.translate(None, b"0123456789,\r\n"):
+        raise _first_fault(path, body, columns, highest)
     try:
-        clean = not body.translate(None, b"0123456789,\r\n")
         table = pd.read_csv(io.BytesIO(body), header=None, names=range(len(columns)), dtype=dtype)
         values: NDArray[Any] = table.to_numpy()
-        clean = clean and body.count(b",") == len(values) * (len(columns) - 1)
-        clean = clean and bool((values.max(axis=0, initial=0) <= np.array(highest)).all())
+        even = body.count(b",") == len(values) * (len(columns) - 1)
+        within = bool((values.max(axis=0, initial=0) <= np.array(highest)).all())
     except (ValueError, OverflowError) as error:  # the parser's own errors are ValueErrors too
         raise _first_fault(path, body, columns, highest) from error
-    if not clean:
+    if not (even and within):
         raise _first_fault(path, body, columns, highest)
     return values
 
@@ -81,7 +94,10 @@ def _check_header(path: Path, header: bytes, columns: Sequence[str]) -> None:
     if header.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in header:
         raise UserError(f"{path}: this is UTF-16 or no text at all; save it as UTF-8")
     text = header.decode("utf-8", "replace").rstrip("\r")
-    found = next(csv.reader([text]), [])
+    try:
+        found = next(csv.reader([text]), [])
+    except csv.Error:  # an absurd length, or old Macintosh line ends
+        found = [text]
     if found == list(columns):
         return
     missing = [name for name in columns if name not in found]
@@ -111,7 +127,7 @@ def _first_fault(
             continue
         cells = raw.decode("utf-8", "replace").split(",")
         for column, cell, high in zip(columns, cells, highest, strict=False):
-            if not (cell.isascii() and cell.isdigit() and int(cell[:20]) <= high):
+            if not (cell.isascii() and cell.isdigit() and int(cell.lstrip("0")[:20] or 0) <= high):
                 wrong = f"{cell[:20]!r} is not" if cell.strip() else "empty, and should be"
                 place = f"{path}, line {line}, column {column}"
                 return UserError(f"{place}: {wrong} a whole number from 0 to {high}")

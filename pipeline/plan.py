@@ -28,6 +28,6 @@ def main(dataset: str, preset: str) -> None:
 if __name__ == "__main__":
     try:
         main(*sys.argv[1:])
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"digits: {error}", file=sys.stderr)
         sys.exit(2)

@@ -45,9 +45,15 @@ def result(dataset: str, preset: str) -> str:
             f"({len(truth) - right:,} of {len(truth):,} wrong)"
         )
     lines.append(f"submission {os.path.relpath(submission)}")
-    if dataset == "kaggle":
-        again = "" if preset == "default" else f" CONFIG={preset}"
+    again = "" if preset == "default" else f" CONFIG={preset}"
+    source = raw.params["source"]
+    if source == "kaggle":
         lines.append(f'next: make submit{again} MESSAGE="my first try"')
+    elif source == "local":
+        lines.append(
+            f"next: make submit DATASET={dataset}{again}  (asks whether the files are the "
+            "competition's own)"
+        )
     else:
         lines.append(
             "next: make submission CONFIG=fast  (the real competition: needs a Kaggle token, or "
@@ -64,6 +70,6 @@ def _labels(path: Path) -> dict[str, str]:
 if __name__ == "__main__":
     try:
         print(result(*sys.argv[1:]))
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"digits: {error}", file=sys.stderr)
         sys.exit(2)

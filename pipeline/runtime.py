@@ -44,6 +44,8 @@ def prepare(seed: int, precision: str) -> Runtime:
         device, device_reason, capability = "CPU", "TensorFlow sees no GPU", None
     policy, policy_reason = choose_precision(precision, bool(gpus), capability, cpu_flags())
 
+    # Layers are named by counting; a fold that is not the first of its process counts anew too.
+    keras.utils.clear_session()  # before the policy, which it would forget
     keras.config.set_dtype_policy(policy)
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()

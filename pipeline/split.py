@@ -32,9 +32,9 @@ def split(folder: Path, labels_path: Path, folds: int, holdout: float, seed: int
     labels = np.load(labels_path)
     rarest = int(np.bincount(labels).min())
     if rarest < max(folds, 2):
+        remedy = "lower split.folds" if folds > 2 else "more rows are needed"
         raise UserError(
-            f"the rarest class has {rarest} rows, too few for {max(folds, 2)} parts; "
-            "lower split.folds"
+            f"the rarest class has {rarest} rows, too few for {max(folds, 2)} parts; {remedy}"
         )
     if folds == 1:
         parts = StratifiedShuffleSplit(n_splits=1, test_size=holdout, random_state=seed)

@@ -51,7 +51,7 @@ def dataset(word: str) -> Dataset:
         raise UserError(
             f"{word}: its name becomes the dataset's; use only letters, digits, - and _ in it"
         )
-    return Dataset(name, "local", path)
+    return Dataset(name, "local", path.resolve())
 
 
 def steps(data: Dataset, preset: config.Config) -> list[Step]:

@@ -9,6 +9,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import re
 import zipfile
 from collections.abc import Iterator
@@ -93,18 +94,17 @@ def train(
         for epoch in range(len(state.history), params.epochs):
             if params.patience and epoch > state.best_epoch + params.patience:
                 break
-            learnt = model.fit(
-                epoch_of_batches(epoch), steps_per_epoch=steps, verbose=0, callbacks=[bar]
-            ).history
+            learnt = _learn(model, epoch_of_batches(epoch), steps, bar)
             with _averaged_weights(model):
                 loss, accuracy = _score(predict(model, unseen_images), unseen_labels)
-                if loss < state.best_loss:
-                    state.best_loss, state.best_epoch = loss, epoch
+                if epoch == 0 or loss < state.best_loss:
+                    state.best_loss = float("inf") if math.isnan(loss) else loss
+                    state.best_epoch = epoch
                     state.best_weights = model.get_weights() if params.keep == "best" else []
             row = {
                 "epoch": epoch + 1,
-                "loss": learnt["loss"][0],
-                "accuracy": learnt["accuracy"][0],
+                "loss": learnt["loss"],
+                "accuracy": learnt["accuracy"],
                 "val_loss": loss,
                 "val_accuracy": accuracy,
                 "learning_rate": float(rate((epoch + 1) * steps - 1)),
@@ -204,6 +204,21 @@ def _feed(images: NDArray[np.uint8], labels: NDArray[np.uint8], batch_size: int,
     return batches
 
 
+def _learn(model: Any, batches: Any, steps: int, bar: Any) -> dict[str, float]:
+    """Train for one epoch; returns its mean loss and accuracy."""
+    from pipeline.backend import keras
+
+    # `fit` ends by putting the averages in the place of the weights. The next epoch is to go on
+    # from the weights, so they are kept from just before that, and put back.
+    weights: list[NDArray[Any]] = []
+    keep = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: weights.extend(model.get_weights())
+    )
+    history = model.fit(batches, steps_per_epoch=steps, verbose=0, callbacks=[bar, keep]).history
+    model.set_weights(weights)
+    return {name: values[0] for name, values in history.items()}
+
+
 @contextmanager
 def _averaged_weights(model: Any) -> Iterator[None]:
     """Within the block the model has the averages of its weights, if any are kept."""
@@ -238,14 +253,22 @@ def _save(path: Path, model: Any, state: State) -> None:
 
 
 def _restore(path: Path, model: Any) -> State:
+    """Put the model where the checkpoint left it; without a sound one, start anew."""
     if not path.exists():
         return State()
-    with np.load(path, allow_pickle=False) as arrays:
-        for i, variable in enumerate(_variables(model)):
-            variable.assign(arrays[f"variable_{i}"])
-        best = sorted(int(name[5:]) for name in arrays.files if name.startswith("best_"))
-        weights = [arrays[f"best_{i}"] for i in best]
-        return State(**json.loads(str(arrays["state"])), best_weights=weights)
+    variables = _variables(model)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            values = [arrays[f"variable_{i}"] for i in range(len(variables))]
+            best = sorted(int(name[5:]) for name in arrays.files if name.startswith("best_"))
+            weights = [arrays[f"best_{i}"] for i in best]
+            state = State(**json.loads(str(arrays["state"])), best_weights=weights)
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        print("the checkpoint of the run before is damaged; starting anew")
+        return State()
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+    return state
 
 
 def _save_network(network: Any, path: Path) -> None:

@@ -6,9 +6,6 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
 from pipeline import kaggle_client
 from pipeline.kaggle_client import CallError
 from pipeline.sources import local
@@ -44,6 +41,9 @@ def _sound_archive(folder: Path) -> Path:
     Raises:
         CallError: the try failed, or what came is damaged.
     """
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
     folder.mkdir(exist_ok=True)
     archive = folder / f"{kaggle_client.COMPETITION}.zip"
     console = Console()

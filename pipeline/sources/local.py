@@ -1,6 +1,7 @@
 """A folder or a zip of the user's own that holds the three CSVs, plain, gzipped or zipped."""
 
 import gzip
+import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ CODE = ("download.py", "sources/local.py")
 NAMES = ("train.csv", "test.csv", "sample_submission.csv")
 # The competition's train.csv has 77 MB; what unpacks to more than this is no data set of ours.
 LIMIT = 2_000_000_000  # bytes
+
+# What the unpackers of Python's library raise for damaged content.
+DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, gzip.BadGzipFile)
 
 
 def files(path: Path) -> dict[str, Path]:
@@ -45,16 +49,20 @@ def fetch(folder: Path, path: Path | None) -> dict[str, Any]:
     """
     assert path is not None
     for name in NAMES:
-        with _open(path, name) as source, (folder / name).open("wb") as target:
-            try:
+        try:
+            with _open(path, name) as source, (folder / name).open("wb") as target:
                 while block := source.read(1 << 20):
                     target.write(block)
                     if target.tell() > LIMIT:
                         raise UserError(f"{path}: {name} unpacks to more than {LIMIT:,} bytes")
-            except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-                if isinstance(error, OSError) and error.errno is not None:
-                    raise  # the disk's fault, not the archive's
-                raise UserError(f"{path}: {name} is damaged ({error}); get it again") from error
+        except (*DAMAGE, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk's fault, not the archive's
+            raise UserError(f"{path}: {name} is damaged ({error}); get it again") from error
+        except NotImplementedError as error:
+            raise UserError(
+                f"{path}: {name} cannot be unpacked ({error}); unpack it and give the folder"
+            ) from error
     return {"origin": path.name}
 
 

@@ -24,7 +24,7 @@ def fetch(folder: Path, path: Path | None, name: str = "mnist") -> dict[str, Any
     try:
         train, test = getattr(keras.datasets, name).load_data()
     except Exception as error:  # Keras raises a bare Exception with the URL in it.
-        reason = str(error).splitlines()[0]
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise OutsideError(
             f"{name} could not be downloaded: {reason}. Try again when the network is back; "
             "`make demo` needs none"

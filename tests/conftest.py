@@ -1,0 +1,181 @@
+"""Tiny data and empty projects for the tests. Nothing here needs a network or TensorFlow."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pipeline import artifacts, config, stages
+from pipeline.artifacts import Step
+from pipeline.download import download
+from pipeline.ensemble import ensemble
+from pipeline.preprocess import preprocess
+from pipeline.split import split
+from pipeline.write import write
+
+PACKAGE = Path(stages.__file__).parent
+PIXEL_NAMES = [f"pixel{i}" for i in range(784)]
+# Tests that wait for another process give up after this many seconds, rather than hang.
+PATIENCE = 120
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Silence two warnings of Keras that nobody here can act on."""
+    for message in (
+        "`shuffle=True` was passed",  # the package silences it too, and pytest undoes that
+        "__array__ implementation doesn't accept a copy keyword",
+    ):
+        config.addinivalue_line("filterwarnings", f"ignore:{message}")
+
+
+def digit_images(count: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """`count` images, uint8 (count, 28, 28, 1), and labels: a fixed pattern a class, and noise.
+
+    The classes take turns, so that each has its share of any `count`.
+    """
+    patterns = np.random.default_rng(12345).integers(0, 2, (10, 7, 7)) * 200
+    labels = (np.arange(count) % 10).astype(np.uint8)
+    clean = np.kron(patterns[labels], np.ones((1, 4, 4), dtype=np.int64))
+    noise = np.random.default_rng(seed).integers(0, 50, clean.shape)
+    return (clean + noise).astype(np.uint8)[..., np.newaxis], labels
+
+
+def write_digits(
+    folder: Path, train_rows: int = 80, test_rows: int = 20, seed: int = 0, end: str = "\n"
+) -> Path:
+    """Write train.csv, test.csv and sample_submission.csv, with `end` at the end of each line."""
+    folder.mkdir(parents=True, exist_ok=True)
+    images, labels = digit_images(train_rows, seed)
+    rows = np.column_stack([labels, images.reshape(train_rows, 784)])
+    _write_csv(folder / "train.csv", ["label", *PIXEL_NAMES], rows, end)
+    images, _ = digit_images(test_rows, seed + 1)
+    _write_csv(folder / "test.csv", PIXEL_NAMES, images.reshape(test_rows, 784), end)
+    ids = np.column_stack([np.arange(1, test_rows + 1), np.zeros(test_rows, dtype=int)])
+    _write_csv(folder / "sample_submission.csv", ["ImageId", "Label"], ids, end)
+    return folder
+
+
+def _write_csv(path: Path, header: list[str], rows: NDArray[np.integer], end: str) -> None:
+    lines = [",".join(header), *(",".join(map(str, row)) for row in rows.tolist())]
+    path.write_bytes("".join(line + end for line in lines).encode())
+
+
+def replace_cell(path: Path, line: int, column: int, text: str) -> None:
+    """Put `text` into one cell of a CSV; line 1 is the header, column 0 the first."""
+    lines = path.read_bytes().decode().split("\n")
+    cells = lines[line - 1].split(",")
+    cells[column] = text
+    lines[line - 1] = ",".join(cells)
+    path.write_bytes("\n".join(lines).encode())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below `folder`, by its path relative to it, with its bytes; less the lock files
+    and the remembered fingerprints, which are no results.
+    """
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
+    files = (path for path in files if path.name != artifacts.STAT_CACHE)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(files)}
+
+
+def fake_training(folder: Path, tensors: Path, fold_ids: Path, fold: int) -> dict[str, float]:
+    """Leave the files that train leaves, in a moment: probabilities that favour the right label."""
+    labels = np.load(tensors / "train_labels.npy")[np.load(fold_ids) == fold]
+    _, test_labels = digit_images(len(np.load(tensors / "test_images.npy")))
+    for name, truth in (("oof.npy", labels), ("test.npy", test_labels)):
+        scores = np.eye(10)[truth] * 9 + 1
+        np.save(folder / name, (scores / scores.sum(axis=1, keepdims=True)).astype(np.float32))
+    (folder / "weights.keras").write_bytes(b"no weights")
+    (folder / "history.csv").write_text("epoch,loss\n1,0.5\n")
+    return {"held_out_accuracy": 1.0}
+
+
+def build(dataset: str, preset: str = "sprint") -> list[Step]:
+    """Run every stage in the project that `stages.ROOT` names, with `fake_training`."""
+    data, settings = stages.dataset(dataset), config.load(preset)
+    steps = stages.steps(data, settings)
+    folds = [step.manifest.parent for step in steps if step.stage == "train"]
+    for step in steps:
+        paths = step.inputs
+        if step.stage == "download":
+            artifacts.run(step, lambda folder: download(folder, data.source, data.path), steps)
+        elif step.stage == "preprocess":
+            artifacts.run(step, lambda folder, paths=paths: preprocess(folder, *paths), steps)
+        elif step.stage == "split":
+            artifacts.run(
+                step,
+                lambda folder, paths=paths: split(
+                    folder, paths[0], settings.split.folds, settings.split.holdout, 0
+                ),
+                steps,
+            )
+        elif step.stage == "train":
+            artifacts.run(
+                step,
+                lambda folder, paths=paths, step=step: fake_training(
+                    folder, paths[0].parent, paths[-1], step.params["fold"]
+                ),
+                steps,
+            )
+        elif step.stage == "ensemble":
+            artifacts.run(
+                step, lambda folder, paths=paths: ensemble(folder, folds, *paths[-2:]), steps
+            )
+        elif step.stage == "write":
+            artifacts.run(
+                step,
+                lambda folder, paths=paths, step=step: write(folder / step.outputs[0].name, *paths),
+                steps,
+            )
+    return steps
+
+
+def run_digits(
+    project: Path, *arguments: str, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own, in the copy of the package in `project`."""
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline", *arguments],
+        cwd=project,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+@pytest.fixture
+def tiny_folder(tmp_path: Path) -> Path:
+    """A folder with the three CSVs: 80 rows to train on, 20 to test on."""
+    return write_digits(tmp_path / "tiny")
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project folder with a copy of the package, in which all that is made here goes."""
+    folder = tmp_path / "project"
+    shutil.copytree(PACKAGE, folder / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "data").mkdir()
+    (folder / "submissions").mkdir()
+    monkeypatch.setattr(stages, "ROOT", folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def fresh_keras() -> Iterator[Any]:
+    """Keras as a new process has it: no names given yet, float32 everywhere."""
+    from pipeline.backend import keras
+
+    keras.utils.clear_session()
+    keras.config.set_dtype_policy("float32")
+    yield keras
+    keras.config.set_dtype_policy("float32")

@@ -1,0 +1,72 @@
+"""ensemble.py: out-of-fold rows in their places, the mean of the folds, and the arithmetic."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.ensemble import ensemble
+
+# Eight rows; the two folds hold out four and three, and row 3 is never held out.
+LABELS = np.array([0, 1, 2, 3, 4, 5, 6, 7], np.uint8)
+FOLD_IDS = np.array([0, 1, 0, -1, 1, 0, 0, 1], np.int8)
+# What each row's network says: wrong for rows 2 and 7.
+SAID = [0, 1, 9, -1, 4, 5, 6, 9]
+
+
+def certain(labels: list[int]) -> np.ndarray:
+    """Probabilities that are 0.55 for each label and 0.05 for the others."""
+    return (np.eye(10)[labels] * 0.5 + 0.05).astype(np.float32)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> tuple[Path, dict[str, object]]:
+    """The folder and facts of an ensemble of two folds."""
+    np.save(tmp_path / "labels.npy", LABELS)
+    np.save(tmp_path / "fold_ids.npy", FOLD_IDS)
+    folders = [tmp_path / "fold-0", tmp_path / "fold-1"]
+    tests = [certain([3, 4, 5]), certain([3, 5, 5])]
+    for fold, folder in enumerate(folders):
+        folder.mkdir()
+        rows = [said for said, held in zip(SAID, FOLD_IDS, strict=True) if held == fold]
+        np.save(folder / "oof.npy", certain(rows))
+        np.save(folder / "test.npy", tests[fold])
+    target = tmp_path / "ensemble"
+    target.mkdir()
+    return target, ensemble(target, folders, tmp_path / "labels.npy", tmp_path / "fold_ids.npy")
+
+
+def test_each_row_is_predicted_by_the_fold_that_holds_it_out(
+    made: tuple[Path, dict[str, object]],
+) -> None:
+    oof = np.load(made[0] / "oof.npy")
+    assert oof.shape == (8, 10)
+    assert oof.dtype == np.float32
+    assert np.isnan(oof[3]).all()
+    held_out = FOLD_IDS >= 0
+    np.testing.assert_array_equal(oof[held_out], certain([s for s in SAID if s >= 0]))
+
+
+def test_accuracy_and_standard_error(made: tuple[Path, dict[str, object]]) -> None:
+    folder, facts = made
+    # Five of seven right; three of four in fold 0, two of three in fold 1.
+    assert facts["oof_rows"] == 7
+    assert facts["oof_accuracy"] == pytest.approx(5 / 7)
+    assert facts["oof_standard_error"] == pytest.approx(math.sqrt(5 / 7 * 2 / 7 / 7))
+    assert facts["fold_accuracies"] == pytest.approx([3 / 4, 2 / 3])
+    assert json.loads((folder / "metrics.json").read_text()) == facts
+
+
+def test_the_test_probabilities_are_the_mean(made: tuple[Path, dict[str, object]]) -> None:
+    test = np.load(made[0] / "test.npy")
+    assert test.dtype == np.float32
+    assert test[0, 3] == pytest.approx(0.55)
+    assert test[1, 4] == pytest.approx(0.30)
+    assert test[1, 5] == pytest.approx(0.30)
+    np.testing.assert_allclose(test.sum(axis=1), 1, rtol=1e-6)
+
+
+def test_nothing_else_is_left(made: tuple[Path, dict[str, object]]) -> None:
+    assert {path.name for path in made[0].iterdir()} == {"oof.npy", "test.npy", "metrics.json"}

@@ -1,0 +1,854 @@
+"""The Makefile and its cache, seen from outside: what runs, what is said, what lies there after.
+
+Every test works in a copy of this project with a tiny data set and tiny presets beside it, and
+types `make`. A training costs seconds, so that two presets are built once, in `built`, and tests
+copy the result. Where it is enough to know what make would do, they ask it with `-n`.
+"""
+
+import ast
+import gzip
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIED = ("Makefile", "pyproject.toml", "requirements.lock", "README.md", "LICENSE")
+ROWS_PER_CLASS, TEST_ROWS = 20, 30
+# Two folds of one epoch, and one of several, so that there is time to interrupt it.
+PAIR = "[split]\nfolds = 2\n\n[train]\nwidth = 4\nepochs = 1\nbatch_size = 20\n"
+SINGLE = "[split]\nfolds = 1\n\n[train]\nwidth = 4\nepochs = 6\nbatch_size = 20\n"
+
+BEFORE_TRAINING = ["download", "preprocess", "split"]
+AFTER_TRAINING = ["ensemble", "write"]
+FOLDS = {"pair": ["train fold 0", "train fold 1"], "single": ["train fold 0"]}
+# With each step, those that have to be made again when it is.
+AFTER_PAIR = {
+    "download": [*BEFORE_TRAINING, *FOLDS["pair"], *AFTER_TRAINING],
+    "preprocess": ["preprocess", "split", *FOLDS["pair"], *AFTER_TRAINING],
+    "split": ["split", *FOLDS["pair"], *AFTER_TRAINING],
+    "train fold 0": ["train fold 0", *AFTER_TRAINING],
+    "train fold 1": ["train fold 1", *AFTER_TRAINING],
+    "ensemble": ["ensemble", "write"],
+    "write": ["write"],
+}
+PLACES = {
+    "download": "data/blobs/raw",
+    "preprocess": "data/blobs/tensors",
+    "split": "data/blobs/folds/2-folds-seed-0",
+    "train fold 0": "data/blobs/pair/fold-0",
+    "train fold 1": "data/blobs/pair/fold-1",
+    "ensemble": "data/blobs/pair/ensemble",
+}
+FILES = {
+    "download": ["train.csv", "test.csv", "sample_submission.csv"],
+    "preprocess": ["train_images.npy", "train_labels.npy", "test_images.npy"],
+    "split": ["fold_ids.npy"],
+    "train fold 0": ["weights.keras", "history.csv", "oof.npy", "test.npy"],
+    "train fold 1": ["weights.keras", "history.csv", "oof.npy", "test.npy"],
+    "ensemble": ["oof.npy", "test.npy", "metrics.json"],
+}
+# Every file of the preset "pair", and the step that makes it.
+ARTIFACTS = {
+    **{f"{PLACES[s]}/{name}": s for s in FILES for name in [*FILES[s], "manifest.json"]},
+    "submissions/blobs-pair.csv": "write",
+    "submissions/blobs-pair.json": "write",
+}
+
+
+# --- a project to work in -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Project:
+    """A copy of this project, and beside it a data set, presets and an environment."""
+
+    home: Path
+
+    @property
+    def clone(self) -> Path:
+        return self.home / "clone"
+
+    @property
+    def dataset(self) -> Path:
+        return self.home / "blobs"
+
+    def preset(self, name: str) -> Path:
+        return self.home / f"{name}.toml"
+
+    def path(self, name: str) -> Path:
+        return self.clone / name
+
+    def code(self, name: str) -> Path:
+        return self.clone / "pipeline" / name
+
+    def command(self, *words: str, preset: str, variables: dict[str, str]) -> list[str]:
+        """`make` with these words; paths are relative, so that a copied project uses its own."""
+        chosen = {"VENV": "../venv", "DATASET": "../blobs", "CONFIG": f"../{preset}.toml"}
+        given = [f"{name}={value}" for name, value in (chosen | variables).items()]
+        return ["make", *words, *given]
+
+    def make(
+        self, *words: str, preset: str = "pair", **variables: str
+    ) -> "subprocess.CompletedProcess[str]":
+        return self.call(self.command(*words, preset=preset, variables=variables))
+
+    def call(self, command: list[str]) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            command, cwd=self.clone, env=environment(), capture_output=True, text=True, timeout=300
+        )
+
+    def start(self, *words: str, preset: str = "pair") -> "subprocess.Popen[str]":
+        """The same in the background, in a process group of its own."""
+        return subprocess.Popen(
+            self.command(*words, preset=preset, variables={}),
+            cwd=self.clone,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def ran(self, *words: str, preset: str = "pair") -> list[str]:
+        """The steps that said, in a run that has to go well, that they began."""
+        result = self.make(*words, preset=preset)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return re.findall(r"^([a-z]+(?: fold \d+)?): .*; into ", result.stdout, re.MULTILINE)
+
+    def due(self, *words: str, preset: str = "pair") -> list[str]:
+        """The steps that make would run, in its order."""
+        result = self.make("-n", *(words or ("submission",)), preset=preset)
+        assert result.returncode == 0, result.stderr
+        calls = re.findall(r" -m pipeline ([a-z]+) .*?(?:--fold (\d+))?$", result.stdout, re.M)
+        return [f"{stage} fold {fold}" if fold else stage for stage, fold in calls]
+
+    def reasons(self, preset: str = "pair") -> dict[str, str | None]:
+        """What `artifacts.staleness` says of every step."""
+        program = (
+            "import json; from pipeline import artifacts, config, stages; "
+            f"steps = stages.steps(stages.dataset('../blobs'), config.load('../{preset}.toml')); "
+            "print(json.dumps(artifacts.staleness(steps)))"
+        )
+        reasons: dict[str, str | None] = json.loads(
+            self.call(["../venv/bin/python", "-c", program]).stdout
+        )
+        return reasons
+
+    def status(self, preset: str = "pair") -> dict[str, tuple[str, str]]:
+        """What `make status` says: by step, its state, and the rest of the line."""
+        result = self.make("status", preset=preset)
+        assert result.returncode == 0, result.stderr
+        line = r"^([a-z]+(?: fold \d+)?) +(fresh|stale|missing)\b *(.*)$"
+        return {
+            name: (state, rest)
+            for name, state, rest in re.findall(line, result.stdout, re.MULTILINE)
+        }
+
+    def artifacts(self) -> dict[str, tuple[bytes, int]]:
+        """Content and modification time of every file that the pipeline made."""
+        made = [path for top in ("data", "submissions") for path in self.path(top).rglob("*")]
+        return {
+            str(path.relative_to(self.clone)): (path.read_bytes(), path.stat().st_mtime_ns)
+            for path in made
+            if path.is_file() and not path.name.startswith(".")
+        }
+
+    def outputs(self, *presets: str) -> dict[str, bytes]:
+        """Content of every artifact but the manifests, which hold how long the step took.
+
+        Args:
+            presets: these presets' only, and those that all presets share.
+        """
+        others = {"pair", "single"} - set(presets or ("pair", "single"))
+        return {
+            name: content
+            for name, (content, _) in self.artifacts().items()
+            if not name.endswith("manifest.json") and not re.match(r"submissions/.*\.json", name)
+            if not any(f"/{other}/" in name or f"-{other}." in name for other in others)
+        }
+
+    def below(self, *places: str) -> dict[str, tuple[bytes, int]]:
+        return {name: file for name, file in self.artifacts().items() if name.startswith(places)}
+
+    def copied_to(self, home: Path) -> "Project":
+        shutil.copytree(self.home, home, symlinks=True)
+        return Project(home)
+
+
+def environment() -> dict[str, str]:
+    """The environment less what a `make test` or a user's settings around this would change."""
+    ours = ("DATASET", "CONFIG", "MESSAGE", "VENV", "PYTHON", "EXTRAS", "DIGITS_DEBUG", "GNUMAKE")
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ours and not name.startswith(("MAKE", "MFLAGS", "PYTHON"))
+    }
+
+
+def write_dataset(folder: Path) -> None:
+    """The competition's three CSVs, with images that are easy to tell apart."""
+    random = np.random.default_rng(0)
+    shapes = np.kron(random.random((10, 7, 7)) > 0.6, np.ones((4, 4)))
+
+    def row(label: int) -> str:
+        return ",".join(map(str, (shapes[label] * random.integers(9, 256)).astype(int).ravel()))
+
+    folder.mkdir()
+    pixels = ",".join(f"pixel{i}" for i in range(784))
+    train = [f"{i % 10},{row(i % 10)}" for i in range(10 * ROWS_PER_CLASS)]
+    test = [row(i % 10) for i in range(TEST_ROWS)]
+    ids = [f"{i + 1},0" for i in range(TEST_ROWS)]
+    for name, lines in (
+        ("train.csv", [f"label,{pixels}", *train]),
+        ("test.csv", [pixels, *test]),
+        ("sample_submission.csv", ["ImageId,Label", *ids]),
+    ):
+        (folder / name).write_text("\n".join([*lines, ""]), encoding="ascii")
+
+
+def write_environment(project: Project) -> None:
+    """An environment that is this one, with the stamp that says that all is installed."""
+    python = project.home / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n', encoding="utf-8")
+    python.chmod(0o755)
+    checksum = project.call(["sh", "-c", "cat requirements.lock pyproject.toml | cksum"]).stdout
+    (python.parents[1] / f".installed-{checksum.strip().replace(' ', '-')}").touch()
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A fresh clone, in which nothing was made; not to be changed."""
+    project = Project(tmp_path_factory.mktemp("pristine") / "home")
+    project.clone.mkdir(parents=True)
+    for name in COPIED:
+        shutil.copy(ROOT / name, project.clone)
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "pipeline", project.code("."), ignore=ignored)
+    write_dataset(project.dataset)
+    project.preset("pair").write_text(PAIR, encoding="ascii")
+    project.preset("single").write_text(SINGLE, encoding="ascii")
+    write_environment(project)
+    return project
+
+
+@pytest.fixture(scope="module")
+def built(pristine: Project) -> Iterator[Project]:
+    """A project in which both presets are made; not to be changed."""
+    project = pristine.copied_to(pristine.home.with_name("built"))
+    assert project.ran("submission") == AFTER_PAIR["download"]
+    own = ["split", *FOLDS["single"], *AFTER_TRAINING]  # its rows are drawn in another way
+    assert project.ran("submission", preset="single") == own
+    before = project.artifacts()
+    yield project
+    assert project.artifacts() == before, "a test changed what the others share"
+
+
+@pytest.fixture
+def fresh(pristine: Project, tmp_path: Path) -> Project:
+    """A clone of one's own, in which nothing was made."""
+    return pristine.copied_to(tmp_path / "home")
+
+
+@pytest.fixture
+def project(built: Project, tmp_path: Path) -> Project:
+    """A project of one's own, in which everything is made."""
+    return built.copied_to(tmp_path / "home")
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def set_cell(path: Path, line: int, column: int, value: str) -> None:
+    lines = path.read_text(encoding="ascii").split("\n")
+    cells = lines[line - 1].split(",")
+    cells[column] = value
+    lines[line - 1] = ",".join(cells)
+    path.write_text("\n".join(lines), encoding="ascii")
+
+
+def digits_lines(stderr: str) -> list[str]:
+    """What the pipeline itself said went wrong; make adds lines of its own."""
+    assert "Traceback" not in stderr
+    return [line for line in stderr.splitlines() if line.startswith("digits:")]
+
+
+# --- building, and building again -----------------------------------------------------------------
+
+
+def test_everything_is_built_and_then_there_is_nothing_to_do(built: Project) -> None:
+    assert set(ARTIFACTS) <= set(built.artifacts())
+    assert not list(built.clone.glob("**/.*partial")) + list(built.clone.glob("**/*.tmp"))
+
+    before = built.artifacts()
+    again = built.make("submission")
+    assert again.returncode == 0
+    assert again.stdout.startswith("nothing to do\n")
+    assert "submission submissions/blobs-pair.csv" in again.stdout
+    assert not again.stderr
+    assert built.artifacts() == before
+
+
+def test_the_code_that_runs_is_the_clones(project: Project) -> None:
+    with project.code("ensemble.py").open("a", encoding="utf-8") as file:
+        file.write('print("this is the clone")\n')
+    result = project.make("submission")
+    assert "this is the clone" in result.stdout
+    assert "train fold" not in result.stdout
+
+
+def test_two_at_a_time_leave_the_same_files(built: Project, fresh: Project) -> None:
+    ran = fresh.ran("-j2", "submission")
+    assert sorted(ran) == sorted(AFTER_PAIR["download"]), "each step runs once"
+    assert fresh.outputs("pair") == shared_outputs(built, "pair")
+
+
+def test_the_stages_by_hand_leave_the_same_files(built: Project, fresh: Project) -> None:
+    for stage in (*BEFORE_TRAINING, "train --fold 0", *AFTER_TRAINING):
+        assert by_hand(fresh, *stage.split(), preset="single").returncode == 0
+    assert fresh.outputs("single") == shared_outputs(built, "single")
+    assert fresh.due(preset="single") == []
+
+
+def test_all_folds_by_hand_in_one_process_leave_the_same_files(
+    built: Project, project: Project
+) -> None:
+    assert by_hand(project, "train", preset="pair").returncode == 0
+    changed = [n for n, content in project.outputs().items() if content != built.outputs()[n]]
+    assert changed == []
+
+
+def by_hand(project: Project, *words: str, preset: str) -> "subprocess.CompletedProcess[str]":
+    choice = ["--dataset", "../blobs", "--config", f"../{preset}.toml"]
+    return project.call(["../venv/bin/python", "-m", "pipeline", *words, *choice])
+
+
+def shared_outputs(project: Project, preset: str) -> dict[str, bytes]:
+    """A preset's outputs in a project with several, less the draws of rows that it does not use."""
+    drawn = {"pair": "2-folds", "single": "holdout"}[preset]
+    return {
+        name: content
+        for name, content in project.outputs(preset).items()
+        if "/folds/" not in name or f"/folds/{drawn}" in name
+    }
+
+
+def test_all_targets_at_once_run_each_step_once(fresh: Project) -> None:
+    stages = ["write", "submission", "train", "split", "ensemble", "preprocess", "download"]
+    assert fresh.due("-j2", *stages) == AFTER_PAIR["download"]
+
+
+@pytest.mark.parametrize(
+    ("target", "last"),
+    [("download", 1), ("preprocess", 2), ("split", 3), ("train", 5), ("ensemble", 6), ("write", 7)],
+)
+def test_a_target_makes_itself_and_what_it_needs(fresh: Project, target: str, last: int) -> None:
+    assert fresh.due(target) == AFTER_PAIR["download"][:last]
+
+
+# --- parameters -----------------------------------------------------------------------------------
+
+
+def test_a_training_parameter_retrains_and_does_no_more(built: Project, project: Project) -> None:
+    upstream = ("data/blobs/raw", "data/blobs/tensors", "data/blobs/folds")
+    untouched = project.below(*upstream, "data/blobs/pair", "submissions/blobs-pair")
+    replace(project.preset("single"), "width = 4", "width = 4\nlearning_rate = 0.001")
+
+    state, rest = project.status("single")["train fold 0"]
+    assert state == "stale"
+    assert "parameter train.learning_rate was 0.002 and is 0.001" in rest
+    assert project.ran("submission", preset="single") == [*FOLDS["single"], *AFTER_TRAINING]
+    assert project.below(*upstream, "data/blobs/pair", "submissions/blobs-pair") == untouched
+    weights = "data/blobs/single/fold-0/weights.keras"
+    assert project.outputs()[weights] != built.outputs()[weights]
+    assert project.due(preset="single") == []
+
+
+def test_another_seed_of_the_split_draws_and_trains_again(project: Project) -> None:
+    replace(project.preset("pair"), "folds = 2", "folds = 2\nseed = 1")
+    assert project.due() == AFTER_PAIR["split"]
+    before = project.below("data/blobs/raw", "data/blobs/tensors")
+    assert project.ran("split") == ["split"]
+    assert project.below("data/blobs/raw", "data/blobs/tensors") == before
+    assert project.due() == AFTER_PAIR["split"][1:]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("width = 4", "# the smallest\nwidth=4"),
+        ("epochs = 1", "epochs = 1\nlearning_rate = 0.002  # the default"),
+        ("folds = 2", "folds = 2\nholdout = 0.3  # of no use with two folds"),
+    ],
+)
+def test_a_preset_that_means_the_same_rebuilds_nothing(
+    project: Project, old: str, new: str
+) -> None:
+    replace(project.preset("pair"), old, new)
+    assert project.due() == []
+
+
+# --- code -----------------------------------------------------------------------------------------
+
+
+def add_comments(path: Path) -> None:
+    code = path.read_text(encoding="utf-8")
+    path.write_text(f"# The beginning.\n{code}\n\n# The end.\n", encoding="utf-8")
+
+
+def reword_docstrings(path: Path) -> None:
+    """Reword the docstrings of a module, of its functions and of its classes."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (
+            ast.get_docstring(node) is not None
+        ):
+            node.body[0] = ast.Expr(ast.Constant("In other words."))
+    path.write_text(ast.unparse(ast.fix_missing_locations(tree)), encoding="utf-8")
+
+
+def reformat(path: Path) -> None:
+    """Lay the code out anew, without comments."""
+    path.write_text(ast.unparse(ast.parse(path.read_text(encoding="utf-8"))), encoding="utf-8")
+
+
+def add_statement(path: Path, function: str = "") -> None:
+    """Let a function, or the module, do something more, which changes no result."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    changed = next(f for f in functions if f.name == function) if function else tree
+    changed.body.insert(1, ast.Expr(ast.Constant(1)))
+    path.write_text(ast.unparse(ast.fix_missing_locations(tree)), encoding="utf-8")
+
+
+@pytest.mark.parametrize("change", [add_comments, reword_docstrings, reformat])
+def test_words_and_layout_of_the_code_rebuild_nothing(
+    project: Project, change: Callable[[Path], None]
+) -> None:
+    for path in project.code(".").rglob("*.py"):
+        change(path)
+    assert project.due() == []
+
+
+def test_a_changed_statement_of_the_training_retrains(built: Project, project: Project) -> None:
+    add_statement(project.code("train.py"), "train")
+    assert project.due() == [*FOLDS["pair"], *AFTER_TRAINING]
+    assert project.ran("submission", preset="single") == [*FOLDS["single"], *AFTER_TRAINING]
+    assert project.outputs() == built.outputs()
+    assert project.due(preset="single") == []
+
+
+@pytest.mark.parametrize(
+    ("file", "due"),
+    [
+        ("download.py", AFTER_PAIR["download"]),
+        ("sources/local.py", AFTER_PAIR["download"]),
+        ("sources/sample.py", []),
+        ("preprocess.py", AFTER_PAIR["preprocess"]),
+        ("csvs.py", AFTER_PAIR["preprocess"]),
+        ("split.py", AFTER_PAIR["split"]),
+        ("augment.py", [*FOLDS["pair"], *AFTER_TRAINING]),
+        ("schedule.py", [*FOLDS["pair"], *AFTER_TRAINING]),
+        ("runtime.py", [*FOLDS["pair"], *AFTER_TRAINING]),
+        ("ensemble.py", AFTER_PAIR["ensemble"]),
+        ("write.py", AFTER_PAIR["write"]),
+        ("cli.py", []),
+        ("progress.py", []),
+        ("result.py", []),
+    ],
+)
+def test_code_is_the_business_of_its_own_stage(project: Project, file: str, due: list[str]) -> None:
+    add_statement(project.code(file))
+    assert project.due() == due
+
+
+@pytest.mark.parametrize(
+    ("function", "retrains"), [("strided", True), ("_convolution", True), ("fine", False)]
+)
+def test_only_the_network_in_use_counts(project: Project, function: str, retrains: bool) -> None:
+    add_statement(project.code("networks.py"), function)
+    assert project.due() == ([*FOLDS["pair"], *AFTER_TRAINING] if retrains else [])
+
+
+def test_one_more_network_rebuilds_nothing(project: Project) -> None:
+    path = project.code("networks.py")
+    before = path.read_text(encoding="utf-8")
+    copied = before[before.index("def fine(") : before.index("def _convolution(")]
+    path.write_text(
+        before.replace("def fine(", copied.replace("fine", "another") + "def fine(").replace(
+            "(strided, fine)", "(strided, another, fine)"
+        ),
+        encoding="utf-8",
+    )
+    assert "(strided, another, fine)" in path.read_text(encoding="utf-8")
+    assert project.due() == []
+
+
+# --- dates ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("date", [946_684_800, 2_524_608_000], ids=["past", "future"])
+def test_dates_do_not_count(project: Project, date: int) -> None:
+    for path in project.home.rglob("*"):
+        os.utime(path, (date, date))
+    result = project.make("submission")
+    assert result.stdout.startswith("nothing to do\n")
+    assert project.due(preset="single") == []
+
+
+def test_other_content_of_the_same_size_with_an_older_date_counts(project: Project) -> None:
+    source = project.dataset / "test.csv"
+    size, date = source.stat().st_size, source.stat().st_mtime - 1000
+    pixel = source.read_text(encoding="ascii").split("\n")[1].split(",")[0]
+    set_cell(source, 2, 0, pixel[:-1] + ("0" if pixel.endswith("1") else "1"))
+    os.utime(source, (date, date))
+    assert source.stat().st_size == size
+
+    assert project.due() == AFTER_PAIR["download"]
+    assert project.ran("preprocess") == ["download", "preprocess"]
+    assert project.path("data/blobs/raw/test.csv").read_bytes() == source.read_bytes()
+
+
+def test_a_zipped_source_of_the_same_content_is_read_anew(project: Project) -> None:
+    source = project.dataset / "test.csv"
+    source.with_name("test.csv.gz").write_bytes(gzip.compress(source.read_bytes()))
+    source.unlink()
+    assert project.ran("split") == BEFORE_TRAINING
+    assert project.due() == [], "the CSVs are what they were, and so is all that rests on them"
+
+
+# --- faults in the data ---------------------------------------------------------------------------
+
+
+def test_a_faulty_pixel_is_named_and_everything_stands(project: Project) -> None:
+    source = project.dataset / "test.csv"
+    good, before = source.read_bytes(), project.artifacts()
+    elsewhere = tuple(name for name in before if not name.startswith("data/blobs/raw/"))
+    for value in ("x", "256", ""):
+        set_cell(source, 7, 300, value)
+        result = project.make("submission")
+        assert result.returncode == 2
+        [line] = digits_lines(result.stderr)
+        assert "test.csv, line 7, column pixel300: " in line
+        assert "preprocess: done" not in result.stdout
+        assert "split: " not in result.stdout
+        assert project.below(*elsewhere) == {name: before[name] for name in elsewhere}
+        assert project.status()["write"][0] == "stale"
+
+    source.write_bytes(good)
+    assert project.ran("split") == BEFORE_TRAINING
+    assert project.due() == project.due(preset="single") == []
+
+
+def test_a_faulty_pixel_in_the_raw_data_is_noticed_and_imported_again(
+    built: Project, project: Project
+) -> None:
+    set_cell(project.path("data/blobs/raw/test.csv"), 7, 300, "x")
+    state, rest = project.status()["download"]
+    assert state == "stale"
+    assert "data/blobs/raw/test.csv is not the file that download wrote" in rest
+    assert project.ran("split") == BEFORE_TRAINING
+    assert project.outputs() == built.outputs()
+    assert project.due() == []
+
+
+# --- artifacts that are gone or damaged -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "step"), ARTIFACTS.items(), ids=ARTIFACTS)
+def test_a_deleted_artifact_is_due_with_all_that_rests_on_it(
+    project: Project, name: str, step: str
+) -> None:
+    project.path(name).unlink()
+    assert project.due() == AFTER_PAIR[step]
+    reasons = project.reasons()
+    assert [step for step, reason in reasons.items() if reason] == AFTER_PAIR[step]
+
+
+@pytest.mark.parametrize(
+    ("preset", "name", "ran"),
+    [
+        (
+            "single",
+            "data/blobs/raw/train.csv",
+            [*BEFORE_TRAINING, *FOLDS["single"], *AFTER_TRAINING],
+        ),
+        ("pair", "data/blobs/pair/fold-1/weights.keras", AFTER_PAIR["train fold 1"]),
+        ("pair", "data/blobs/pair/ensemble/oof.npy", AFTER_PAIR["ensemble"]),
+        ("pair", "submissions/blobs-pair.csv", AFTER_PAIR["write"]),
+        ("pair", "submissions/blobs-pair.json", AFTER_PAIR["write"]),
+    ],
+)
+def test_a_deleted_artifact_comes_back_as_it_was(
+    built: Project, project: Project, preset: str, name: str, ran: list[str]
+) -> None:
+    project.path(name).unlink()
+    assert project.ran("submission", preset=preset) == ran
+    assert project.outputs() == built.outputs()
+    assert project.due(preset=preset) == []
+
+
+def flip(path: Path) -> None:
+    """Change one bit in the middle, and neither size nor date."""
+    stat, content = path.stat(), bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def make_a_list(path: Path) -> None:
+    path.write_text("[1, 2]\n", encoding="ascii")
+
+
+def forget_outputs(path: Path) -> None:
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(manifest | {"outputs": {}}), encoding="utf-8")
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, empty])
+@pytest.mark.parametrize("step", [*FILES, "write"])
+def test_damage_is_noticed(project: Project, step: str, damage: Callable[[Path], None]) -> None:
+    name = next(name for name, maker in ARTIFACTS.items() if maker == step)
+    damage(project.path(name))
+    assert project.due() == AFTER_PAIR[step]
+
+
+@pytest.mark.parametrize("damage", [empty, truncate, make_a_list, forget_outputs])
+@pytest.mark.parametrize("step", ["split", "train fold 1", "write"])
+def test_a_damaged_manifest_is_noticed(
+    project: Project, step: str, damage: Callable[[Path], None]
+) -> None:
+    manifest = f"{PLACES[step]}/manifest.json" if step in PLACES else "submissions/blobs-pair.json"
+    if damage is truncate:
+        truncate(project.path(manifest))  # the line's end, which JSON does without
+    damage(project.path(manifest))
+    assert project.due() == AFTER_PAIR[step]
+
+
+def test_damaged_artifacts_are_made_again_as_they_were(built: Project, project: Project) -> None:
+    for name, damage in (
+        ("data/blobs/pair/ensemble/test.npy", flip),
+        ("data/blobs/pair/ensemble/manifest.json", make_a_list),
+        ("submissions/blobs-pair.csv", truncate),
+        ("submissions/blobs-pair.json", empty),
+    ):
+        damage(project.path(name))
+        assert project.ran("submission") == AFTER_PAIR[ARTIFACTS[name]]
+        assert project.outputs() == built.outputs()
+
+
+def test_a_damaged_memory_of_fingerprints_costs_nothing_but_time(project: Project) -> None:
+    memory = project.path("data/.fingerprints.json")
+    for content in ("", "{", '{"a": 1}'):
+        memory.write_text(content, encoding="ascii")
+        assert project.due() == []
+
+
+# --- interruptions, and company -------------------------------------------------------------------
+
+
+def test_a_killed_training_goes_on_to_the_same_files(built: Project, project: Project) -> None:
+    shutil.rmtree(project.path("data/blobs/single"))
+    checkpoint = project.path("data/blobs/single/fold-0/.manifest.partial/checkpoint.npz")
+    victim = project.start("submission", preset="single")
+    wait_for(checkpoint.exists, victim)
+    os.killpg(victim.pid, signal.SIGKILL)
+    victim.communicate()
+    assert not project.path("data/blobs/single/fold-0/manifest.json").exists()
+
+    result = project.make("submission", preset="single")
+    assert result.returncode == 0, result.stderr
+    went_on = re.search(r"^going on after epoch (\d+)$", result.stdout, re.MULTILINE)
+    assert went_on
+    epoch = int(went_on[1])
+    assert f"epoch {epoch + 1}/6" in result.stdout
+    assert f"epoch {epoch}/6" not in result.stdout
+    assert project.outputs() == built.outputs()
+    assert not checkpoint.parent.exists()
+
+
+def wait_for(event: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 120
+    while not event():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_runs_at_the_same_time_share_the_work(built: Project, fresh: Project) -> None:
+    checkpoint = fresh.path("data/blobs/single/fold-0/.manifest.partial/checkpoint.npz")
+    runs = [fresh.start("submission", preset="single") for _ in range(2)]
+    wait_for(checkpoint.exists, runs[0])
+    late = fresh.make("train", preset="single")
+    assert late.returncode == 0
+    assert "train fold 0: waiting for process" in late.stderr
+    assert "train fold 0: done by the other process" in late.stdout
+    for run in runs:
+        said = run.communicate(timeout=300)[0]
+        assert run.returncode == 0, said
+    assert fresh.outputs("single") == shared_outputs(built, "single")
+    assert fresh.due(preset="single") == []
+
+
+# --- what is said ---------------------------------------------------------------------------------
+
+
+def test_help_lists_every_target_and_variable(fresh: Project) -> None:
+    shutil.rmtree(fresh.home / "venv")
+    makefile = fresh.path("Makefile").read_text(encoding="utf-8")
+    documented = re.findall(r"^([a-z]+):[^#\n]*## (.+)$", makefile, re.MULTILINE)
+    wanted = {"demo", "test", "submission", "submit", *AFTER_TRAINING, *BEFORE_TRAINING}
+    wanted |= {"train", "status", "clean", "distclean", "help"}
+    assert wanted <= {target for target, _ in documented}
+
+    plain = fresh.call(["make"])
+    assert plain.returncode == 0
+    assert plain.stdout == fresh.call(["make", "help"]).stdout
+    lines = [line.split(maxsplit=1) for line in plain.stdout.splitlines()]
+    for target, meaning in documented:
+        assert [target, meaning] in lines
+    variables = ["DATASET=kaggle", "CONFIG=default", "MESSAGE=", "VENV=.venv", "PYTHON=python3"]
+    for variable in (*variables, "EXTRAS="):
+        assert any(line[0] == variable for line in lines)
+    assert all(len(line) <= 100 for line in plain.stdout.splitlines())
+
+
+def test_every_public_target_is_listed_in_the_help(fresh: Project) -> None:
+    makefile = fresh.path("Makefile").read_text(encoding="utf-8")
+    phony = re.findall(r"^\.PHONY: ([a-z ]+)$", makefile, re.MULTILINE)
+    documented = re.findall(r"^([a-z]+):[^#\n]*## ", makefile, re.MULTILINE)
+    assert sorted(" ".join(phony).split()) == sorted(documented)
+
+
+def test_status_of_a_fresh_clone_and_of_a_built_one(fresh: Project, built: Project) -> None:
+    steps = AFTER_PAIR["download"]
+    assert {name: state for name, (state, _) in fresh.status().items()} == dict.fromkeys(
+        steps, "missing"
+    )
+    said = built.status()
+    assert {name: state for name, (state, _) in said.items()} == dict.fromkeys(steps, "fresh")
+    assert all(re.fullmatch(r"\d+\.\d s", rest) for _, rest in said.values())
+
+
+def test_status_says_why(project: Project) -> None:
+    project.path("data/blobs/pair/fold-0/oof.npy").unlink()
+    said = project.status()
+    assert {name for name, (state, _) in said.items() if state == "fresh"} == {
+        *BEFORE_TRAINING,
+        "train fold 1",
+    }
+    assert "data/blobs/pair/fold-0/oof.npy is missing" in said["train fold 0"][1]
+    assert "fold-0/oof.npy is to be made again" in said["ensemble"][1]
+    add_statement(project.code("split.py"))
+    assert "the code of split.py has changed" in project.status()["split"][1]
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"CONFIG": "fsat"}, "there is no preset 'fsat', did you mean fast?"),
+        ({"CONFIG": "../none.toml"}, "../none.toml: there is no such file"),
+        ({"DATASET": "kagle"}, "there is no dataset 'kagle'"),
+        ({"DATASET": "data"}, "train.csv is missing there"),
+        ({"CONFIG": "../typo.toml"}, "unknown key train.epoch, did you mean epochs?"),
+        ({"CONFIG": "../type.toml"}, "train.epochs has to be a whole number, not 'many'"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_and_nothing_is_built(
+    fresh: Project, variables: dict[str, str], said: str
+) -> None:
+    fresh.path("data").mkdir()
+    fresh.preset("typo").write_text("[train]\nepoch = 1\n", encoding="ascii")
+    fresh.preset("type").write_text('[train]\nepochs = "many"\n', encoding="ascii")
+    result = fresh.make("submission", **variables)
+    assert result.returncode == 2
+    [line] = digits_lines(result.stderr)
+    assert said in line
+    assert not result.stdout
+    assert fresh.artifacts() == {}
+
+
+OLD_PYTHON = """#!{python}
+import runpy, sys
+sys.version_info = (3, 9, 18, "final", 0)
+sys.modules["tomllib"] = None
+option, what, *sys.argv[1:] = sys.argv[1:]
+sys.path[0] = ""
+exec(what) if option == "-c" else runpy.run_module(what, run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("target", ["status", "test", "submission", "demo"])
+def test_a_python_too_old_is_told_so(fresh: Project, target: str) -> None:
+    old = fresh.home / "old-python"
+    old.write_text(OLD_PYTHON.format(python=sys.executable), encoding="utf-8")
+    old.chmod(0o755)
+    result = fresh.make(target, VENV="../none", PYTHON="../old-python")
+    assert result.returncode == 2
+    assert "Python 3.11, 3.12 or 3.13 is needed" in result.stderr
+    assert "PYTHON=" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (fresh.home / "none").exists()
+
+
+def test_a_make_too_old_is_told_so(fresh: Project) -> None:
+    result = fresh.make(".FEATURES=", "submission")
+    assert result.returncode == 2
+    assert "GNU Make 4.3 or newer is needed" in result.stderr
+    assert "brew install make" in result.stderr
+    assert not result.stdout
+
+
+# --- cleaning -------------------------------------------------------------------------------------
+
+
+def test_clean_keeps_raw_data_and_submissions(project: Project) -> None:
+    readme = project.path("data/README.md")
+    readme.write_text("what lies here\n", encoding="ascii")
+    kept = project.below("data/README.md", "data/blobs/raw", "submissions")
+    assert project.make("clean").returncode == 0
+    assert project.artifacts() == kept
+    assert project.due() == AFTER_PAIR["preprocess"]
+
+
+def test_distclean_keeps_submissions(project: Project) -> None:
+    project.path("data/README.md").write_text("what lies here\n", encoding="ascii")
+    shutil.copytree(project.home / "venv", project.path(".venv"))
+    kept = project.below("data/README.md", "submissions")
+    assert project.make("distclean", VENV=".venv").returncode == 0
+    assert project.artifacts() == kept
+    assert not project.path(".venv").exists()
+    assert {path.name for path in project.clone.iterdir()} == {
+        "data",
+        "pipeline",
+        "submissions",
+        *COPIED,
+    }
+
+
+@pytest.mark.parametrize("target", ["clean", "distclean"])
+def test_cleaning_a_fresh_clone_is_no_error(fresh: Project, target: str) -> None:
+    result = fresh.make(target, VENV=".venv")
+    assert result.returncode == 0, result.stderr

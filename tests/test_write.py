@@ -1,0 +1,147 @@
+"""write.py: the CSV is what the competition takes, and everything else is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.write import check, write
+
+LABELS = [7, 2, 1, 0, 4, 1, 4, 9, 5, 9, 3, 3]
+
+
+def make_sample(folder: Path, rows: int = len(LABELS), end: str = "\n", header: str = "") -> Path:
+    path = folder / "sample_submission.csv"
+    lines = [header or "ImageId,Label", *(f"{i},0" for i in range(1, rows + 1))]
+    path.write_bytes("".join(line + end for line in lines).encode())
+    return path
+
+
+def write_from(folder: Path, sample: Path) -> dict[str, object]:
+    """Write folder/s.csv from probabilities whose highest are those of LABELS."""
+    random = np.random.default_rng(0)
+    probabilities = random.random((len(LABELS), 10)) * 0.5
+    probabilities[np.arange(len(LABELS)), LABELS] = 0.6
+    np.save(folder / "test.npy", probabilities.astype(np.float32))
+    metrics = {"oof_accuracy": 0.75, "oof_rows": 4}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    return write(folder / "s.csv", folder / "test.npy", folder / "metrics.json", sample)
+
+
+def submission(end: str = "\n") -> str:
+    rows = [f"{i},{label}" for i, label in enumerate(LABELS, start=1)]
+    return "".join(line + end for line in ["ImageId,Label", *rows])
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_writes_the_most_probable_labels_in_the_format_of_the_sample(
+    tmp_path: Path, end: str
+) -> None:
+    sample = make_sample(tmp_path, end=end)
+    facts = write_from(tmp_path, sample)
+    assert (tmp_path / "s.csv").read_bytes() == submission(end).encode()
+    assert facts["oof_accuracy"] == 0.75
+    assert facts["oof_rows"] == 4
+    assert facts["predicted_per_class"] == [1, 2, 1, 2, 2, 1, 0, 1, 0, 2]
+    assert check(tmp_path / "s.csv", sample) == 12
+
+
+def test_a_quoted_header_is_copied(tmp_path: Path) -> None:
+    sample = make_sample(tmp_path, header='"ImageId","Label"')
+    write_from(tmp_path, sample)
+    assert (tmp_path / "s.csv").read_bytes().startswith(b'"ImageId","Label"\n1,7\n')
+
+
+def test_the_byte_order_mark_of_the_sample_is_not_copied(tmp_path: Path) -> None:
+    sample = make_sample(tmp_path)
+    sample.write_bytes(b"\xef\xbb\xbf" + sample.read_bytes())
+    write_from(tmp_path, sample)
+    assert (tmp_path / "s.csv").read_text() == submission()
+
+
+def test_the_ids_are_those_of_the_sample(tmp_path: Path) -> None:
+    sample = make_sample(tmp_path)
+    sample.write_text(sample.read_text().replace("\n1,", "\n101,"))
+    write_from(tmp_path, sample)
+    assert (tmp_path / "s.csv").read_text().startswith("ImageId,Label\n101,7\n2,2\n")
+
+
+@pytest.mark.parametrize("rows", [11, 13])
+def test_refuses_a_sample_with_other_rows(tmp_path: Path, rows: int) -> None:
+    sample = make_sample(tmp_path, rows=rows)
+    with pytest.raises(UserError, match=f"has {rows} rows, but there are 12 predictions"):
+        write_from(tmp_path, sample)
+    assert not (tmp_path / "s.csv").exists()
+
+
+# --- checking ------------------------------------------------------------------------------------
+
+
+def replaced(old: str, new: str) -> str:
+    text = submission()
+    assert text.count(old) == 1
+    return text.replace(old, new)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        pytest.param(replaced("3,1\n", "3,10\n"), "line 4, column Label: '10' is", id="label 10"),
+        pytest.param(replaced("3,1\n", "3,-1\n"), "line 4, column Label: '-1' is", id="label -1"),
+        pytest.param(replaced("3,1\n", "3,1.0\n"), "line 4, column Label: '1.0'", id="label 1.0"),
+        pytest.param(replaced("3,1\n", "3,\n"), "line 4, column Label: empty", id="no label"),
+        pytest.param(replaced("3,1\n", "3\n"), "line 4: 1 values where", id="one value"),
+        pytest.param(replaced("3,1\n", "3,1,1\n"), "line 4: 3 values where", id="three values"),
+        pytest.param(replaced("3,1\n", '3,"1"\n'), "line 4, column Label", id="quotes"),
+        pytest.param(replaced("3,1\n", "3, 1\n"), "line 4, column Label: ' 1'", id="a space"),
+        pytest.param(replaced("3,1\n", "x,1\n"), "line 4, column ImageId: 'x'", id="no number"),
+        pytest.param(
+            replaced("3,1\n", "30,1\n"), "line 4, column ImageId: 30 where 3 should", id="wrong id"
+        ),
+        pytest.param(
+            replaced("2,2\n3,1\n", "3,1\n2,2\n"), "line 3, column ImageId: 3 where 2", id="order"
+        ),
+        pytest.param(replaced("3,1\n", ""), "11 rows where", id="a row too few"),
+        pytest.param(submission() + "13,1\n", "13 rows where", id="a row too many"),
+        pytest.param("ImageId,Label\n", "0 rows where", id="no rows"),
+        pytest.param("", "line 1", id="empty"),
+        pytest.param(replaced("ImageId,Label", "ImageId,label"), "column Label missing", id="case"),
+        pytest.param(
+            replaced("ImageId,Label", "Label,ImageId"), "column Label stands where", id="swapped"
+        ),
+        pytest.param(replaced("ImageId,Label\n", ""), "line 1", id="no header"),
+        pytest.param(replaced("ImageId,Label", '"ImageId",Label'), "line 1", id="quoted header"),
+        pytest.param("\ufeff" + submission(), "line 1", id="byte order mark"),
+        pytest.param(submission("\r\n"), "line", id="windows line ends"),
+        pytest.param(replaced("3,1\n", "3,1\r\n"), "lines do not end as", id="one windows line"),
+        pytest.param(submission() + "\n", "empty lines", id="an empty line at the end"),
+        pytest.param(replaced("3,1\n", "3,1\n\n"), "empty lines", id="an empty line within"),
+        pytest.param(submission().rstrip("\n"), "its last line has no end", id="no end"),
+        pytest.param(submission() + "\r", "", id="a stray carriage return"),
+        pytest.param(replaced("2,2\n3,1\n", "2,2\r3,1\n"), "", id="a carriage return alone"),
+    ],
+)
+def test_refuses_whatever_is_not_like_the_sample(tmp_path: Path, text: str, said: str) -> None:
+    sample, path = make_sample(tmp_path), tmp_path / "s.csv"
+    path.write_bytes(text.encode())
+    with pytest.raises(UserError) as caught:
+        check(path, sample)
+    assert str(caught.value).startswith(str(path))
+    assert said in str(caught.value)
+
+
+def test_refuses_unix_line_ends_where_the_sample_has_those_of_windows(tmp_path: Path) -> None:
+    sample = make_sample(tmp_path, end="\r\n")
+    (tmp_path / "s.csv").write_text(submission())
+    with pytest.raises(UserError):
+        check(tmp_path / "s.csv", sample)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"s\.csv: there is no such file"):
+        check(tmp_path / "s.csv", make_sample(tmp_path))
