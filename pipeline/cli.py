@@ -52,7 +52,7 @@ def options(
 def _run(step: Step, steps: list[Step], work: Callable[[Path], dict[str, Any]]) -> None:
     """Run one step; say why, where to, and how long it took."""
     with artifacts.stat_cache(stages.ROOT) as cache:
-        why = artifacts.staleness(steps, cache).get(step.name) or "fresh, but asked for"
+        why = artifacts.staleness(steps, cache).get(step.name) or "fresh, made again"
     print(f"{step.name}: {why}; into {os.path.relpath(step.manifest.parent)}/", flush=True)
     if artifacts.run(step, work, steps):
         manifest = artifacts.read_manifest(step)
