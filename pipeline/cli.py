@@ -234,7 +234,7 @@ def check(
     ] = None,
 ) -> None:
     """Check that the competition would take a CSV."""
-    from pipeline.write import check
+    from pipeline.csvs import check_submission
 
     if sample is None:
         name = _dataset_of(file) or stages.dataset(dataset).name
@@ -244,7 +244,7 @@ def check(
                 f"{os.path.relpath(sample)} is missing; run `make download`, or name the sample "
                 "submission with --sample"
             )
-    rows = check(file, sample)
+    rows = check_submission(file, sample)
     print(f"{file}: {rows:,} rows, as the competition wants them")
 
 

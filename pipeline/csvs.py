@@ -46,6 +46,48 @@ def read_labels(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return table[:, 0], table[:, 1]
 
 
+def check_submission(path: Path, sample: Path) -> int:
+    """Check that the competition will take a CSV; returns its number of rows.
+
+    Args:
+        path: the CSV to check.
+        sample: sample_submission.csv.
+
+    Raises:
+        UserError: header, line ends, ids, their order, or a label are not as they have to be;
+            the message says where.
+    """
+    ids, _ = read_labels(path)
+    wanted, _ = read_labels(sample)
+    if len(ids) != len(wanted):
+        raise UserError(f"{path}: {len(ids):,} rows where {sample} has {len(wanted):,}")
+    wrong = np.flatnonzero(ids != wanted)
+    if len(wrong):
+        first = wrong[0]
+        raise UserError(
+            f"{path}, line {first + 2}, column ImageId: {ids[first]} where {wanted[first]} "
+            "should stand, as in the sample submission"
+        )
+    header, end = first_line(sample)
+    content = path.read_bytes()
+    if not content.startswith(header + end):
+        raise UserError(f"{path}, line 1: not byte for byte the first line of {sample}")
+    lines = content.split(end)
+    if any(b"\r" in line or b"\n" in line for line in lines):
+        raise UserError(f"{path}: its lines do not end as those of {sample} do")
+    if len(lines) != len(ids) + 2 or lines[-1]:
+        raise UserError(f"{path}: there are empty lines in it, or its last line has no end")
+    return len(ids)
+
+
+def first_line(path: Path) -> tuple[bytes, bytes]:
+    """A CSV's header, and what ends its lines: LF or CR LF."""
+    with path.open("rb") as file:
+        line = file.readline().removeprefix(BOM)
+    end = b"\r\n" if line.endswith(b"\r\n") else b"\n"
+    return line.removesuffix(end), end
+
+
 def fault(path: Path) -> str | None:
     """What is wrong with one of the competition's files, as its reader says it; None if nothing."""
     try:

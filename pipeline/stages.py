@@ -91,7 +91,7 @@ def steps(data: Dataset, preset: config.Config) -> list[Step]:
             manifest=tensors / "manifest.json",
             outputs=images,
             inputs=tuple(csvs),
-            code=("preprocess.py", "csvs.py"),
+            code=("preprocess.py", "csvs.py:read_images", "csvs.py:read_labels"),
         ),
         Step(
             name="split",
@@ -151,7 +151,7 @@ def steps(data: Dataset, preset: config.Config) -> list[Step]:
             outputs=(submission,),
             inputs=(probabilities, metrics, raw / "sample_submission.csv"),
             params={"dataset": data.name, "source": data.source, "preset": preset.name},
-            code=("write.py", "csvs.py"),
+            code=("write.py", "csvs.py:read_labels", "csvs.py:check_submission"),
         ),
     ]
     return result

@@ -9,11 +9,10 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline import kaggle_client, ledger
+from pipeline import csvs, kaggle_client, ledger
 from pipeline.artifacts import fingerprint
 from pipeline.errors import OutsideError, UserError
 from pipeline.kaggle_client import CallError, Submission, patiently
-from pipeline.write import check
 
 # Seconds between two looks at the list of submissions.
 POLL = 5.0
@@ -45,7 +44,7 @@ def candidate(
     Raises:
         UserError: the CSV is not in order, or not made from the competition's own files.
     """
-    check(csv, sample)
+    csvs.check_submission(csv, sample)
     source, facts = raw_manifest["params"]["source"], raw_manifest["facts"]
     if source != "kaggle" and not facts.get("from_competition"):
         if source == "local":

@@ -241,7 +241,7 @@ def test_a_changed_training_parameter_trains_again_and_divides_nothing_again(
 @pytest.mark.parametrize(
     ("module", "first"),
     [
-        ("csvs.py", "preprocess"),
+        ("csvs.py", None),
         ("split.py", "split"),
         ("augment.py", "train fold 0"),
         ("ensemble.py", "ensemble"),

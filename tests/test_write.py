@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.csvs import check_submission
 from pipeline.errors import UserError
-from pipeline.write import check, write
+from pipeline.write import write
 
 LABELS = [7, 2, 1, 0, 4, 1, 4, 9, 5, 9, 3, 3]
 
@@ -48,7 +49,7 @@ def test_writes_the_most_probable_labels_in_the_format_of_the_sample(
     assert facts["oof_accuracy"] == 0.75
     assert facts["oof_rows"] == 4
     assert facts["predicted_per_class"] == [1, 2, 1, 2, 2, 1, 0, 1, 0, 2]
-    assert check(tmp_path / "s.csv", sample) == 12
+    assert check_submission(tmp_path / "s.csv", sample) == 12
 
 
 def test_a_quoted_header_is_copied(tmp_path: Path) -> None:
@@ -130,7 +131,7 @@ def test_refuses_whatever_is_not_like_the_sample(tmp_path: Path, text: str, said
     sample, path = make_sample(tmp_path), tmp_path / "s.csv"
     path.write_bytes(text.encode())
     with pytest.raises(UserError) as caught:
-        check(path, sample)
+        check_submission(path, sample)
     assert str(caught.value).startswith(str(path))
     assert said in str(caught.value)
 
@@ -139,9 +140,9 @@ def test_refuses_unix_line_ends_where_the_sample_has_those_of_windows(tmp_path: 
     sample = make_sample(tmp_path, end="\r\n")
     (tmp_path / "s.csv").write_text(submission())
     with pytest.raises(UserError):
-        check(tmp_path / "s.csv", sample)
+        check_submission(tmp_path / "s.csv", sample)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"s\.csv: there is no such file"):
-        check(tmp_path / "s.csv", make_sample(tmp_path))
+        check_submission(tmp_path / "s.csv", make_sample(tmp_path))
