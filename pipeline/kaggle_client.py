@@ -164,7 +164,7 @@ def _advice(error: CallError) -> str:
         )
     if error.status == 404:
         return f"Kaggle does not know the competition (404): see whether {HOME} is still there"
-    return str(error)
+    return f"Kaggle refuses it ({error.status}): {error}"
 
 
 def _refused_credentials() -> str:

@@ -406,7 +406,9 @@ def test_a_refusal_ends_in_one_line_and_no_entry(service, project, submission, c
     service.fail(call, **fault)
     done = digits(project, "submit", *FAST)
     assert done.returncode == 1
-    only_line(done.stderr)
+    line = only_line(done.stderr)
+    if "message" in fault:
+        assert f"Kaggle refuses it ({fault['status']}): {fault['message']}" in line
     assert service.submissions == []
     assert ledger_of(project) == []
     assert submission.read_bytes() == before
