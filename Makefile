@@ -53,6 +53,9 @@ $(INSTALLED):
 
 STAGES := download preprocess split train ensemble write submission submit demo
 ifneq ($(filter $(STAGES),$(MAKECMDGOALS)),)
+ifneq ($(filter clean distclean,$(MAKECMDGOALS)),)
+$(error clean first, then make the rest with a second command)
+endif
 
 PLAN := $(shell $(or $(wildcard $(VENV_PYTHON)),$(PYTHON)) -m pipeline.plan $(call quoted,$(DATASET)) $(call quoted,$(CONFIG)))
 ifeq ($(PLAN),)
@@ -69,25 +72,27 @@ WRITE      := $(call files_of,write)
 
 # What the plan calls stale is made, whatever its date; what it does not, is not.
 .PHONY: $(call files_of,stale)
+# When its turn comes, what it rests on may have come out the same. Deleted files are no such case.
+recheck = $(if $(filter $@,$(call files_of,again)),,--if-stale)
 
 $(DOWNLOAD): | $(INSTALLED)
-	@$(RUN) download $(CHOICE)
+	@$(RUN) download $(CHOICE) $(recheck)
 
 $(PREPROCESS): | $(DOWNLOAD)
-	@$(RUN) preprocess $(CHOICE)
+	@$(RUN) preprocess $(CHOICE) $(recheck)
 
 $(SPLIT): | $(PREPROCESS)
-	@$(RUN) split $(CHOICE)
+	@$(RUN) split $(CHOICE) $(recheck)
 
 fold_of = $(patsubst fold-%,%,$(notdir $(patsubst %/,%,$(dir $(1)))))
 $(TRAIN): | $(SPLIT)
-	@$(RUN) train $(CHOICE) --fold $(call fold_of,$@)
+	@$(RUN) train $(CHOICE) $(recheck) --fold $(call fold_of,$@)
 
 $(ENSEMBLE): | $(TRAIN)
-	@$(RUN) ensemble $(CHOICE)
+	@$(RUN) ensemble $(CHOICE) $(recheck)
 
 $(WRITE): | $(ENSEMBLE)
-	@$(RUN) write $(CHOICE)
+	@$(RUN) write $(CHOICE) $(recheck)
 
 endif
 
@@ -135,6 +140,7 @@ distclean: ## remove all data and the environment; submissions stay
 help: ## this
 	@echo 'targets'
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@echo 'start with: make demo; then make submission CONFIG=fast'
 	@echo 'variables'
 	@echo '  DATASET=$(DATASET)  kaggle, sample, mnist, fashion, or a folder or zip with the three CSVs'
 	@echo '  CONFIG=$(CONFIG)  sprint, fast, default, best, demo, or a TOML file'

@@ -149,10 +149,13 @@ def code_fingerprint(entry: str, folder: Path = CODE) -> str:
         folder: where the file lies.
 
     Raises:
-        UserError: the file holds no such definition.
+        UserError: the file holds no such definition, or is no Python.
     """
     name, _, definition = entry.partition(":")
-    tree = ast.parse((folder / name).read_text(encoding="utf-8"))
+    try:
+        tree = ast.parse((folder / name).read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        raise UserError(f"pipeline/{name}, line {error.lineno}: {error.msg}") from error
     if definition and not any(definition in _defines(statement) for statement in tree.body):
         raise UserError(f"pipeline/{name} defines no {definition!r}, which the preset names")
     code = [_shape(node) for node in _uses(tree, definition)] if definition else _shape(tree)
@@ -299,7 +302,12 @@ def read_json(path: Path) -> dict[str, Any] | None:
 # --- running -----------------------------------------------------------------------------------
 
 
-def run(step: Step, work: Callable[[Path], Mapping[str, Any]], made_by: Iterable[Step]) -> bool:
+def run(
+    step: Step,
+    work: Callable[[Path], Mapping[str, Any]],
+    made_by: Iterable[Step],
+    if_stale: bool = False,
+) -> bool:
     """Do a step's work in its workplace, then put outputs and manifest under their final names.
 
     Args:
@@ -308,15 +316,17 @@ def run(step: Step, work: Callable[[Path], Mapping[str, Any]], made_by: Iterable
             facts for the manifest (device, metrics, …). What it leaves there when it is stopped is
             there when it is called again for the same inputs, parameters and code.
         made_by: the steps before it, whose outputs are checked before they are used.
+        if_stale: leave the step alone if it is fresh.
 
     Returns:
-        False if another process did the same work while this one waited for it.
+        False if nothing had to be done: the step is fresh and if_stale is set, or another process
+        did the same work while this one waited for it.
 
     Raises:
         UserError: an input is missing or damaged.
     """
     with _locked(step) as waited, stat_cache(step.root) as cache:
-        if waited and _own_staleness(step, cache) is None:
+        if (waited or if_stale) and _own_staleness(step, cache) is None:
             return False
         _check_inputs(step, made_by, cache)
         origin = {
@@ -348,7 +358,8 @@ def _check_inputs(step: Step, made_by: Iterable[Step], cache: dict[str, list[Any
         damage = _damage(maker, manifest, cache) if manifest else f"{maker.name} has not run yet"
         if damage:
             raise UserError(
-                f"{damage}; run `make {step.stage}`, which makes all that {step.stage} needs"
+                f"{damage}; run `make {step.stage}` with the same DATASET and CONFIG, which makes "
+                f"all that {step.stage} needs"
             )
     for path in step.inputs:
         if not path.exists():

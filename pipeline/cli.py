@@ -35,6 +35,9 @@ DatasetOption = Annotated[
         help="kaggle, sample, mnist, fashion, or a folder or zip with the competition's CSVs.",
     ),
 ]
+IfStaleOption = Annotated[
+    bool, typer.Option("--if-stale", help="Do nothing if what is there is fresh.")
+]
 ConfigOption = Annotated[
     str, typer.Option("--config", help="A preset's name, or the path of a TOML file.")
 ]
@@ -49,12 +52,17 @@ def options(
         os.environ["DIGITS_DEBUG"] = "1"
 
 
-def _run(step: Step, steps: list[Step], work: Callable[[Path], dict[str, Any]]) -> None:
+def _run(
+    step: Step, steps: list[Step], work: Callable[[Path], dict[str, Any]], if_stale: bool
+) -> None:
     """Run one step; say why, where to, and how long it took."""
     with artifacts.stat_cache(stages.ROOT) as cache:
-        why = artifacts.staleness(steps, cache).get(step.name) or "fresh, made again"
+        why = artifacts.staleness(steps, cache)[step.name] or "asked for"
+    if if_stale and why == "asked for":
+        print(f"{step.name}: fresh, what it rests on came out the same", flush=True)
+        return
     print(f"{step.name}: {why}; into {os.path.relpath(step.manifest.parent)}/", flush=True)
-    if artifacts.run(step, work, steps):
+    if artifacts.run(step, work, steps, if_stale):
         manifest = artifacts.read_manifest(step)
         assert manifest is not None
         print(f"{step.name}: done in {manifest['facts']['seconds']:.1f} s", flush=True)
@@ -71,7 +79,11 @@ def _named(steps: list[Step], stage: str) -> Step:
 
 
 @app.command()
-def download(dataset: DatasetOption = "kaggle", preset: ConfigOption = "default") -> None:
+def download(
+    dataset: DatasetOption = "kaggle",
+    preset: ConfigOption = "default",
+    if_stale: IfStaleOption = False,
+) -> None:
     """Stage 1: bring the three CSVs to data/DATASET/raw/."""
     from pipeline import csvs
     from pipeline.download import download
@@ -80,36 +92,51 @@ def download(dataset: DatasetOption = "kaggle", preset: ConfigOption = "default"
     steps = _steps(dataset, preset)
     for path in artifacts.changed_outputs(steps[0]):
         print(f"{csvs.fault(path) or path}; this is not what download wrote, it is made again")
-    _run(steps[0], steps, lambda folder: download(folder, data.source, data.path))
+    _run(steps[0], steps, lambda folder: download(folder, data.source, data.path), if_stale)
 
 
 @app.command()
-def preprocess(dataset: DatasetOption = "kaggle", preset: ConfigOption = "default") -> None:
+def preprocess(
+    dataset: DatasetOption = "kaggle",
+    preset: ConfigOption = "default",
+    if_stale: IfStaleOption = False,
+) -> None:
     """Stage 2: check the CSVs and turn them into arrays, in data/DATASET/tensors/."""
     from pipeline.preprocess import preprocess
 
     steps = _steps(dataset, preset)
     step = _named(steps, "preprocess")
-    _run(step, steps, lambda folder: preprocess(folder, *step.inputs))
+    try:
+        _run(step, steps, lambda folder: preprocess(folder, *step.inputs), if_stale)
+    except UserError as error:
+        path = stages.dataset(dataset).path
+        raise UserError(f"{error} (a copy of what is in {path})" if path else str(error)) from error
 
 
 @app.command()
-def split(dataset: DatasetOption = "kaggle", preset: ConfigOption = "default") -> None:
+def split(
+    dataset: DatasetOption = "kaggle",
+    preset: ConfigOption = "default",
+    if_stale: IfStaleOption = False,
+) -> None:
     """Stage 3: draw the folds, in data/DATASET/folds/."""
     from pipeline.split import split
 
     steps = _steps(dataset, preset)
     step, params = _named(steps, "split"), config.load(preset).split
-    _run(step, steps, lambda folder: split(folder, step.inputs[0], **asdict(params)))
+    _run(step, steps, lambda folder: split(folder, step.inputs[0], **asdict(params)), if_stale)
 
 
 @app.command()
 def train(
     dataset: DatasetOption = "kaggle",
     preset: ConfigOption = "default",
+    if_stale: IfStaleOption = False,
     fold: Annotated[int | None, typer.Option(min=0, help="Only this fold; else all.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="A trial of so many epochs.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="A trial on so many rows.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="A trial on the first rows only.")
+    ] = None,
 ) -> None:
     """Stage 4: train the folds, in data/DATASET/CONFIG/fold-N/.
 
@@ -136,28 +163,36 @@ def train(
             fold=step.params["fold"],
             params=settings.train,
         )
-        _run(step, steps, work)
+        _run(step, steps, work, if_stale)
 
 
 @app.command()
-def ensemble(dataset: DatasetOption = "kaggle", preset: ConfigOption = "default") -> None:
+def ensemble(
+    dataset: DatasetOption = "kaggle",
+    preset: ConfigOption = "default",
+    if_stale: IfStaleOption = False,
+) -> None:
     """Stage 5: put the folds' probabilities together, in data/DATASET/CONFIG/ensemble/."""
     from pipeline.ensemble import ensemble
 
     steps = _steps(dataset, preset)
     step = _named(steps, "ensemble")
     folders = [fold.manifest.parent for fold in steps if fold.stage == "train"]
-    _run(step, steps, lambda folder: ensemble(folder, folders, *step.inputs[-2:]))
+    _run(step, steps, lambda folder: ensemble(folder, folders, *step.inputs[-2:]), if_stale)
 
 
 @app.command()
-def write(dataset: DatasetOption = "kaggle", preset: ConfigOption = "default") -> None:
+def write(
+    dataset: DatasetOption = "kaggle",
+    preset: ConfigOption = "default",
+    if_stale: IfStaleOption = False,
+) -> None:
     """Stage 6: write the submission, submissions/DATASET-CONFIG.csv."""
     from pipeline.write import write
 
     steps = _steps(dataset, preset)
     step = _named(steps, "write")
-    _run(step, steps, lambda folder: write(folder / step.outputs[0].name, *step.inputs))
+    _run(step, steps, lambda folder: write(folder / step.outputs[0].name, *step.inputs), if_stale)
 
 
 @app.command()
@@ -190,7 +225,7 @@ def submit(
     if from_competition:
         if stages.dataset(dataset).source != "local":
             raise UserError("--from-competition is for a folder or zip of your own")
-        for step in (raw, written):
+        for step in (raw, written):  # the data's manifest decides; the CSV's tells its reader
             artifacts.add_fact(step, "from_competition", True)
     sample = raw.manifest.parent / "sample_submission.csv"
     manifests = [artifacts.read_manifest(step) or {} for step in (written, raw)]
@@ -301,7 +336,7 @@ def main() -> None:
             raise KeyboardInterrupt
         sys.exit(code)
     except TyperException as error:
-        _fail(f"{error.format_message()}; `digits --help` and `digits COMMAND --help` teach", 2)
+        _fail(f"{error.format_message()}; see `digits --help`", 2)
     except UserError as error:
         _fail(str(error), 2)
     except OutsideError as error:
@@ -317,5 +352,6 @@ def main() -> None:
 def _fail(line: str, code: int) -> None:
     if "DIGITS_DEBUG" in os.environ:
         traceback.print_exc()
-    print("digits: " + " ".join(line.split()), file=sys.stderr)
+    line = " ".join(line.split()).replace(f"{stages.ROOT}/", "")
+    print(f"digits: {line}", file=sys.stderr)
     sys.exit(code)

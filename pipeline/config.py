@@ -48,7 +48,7 @@ class Train:
     width: int = _param(32, "channels of the network's first layers", 1, 1024)
     dropout: float = _param(0.0, "share of the last features dropped in training", 0, 0.95)
 
-    epochs: int = _param(12, "passes over the training rows, at most", 1, 10_000)
+    epochs: int = _param(10, "passes over the training rows, at most", 1, 10_000)
     batch_size: int = _param(128, "images a step", 1, 65_536)
     learning_rate: float = _param(0.002, "RMSprop's, at its peak", 1e-9, 10)
     warmup: float = _param(
@@ -58,7 +58,10 @@ class Train:
     rho: float = _param(0.9, "RMSprop's memory of squared gradients", 0, 0.9999)
     label_smoothing: float = _param(0.05, "share of the target spread over all classes", 0, 0.9)
     average: float = _param(
-        0.99, "momentum of the averaged weights, a step; 0 = no averaging", 0, 0.99999
+        0.99,
+        "momentum of the averaged weights, a step; less in a short training; 0 = none",
+        0,
+        0.99999,
     )
 
     keep: str = _param(
@@ -120,6 +123,8 @@ def load(preset: str) -> Config:
     path = PRESETS / f"{preset}.toml"
     if not preset.endswith(".toml"):
         if preset not in preset_names():
+            if Path(f"{preset}.toml").exists():
+                raise UserError(f"there is no preset {preset!r}, did you mean {preset}.toml?")
             raise UserError(
                 f"there is no preset {preset!r}{_nearest(preset, preset_names())}; there are "
                 f"{', '.join(preset_names())}, and CONFIG may also be a path to a .toml file"
@@ -163,16 +168,23 @@ def parse(tables: Mapping[str, Any], name: str, where: str) -> Config:
     parts = {}
     for table, values in tables.items():
         if table not in TABLES:
+            homes = [home for home, kind in TABLES.items() if table in _parameters(kind)]
+            if homes:
+                raise UserError(f"{where}: put {table} under [{homes[0]}]")
             raise UserError(f"{where}: unknown table [{table}]{_nearest(table, TABLES)}")
         if not isinstance(values, dict):
             raise UserError(f"{where}: {table} has to be a table: write [{table}] above its keys")
-        parameters = {f.name: f for f in dataclasses.fields(TABLES[table])}
+        parameters = _parameters(TABLES[table])
         for key, value in values.items():
             if key not in parameters:
                 raise UserError(f"{where}: unknown key {table}.{key}{_nearest(key, parameters)}")
             values[key] = _checked(parameters[key], value, f"{where}: {table}.{key}")
         parts[table] = TABLES[table](**values)
     return Config(name=name, **parts)
+
+
+def _parameters(table: type) -> dict[str, "dataclasses.Field[Any]"]:
+    return {parameter.name: parameter for parameter in dataclasses.fields(table)}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def result(dataset: str, preset: str) -> str:
         lines.append(f'next: make submit{again} MESSAGE="my first try"')
     elif source == "local":
         lines.append(
-            f"next: make submit DATASET={dataset}{again}  (asks whether the files are the "
+            f"next: make submit DATASET={dataset}{again}  (only if the files are the "
             "competition's own)"
         )
     else:

@@ -1,6 +1,7 @@
 """Stage 7: send the submission to the competition, once, and wait for its score."""
 
 import contextlib
+import math
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -23,6 +24,7 @@ class Candidate:
     """A submission that could be sent: the file, and what its manifests say of it."""
 
     csv: Path
+    rows: int
     sha256: str
     dataset: str
     preset: str
@@ -44,13 +46,13 @@ def candidate(
     Raises:
         UserError: the CSV is not in order, or not made from the competition's own files.
     """
-    csvs.check_submission(csv, sample)
+    rows = csvs.check_submission(csv, sample)
     source, facts = raw_manifest["params"]["source"], raw_manifest["facts"]
     if source != "kaggle" and not facts.get("from_competition"):
         if source == "local":
             why = (
                 "nothing says that its files are the competition's own. If they are, say so once: "
-                "`digits submit --dataset PATH --from-competition`"
+                "`digits submit --from-competition` with the same --dataset and --config"
             )
         else:
             why = (
@@ -60,6 +62,7 @@ def candidate(
         raise UserError(f"{csv.name} was made from the source {source!r} and is not sent: {why}")
     return Candidate(
         csv=csv,
+        rows=rows,
         sha256=fingerprint(csv),
         dataset=manifest["params"]["dataset"],
         preset=manifest["params"]["preset"],
@@ -223,9 +226,12 @@ def _report(found: Submission | None, ref: int, chosen: Candidate, book: Path) -
     ledger.settle(book, str(ref), found.status, found.public_score)
     if found.status != "COMPLETE":
         raise OutsideError(f"Kaggle could not score submission {ref}: {found.error}")
-    estimate, error = chosen.oof_accuracy, chosen.oof_standard_error
-    agree = abs(float(found.public_score) - estimate) <= 2 * error
+    estimate, score = chosen.oof_accuracy, float(found.public_score)
+    # Both are measured on a sample; that of the score is at most as large as the test set.
+    score_error = math.sqrt(score * (1 - score) / chosen.rows)
+    agree = abs(score - estimate) <= 2 * math.hypot(chosen.oof_standard_error, score_error)
     print(
-        f"public score {found.public_score}, out of fold {estimate:.5f} ± {error:.5f}: they "
-        f"{'agree' if agree else 'do not agree'} within two standard errors"
+        f"public score {found.public_score}, out of fold {estimate:.5f} ± "
+        f"{chosen.oof_standard_error:.5f}: they {'agree' if agree else 'do not agree'} within two "
+        "standard errors of their difference"
     )

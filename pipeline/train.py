@@ -160,15 +160,22 @@ def _build(params: Train, rate: Any, steps: int, seed: int) -> tuple[Any, Any]:
             f"train.network: there is no network {params.network!r} in networks.py, "
             f"which has {', '.join(NETWORKS)}"
         )
-    network = NETWORKS[params.network](params.width, params.dropout)
+    try:
+        network = NETWORKS[params.network](params.width, params.dropout)
+    except Exception as error:
+        raise UserError(
+            f"networks.py: {params.network} cannot be built: {error} (DIGITS_DEBUG=1 shows where)"
+        ) from error
+    # Averages that reach further back than a tenth of the training would hold its first weights.
+    average = min(params.average, 1 - 10 / (steps * params.epochs))
     warp = RandomAffine(params.rotation, params.zoom, params.shift, params.shear, seed)
     model = keras.Sequential([keras.Input((28, 28, 1), dtype="uint8"), warp, network])
     model.compile(
         optimizer=keras.optimizers.RMSprop(
             rate,
             rho=params.rho,
-            use_ema=params.average > 0,
-            ema_momentum=params.average or 0.99,
+            use_ema=average > 0,
+            ema_momentum=max(average, 0.0),
         ),
         loss=keras.losses.CategoricalCrossentropy(
             from_logits=True, label_smoothing=params.label_smoothing
@@ -224,8 +231,10 @@ def _averaged_weights(model: Any) -> Iterator[None]:
     """Within the block the model has the averages of its weights, if any are kept."""
     current = model.get_weights()
     model.optimizer.finalize_variable_values(model.trainable_variables)
-    yield
-    model.set_weights(current)
+    try:
+        yield
+    finally:
+        model.set_weights(current)
 
 
 def _score(probabilities: NDArray[np.float32], labels: NDArray[np.uint8]) -> tuple[float, float]:

@@ -66,7 +66,7 @@ def test_an_empty_preset_is_the_defaults(tmp_path: Path) -> None:
         ("[train]\nlr = 1", "unknown key train.lr"),
         ("[split]\nfold = 1", "unknown key split.fold, did you mean folds?"),
         ("train = 3", "write [train] above its keys"),
-        ("epochs = 3", "unknown table [epochs]"),
+        ("epochs = 3", "put epochs under [train]"),
         ("[train]\nepochs = 1.5", "train.epochs has to be a whole number, not 1.5"),
         ("[train]\nepochs = '3'", "train.epochs has to be a whole number, not '3'"),
         ("[train]\nepochs = true", "train.epochs has to be a whole number, not True"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-PIXELS = 784
+PIXEL_COUNT = 784
 
 
 def write_csvs(
@@ -20,7 +20,7 @@ def write_csvs(
         train: images, uint8 of n times 784 values in any shape that begins with n, and labels (n,).
         test: the same for the test set, whose labels go to solution.csv alone.
     """
-    pixels = [f"pixel{i}" for i in range(PIXELS)]
+    pixels = [f"pixel{i}" for i in range(PIXEL_COUNT)]
     text = [str(value) for value in range(256)]
 
     def write_images(name: str, header: list[str], rows: NDArray[np.uint8]) -> None:
@@ -34,9 +34,9 @@ def write_csvs(
         (folder / name).write_text("ImageId,Label\n" + "".join(rows), encoding="ascii")
 
     images, labels = train
-    flat = images.reshape(-1, PIXELS)
+    flat = images.reshape(-1, PIXEL_COUNT)
     write_images("train.csv", ["label", *pixels], np.column_stack([labels, flat]))
     images, labels = test
-    write_images("test.csv", pixels, images.reshape(-1, PIXELS))
+    write_images("test.csv", pixels, images.reshape(-1, PIXEL_COUNT))
     write_labels("sample_submission.csv", np.zeros_like(labels))
     write_labels("solution.csv", labels)
