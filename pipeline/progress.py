@@ -1,5 +1,6 @@
 """What one sees of a training: a bar on a terminal, one plain line an epoch anywhere else."""
 
+import os
 import time
 from collections.abc import Mapping
 
@@ -29,7 +30,8 @@ class TrainingBar(keras.callbacks.Callback):
             TaskProgressColumn(),
             TimeRemainingColumn(),
             console=self.console,
-            disable=not self.console.is_terminal,
+            # Folds that make runs side by side would draw their bars over one another.
+            disable=not self.console.is_terminal or "jobserver" in os.environ.get("MAKEFLAGS", ""),
             transient=True,
         )
         self.task = self.bar.add_task(title, total=epochs * steps, completed=done * steps)
