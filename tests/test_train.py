@@ -319,8 +319,8 @@ def test_patience_ends_the_training(
 def test_keep_best_keeps_the_weights_of_the_best_epoch(
     tmp_path: Path, tensors: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A constant rate, so that two epochs of nine are a training of two.
-    params = replace(PARAMS, warmup=0.0, decay="none", epochs=2)
+    # A constant rate and a short memory, so that two epochs of nine are a training of two.
+    params = replace(PARAMS, warmup=0.0, decay="none", epochs=2, batch_size=4, average=0.5)
     train_fold(tmp_path / "two", tensors, params)
     scripted_losses(monkeypatch, [2.0, 1.0, 3.0, 1.5])
     params = replace(params, keep="best", epochs=9, patience=2)
@@ -398,3 +398,11 @@ def test_a_damaged_checkpoint_is_said_and_not_used(
     train_fold(run, tensors, PARAMS)
     assert "damaged; starting anew" in capsys.readouterr().out
     assert differing(folder, run) == []
+
+
+def test_a_short_training_has_short_averages(tmp_path: Path, tensors: Path) -> None:
+    """An average of a hundred steps would hold little but the first weights after ten."""
+    short = replace(PARAMS, epochs=1, batch_size=10, average=0.0)
+    train_fold(tmp_path / "none", tensors, short)
+    train_fold(tmp_path / "long", tensors, replace(short, average=0.99))
+    assert differing(tmp_path / "none", tmp_path / "long") == []
