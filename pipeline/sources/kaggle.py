@@ -2,7 +2,6 @@
 
 import shutil
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +90,7 @@ def _check(archive: Path) -> None:
             if missing := [name for name in local.NAMES if name not in names]:
                 raise CallError(f"{missing[0]} is not in what came")
             contents = {name: opened.read(names[name]) for name in local.NAMES}
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except (*local.DAMAGE, NotImplementedError) as error:
         raise CallError("what came is not a whole zip archive") from error
     headers = {"train.csv": b"label,pixel0,", "test.csv": b"pixel0,pixel1,"}
     for name, header in {**headers, "sample_submission.csv": b"ImageId,Label"}.items():
