@@ -84,9 +84,15 @@ $(PREPROCESS): | $(DOWNLOAD)
 $(SPLIT): | $(PREPROCESS)
 	@$(RUN) split $(CHOICE) $(recheck)
 
-fold_of = $(patsubst fold-%,%,$(notdir $(patsubst %/,%,$(dir $(1)))))
+# With -j each fold has a process of its own. Without, the first one's trains all that are due: the
+# import of TensorFlow takes seconds. (What is due because of a deleted file is every fold.)
+folder_of = $(patsubst %/,%,$(dir $(1)))
+fold_of   = $(patsubst fold-%,%,$(notdir $(call folder_of,$(1))))
+member_of = $(notdir $(call folder_of,$(call folder_of,$(1))))
+one_fold  = $(RUN) train $(CHOICE) $(recheck) --member $(call member_of,$@) --fold $(call fold_of,$@)
+all_folds = $(if $(TRAINED),,$(eval TRAINED := yes)$(RUN) train $(CHOICE) $(if $(filter $(TRAIN),$(call files_of,again)),,--if-stale))
 $(TRAIN): | $(SPLIT)
-	@$(RUN) train $(CHOICE) $(recheck) --fold $(call fold_of,$@)
+	@$(if $(filter -j%,$(MAKEFLAGS)),$(one_fold),$(all_folds))
 
 $(ENSEMBLE): | $(TRAIN)
 	@$(RUN) ensemble $(CHOICE) $(recheck)

@@ -59,7 +59,7 @@ def _run(
     with artifacts.stat_cache(stages.ROOT) as cache:
         why = artifacts.staleness(steps, cache)[step.name] or "asked for"
     if if_stale and why == "asked for":
-        print(f"{step.name}: fresh, what it rests on came out the same", flush=True)
+        print(f"{step.name}: fresh", flush=True)
         return
     print(f"{step.name}: {why}; into {os.path.relpath(step.manifest.parent)}/", flush=True)
     if artifacts.run(step, work, steps, if_stale):
@@ -132,6 +132,9 @@ def train(
     dataset: DatasetOption = "kaggle",
     preset: ConfigOption = "default",
     if_stale: IfStaleOption = False,
+    member: Annotated[
+        str | None, typer.Option(help="Only this preset of those that CONFIG puts together.")
+    ] = None,
     fold: Annotated[int | None, typer.Option(min=0, help="Only this fold; else all.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="A trial of so many epochs.")] = None,
     limit: Annotated[
@@ -149,19 +152,26 @@ def train(
     if epochs is not None or limit is not None:
         settings = config.trial(settings, epochs, limit)
     steps = stages.steps(stages.dataset(dataset), settings)
-    due = [step for step in steps if step.stage == "train"]
-    if fold is not None:
-        if fold >= len(due):
-            raise UserError(f"there is no fold {fold}: {preset} has folds 0 to {len(due) - 1}")
-        due = [due[fold]]
-    for step in due:
+    members = {Path(each.name).name: each for each in settings.members}
+    if member is not None and member not in members:
+        raise UserError(f"there is no member {member}: {preset} trains {', '.join(members)}")
+    if fold is not None and fold >= settings.split.folds:
+        raise UserError(
+            f"there is no fold {fold}: {preset} has folds 0 to {settings.split.folds - 1}"
+        )
+    for step in steps:
+        name = step.manifest.parent.parent.name
+        if step.stage != "train" or member not in (None, name):
+            continue
+        if fold not in (None, step.params["fold"]):
+            continue
         images, *_, fold_ids = step.inputs
         work = partial(
             train,
             tensors=images.parent,
             fold_ids_path=fold_ids,
             fold=step.params["fold"],
-            params=settings.train,
+            params=members[name].train,
         )
         _run(step, steps, work, if_stale)
 
@@ -177,7 +187,7 @@ def ensemble(
 
     steps = _steps(dataset, preset)
     step = _named(steps, "ensemble")
-    folders = [fold.manifest.parent for fold in steps if fold.stage == "train"]
+    folders = stages.folders(steps)
     _run(step, steps, lambda folder: ensemble(folder, folders, *step.inputs[-2:]), if_stale)
 
 
@@ -305,13 +315,14 @@ def status(
     else:
         with artifacts.stat_cache(stages.ROOT) as cache:
             reasons = artifacts.staleness(steps, cache)
+    width = max(len(step.name) for step in steps)
     for step in steps:
         reason = reasons[step.name]
         manifest = artifacts.read_manifest(step)
         took = f"{manifest['facts'].get('seconds', 0):8.1f} s" if manifest else " " * 10
         state = "fresh" if reason is None else "missing" if reason == "missing" else "stale"
         why = f"  {reason}" if state == "stale" else ""
-        print(f"{step.name:<14} {state:<8}{took}{why}")
+        print(f"{step.name:<{width}} {state:<8}{took}{why}")
 
 
 @app.command("config")

@@ -94,16 +94,33 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Ensemble:
+    """Whose predictions are put together."""
+
+    members: tuple[str, ...] = _param(
+        (),
+        "presets whose folds are put together, all on one split; [] = this preset alone",
+    )
+
+
+@dataclass(frozen=True)
 class Config:
     """The parameters of all stages under one preset's name."""
 
     name: str = "default"
     split: Split = Split()
     train: Train = Train()
+    ensemble: Ensemble = Ensemble()
+    others: tuple["Config", ...] = ()
+
+    @property
+    def members(self) -> tuple["Config", ...]:
+        """The presets whose networks are trained: this one, unless [ensemble] names others."""
+        return self.others or (self,)
 
 
 # The TOML tables, in the order of the stages.
-TABLES: dict[str, type] = {"split": Split, "train": Train}
+TABLES: dict[str, type] = {"split": Split, "train": Train, "ensemble": Ensemble}
 
 
 def preset_names() -> list[str]:
@@ -140,7 +157,34 @@ def load(preset: str) -> Config:
             raise UserError(f"{preset}: a preset cannot be named {path.stem}; data/ uses that name")
     if not path.stem.replace("-", "").replace("_", "").isalnum() or not path.stem.isascii():
         raise UserError(f"{preset}: a preset's name may hold letters, digits, - and _ only")
-    return parse(_read(path), path.stem, str(path))
+    tables = _read(path)
+    settings = parse(tables, path.stem, str(path))
+    if not settings.ensemble.members:
+        return settings
+    if "train" in tables:
+        raise UserError(f"{path}: [train] has no effect, as ensemble.members names who is trained")
+    return dataclasses.replace(settings, others=_members(settings, path))
+
+
+def _members(settings: Config, path: Path) -> tuple[Config, ...]:
+    """The presets that another puts together; a path among them is seen from that one's folder."""
+    members: list[Config] = []
+    for word in settings.ensemble.members:
+        try:
+            member = load(str(path.parent / word) if word.endswith(".toml") else word)
+        except UserError as error:
+            raise UserError(f"{path}: ensemble.members: {error}") from error
+        if member.ensemble.members:
+            raise UserError(f"{path}: ensemble.members: {word} is itself put together from others")
+        if member.split != settings.split:
+            raise UserError(
+                f"{path}: ensemble.members: {word} has another [split]; all have to hold out the "
+                "same rows"
+            )
+        if member.name in {other.name for other in members}:
+            raise UserError(f"{path}: ensemble.members names {member.name} twice")
+        members.append(member)
+    return tuple(members)
 
 
 def trial(settings: Config, epochs: int | None, limit: int | None) -> Config:
@@ -151,6 +195,7 @@ def trial(settings: Config, epochs: int | None, limit: int | None) -> Config:
         settings,
         name=f"scratch/{settings.name}",
         train=dataclasses.replace(settings.train, **changed),
+        others=tuple(trial(member, epochs, limit) for member in settings.others),
     )
 
 
@@ -202,13 +247,20 @@ def _checked(parameter: "dataclasses.Field[Any]", value: Any, where: str) -> Any
     wanted = type(parameter.default)
     if wanted is float and type(value) is int:
         value = float(value)
+    if wanted is tuple and type(value) is list and all(type(item) is str for item in value):
+        value = tuple(value)
     if type(value) is not wanted:
-        names = {int: "a whole number", float: "a number", str: "a text in quotes"}
+        names = {
+            int: "a whole number",
+            float: "a number",
+            str: "a text in quotes",
+            tuple: "a list of texts in quotes",
+        }
         raise UserError(f"{where} has to be {names[wanted]}, not {value!r}")
     limits = parameter.metadata
     if limits["choices"] and value not in limits["choices"]:
         raise UserError(f"{where} has to be one of {', '.join(limits['choices'])}, not {value!r}")
-    if wanted is not str and not limits["low"] <= value <= limits["high"]:
+    if wanted in (int, float) and not limits["low"] <= value <= limits["high"]:
         raise UserError(
             f"{where} has to lie between {limits['low']} and {limits['high']}, not {value}"
         )

@@ -8,9 +8,33 @@ that use a function are retrained when it changes.
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.backend import keras
+from pipeline.backend import keras, tf
 
 layers = keras.layers
+
+
+class FusedBatchNormalization(keras.layers.BatchNormalization):
+    """Keras' batch normalisation, computed by TensorFlow's fused kernel; for training only.
+
+    Keras takes the mean, the variance and each of their gradients in steps of their own and in
+    float32; the fused kernel reads bfloat16 and goes over the features once, three to four times
+    faster on a CPU (EXPERIMENTS.md). Weights and configuration are those of Keras' layer.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.autocast = False  # the kernel takes features in bfloat16 with weights in float32
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """Features, (n, h, w, c), normalised by their batch in training, else by its averages."""
+        if not training:
+            return super().call(inputs, training=False)
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            inputs, self.gamma, self.beta, epsilon=self.epsilon, is_training=True
+        )
+        for average, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            average.assign(average * self.momentum + new * (1 - self.momentum))
+        return outputs
 
 
 def strided(width: int, dropout: float) -> Any:
@@ -53,7 +77,7 @@ def _convolution(x: Any, channels: int, size: int, strides: int = 1, padding: st
     in trainings as short as ours.
     """
     x = layers.Conv2D(channels, size, strides=strides, padding=padding, use_bias=False)(x)
-    x = layers.BatchNormalization(momentum=0.9)(x)
+    x = FusedBatchNormalization(momentum=0.9)(x)
     return layers.ReLU()(x)
 
 

@@ -10,6 +10,7 @@ submissions/<dataset>-<preset>.csv   the labels, in the competition's format    
 Standard library only: `make` imports it each time it is run.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def dataset(word: str) -> Dataset:
 
 def steps(data: Dataset, preset: config.Config) -> list[Step]:
     """Every step from the source to the submission, in the order in which data flows."""
-    root, split, train = ROOT, preset.split, preset.train
+    root, split = ROOT, preset.split
     home = root / "data" / data.name
     raw, tensors = home / "raw", home / "tensors"
     # Presets that divide the rows alike share one draw.
@@ -104,28 +105,18 @@ def steps(data: Dataset, preset: config.Config) -> list[Step]:
             code=("split.py",),
         ),
     ]
-    folders = [home / preset.name / f"fold-{fold}" for fold in range(split.folds)]
-    result += [
-        Step(
-            name=f"train fold {fold}",
-            stage="train",
-            root=root,
-            manifest=folder / "manifest.json",
-            outputs=tuple(
-                folder / name for name in ("weights.keras", "history.csv", "oof.npy", "test.npy")
-            ),
-            inputs=(*images, fold_ids),
-            params={"fold": fold} | {f"train.{k}": v for k, v in asdict(train).items()},
-            code=(
-                "train.py",
-                "augment.py",
-                "schedule.py",
-                "runtime.py",
-                f"networks.py:{train.network}",
-            ),
+    trainings = [
+        _training(
+            f"train {member.name} fold {fold}" if preset.others else f"train fold {fold}",
+            home / member.name / f"fold-{fold}",
+            member,
+            fold,
+            (*images, fold_ids),
         )
-        for fold, folder in enumerate(folders)
+        for member in preset.members
+        for fold in range(split.folds)
     ]
+    result += trainings
     ensemble = home / preset.name / "ensemble"
     probabilities, metrics = ensemble / "test.npy", ensemble / "metrics.json"
     submission = root / "submissions" / f"{data.name}-{preset.name}.csv"
@@ -137,7 +128,7 @@ def steps(data: Dataset, preset: config.Config) -> list[Step]:
             manifest=ensemble / "manifest.json",
             outputs=(ensemble / "oof.npy", probabilities, metrics),
             inputs=(
-                *(folder / name for folder in folders for name in ("oof.npy", "test.npy")),
+                *(path for training in trainings for path in training.outputs[-2:]),
                 tensors / "train_labels.npy",
                 fold_ids,
             ),
@@ -155,3 +146,36 @@ def steps(data: Dataset, preset: config.Config) -> list[Step]:
         ),
     ]
     return result
+
+
+def _training(
+    name: str, folder: Path, preset: config.Config, fold: int, inputs: tuple[Path, ...]
+) -> Step:
+    """The step that trains one fold of one preset."""
+    files = ("weights.keras", "history.csv", "oof.npy", "test.npy")
+    return Step(
+        name=name,
+        stage="train",
+        root=ROOT,
+        manifest=folder / "manifest.json",
+        outputs=tuple(folder / name for name in files),
+        inputs=inputs,
+        params={"fold": fold} | {f"train.{k}": v for k, v in asdict(preset.train).items()},
+        code=(
+            "train.py",
+            "augment.py",
+            "schedule.py",
+            "runtime.py",
+            f"networks.py:{preset.train.network}",
+        ),
+    )
+
+
+def folders(trainings: Iterable[Step]) -> dict[str, list[Path]]:
+    """The folders of the trained folds, in their order, by the name of the preset."""
+    found: dict[str, list[Path]] = {}
+    for step in trainings:
+        if step.stage == "train":
+            folder = step.manifest.parent
+            found.setdefault(folder.parent.name, []).append(folder)
+    return found

@@ -282,8 +282,19 @@ def _restore(path: Path, model: Any) -> State:
 
 def _save_network(network: Any, path: Path) -> None:
     """Save in Keras' format, less dates and addresses: the same network gives the same bytes."""
+    from pipeline.backend import keras
+    from pipeline.networks import FusedBatchNormalization
+
+    def plain(layer: Any) -> Any:
+        # Whoever loads the file need not have this package.
+        fused = isinstance(layer, FusedBatchNormalization)
+        kind = keras.layers.BatchNormalization if fused else type(layer)
+        return kind.from_config(layer.get_config())
+
+    saved = keras.models.clone_model(network, clone_function=plain)
+    saved.set_weights(network.get_weights())
     dated = path.with_suffix(".dated.keras")
-    network.save(dated)
+    saved.save(dated)
     with zipfile.ZipFile(dated) as source, zipfile.ZipFile(path, "w") as target:
         for name in sorted(source.namelist()):
             content = source.read(name)

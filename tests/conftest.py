@@ -101,7 +101,7 @@ def build(dataset: str, preset: str = "sprint") -> list[Step]:
     """Run every stage in the project that `stages.ROOT` names, with `fake_training`."""
     data, settings = stages.dataset(dataset), config.load(preset)
     steps = stages.steps(data, settings)
-    folds = [step.manifest.parent for step in steps if step.stage == "train"]
+    folds = stages.folders(steps)
     for step in steps:
         paths = step.inputs
         if step.stage == "download":

@@ -35,7 +35,9 @@ def made(tmp_path: Path) -> tuple[Path, dict[str, object]]:
         np.save(folder / "test.npy", tests[fold])
     target = tmp_path / "ensemble"
     target.mkdir()
-    return target, ensemble(target, folders, tmp_path / "labels.npy", tmp_path / "fold_ids.npy")
+    return target, ensemble(
+        target, {"one": folders}, tmp_path / "labels.npy", tmp_path / "fold_ids.npy"
+    )
 
 
 def test_each_row_is_predicted_by_the_fold_that_holds_it_out(
