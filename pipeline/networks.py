@@ -54,6 +54,21 @@ def strided(width: int, dropout: float) -> Any:
     return keras.Model(pixels, _logits(x, dropout), name="strided")
 
 
+def halved(width: int, dropout: float) -> Any:
+    """In between: one convolution at full resolution, the second one halves it."""
+    pixels = keras.Input((28, 28, 1))
+    x = layers.Rescaling(1 / 255)(pixels)
+    x = _convolution(x, width, 3, padding="valid")
+    x = _convolution(x, width, 3, strides=2)
+    x = _convolution(x, 2 * width, 3)
+    x = _convolution(x, 2 * width, 3)
+    x = layers.MaxPooling2D(padding="same")(x)
+    x = _convolution(x, 4 * width, 3)
+    x = _convolution(x, 4 * width, 3)
+    x = layers.GlobalMaxPooling2D()(x)
+    return keras.Model(pixels, _logits(x, dropout), name="halved")
+
+
 def fine(width: int, dropout: float) -> Any:
     """Slow and accurate: three pairs of convolutions, the first pair at full resolution."""
     pixels = keras.Input((28, 28, 1))
@@ -88,4 +103,4 @@ def _logits(features: Any, dropout: float) -> Any:
 
 
 # By the function's own name, which is what a preset says.
-NETWORKS: dict[str, Callable[[int, float], Any]] = {f.__name__: f for f in (strided, fine)}
+NETWORKS: dict[str, Callable[[int, float], Any]] = {f.__name__: f for f in (strided, halved, fine)}

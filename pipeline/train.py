@@ -11,6 +11,7 @@ import io
 import json
 import math
 import re
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ class State:
     """What a fold has behind it: a checkpoint less the variables of model and optimiser."""
 
     history: list[dict[str, float]] = field(default_factory=list)
+    epoch_seconds: list[float] = field(default_factory=list)
     best_loss: float = float("inf")
     best_epoch: int = 0
     best_weights: list[NDArray[Any]] = field(default_factory=list)
@@ -61,7 +63,8 @@ def train(
         params: the parameters of this stage.
 
     Returns:
-        Facts for the manifest: device, precision and why, versions, epochs, accuracy.
+        Facts for the manifest: device, precision and why, versions, epochs and the seconds of
+        each with its validation (the first one's include the tracing of the graph), accuracy.
 
     Raises:
         UserError: there is no such network.
@@ -94,6 +97,7 @@ def train(
         for epoch in range(len(state.history), params.epochs):
             if params.patience and epoch > state.best_epoch + params.patience:
                 break
+            began = time.perf_counter()
             learnt = _learn(model, epoch_of_batches(epoch), steps, bar)
             with _averaged_weights(model):
                 loss, accuracy = _score(predict(model, unseen_images), unseen_labels)
@@ -110,6 +114,7 @@ def train(
                 "learning_rate": float(rate((epoch + 1) * steps - 1)),
             }
             state.history.append(row)
+            state.epoch_seconds.append(round(time.perf_counter() - began, 3))
             _save(folder / CHECKPOINT, model, state)
             bar.epoch_done(row)
 
@@ -129,6 +134,7 @@ def train(
         "parameters": network.count_params(),
         "rows": len(rows),
         "epochs": len(state.history),
+        "epoch_seconds": state.epoch_seconds,
         "held_out_rows": len(oof),
         "held_out_loss": loss,
         "held_out_accuracy": accuracy,

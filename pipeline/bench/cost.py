@@ -1,0 +1,91 @@
+"""`make cost`: how time and memory of each stage grow with the number of digits.
+
+Writes data sets of a quarter, a half, all and ten times the training rows of a data set (the last
+by repeating them, each time warped otherwise, so that no two rows are alike), runs every stage on
+each in a process of its own, and prints seconds and peak memory.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import stages
+from pipeline.errors import UserError
+
+SHARES = (0.25, 0.5, 1.0, 10.0)
+PRESET = "sprint"
+STAGES = ("download", "preprocess", "split", "train", "ensemble", "write")
+
+
+def main(dataset: str) -> None:
+    """Measure every size, and print a table."""
+    data = stages.dataset(dataset)
+    home = stages.ROOT / "data" / data.name
+    images = np.load(home / "tensors" / "train_images.npy")
+    labels = np.load(home / "tensors" / "train_labels.npy")
+    folder = home / "bench" / "cost"
+    print("| training rows | " + " | ".join(STAGES) + " |")
+    print("|---" * (1 + len(STAGES)) + "|")
+    for share in SHARES:
+        rows = round(share * len(labels))
+        source = folder / f"digits{rows}"
+        if not source.exists():
+            _write(source, home / "raw", *_resized(images, labels, rows))
+        cells = []
+        for stage in STAGES:
+            seconds, peak = _run(stage, source)
+            cells.append(f"{seconds:.1f} s, {peak / 2**20:,.0f} MiB")
+        print(f"| {rows:,} | " + " | ".join(cells) + " |", flush=True)
+
+
+def _resized(
+    images: NDArray[np.uint8], labels: NDArray[np.uint8], rows: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The first rows, or all of them and then warped copies."""
+    if rows <= len(labels):
+        return images[:rows], labels[:rows]
+    from pipeline.augment import RandomAffine
+
+    warp = RandomAffine(10, 0.1, 2, 0.1, seed=0)
+    copies = [images]
+    while sum(map(len, copies)) < rows:
+        parts = np.array_split(images, 20)
+        copies += [np.asarray(warp(part, training=True)).round().astype(np.uint8) for part in parts]
+    return np.concatenate(copies)[:rows], np.resize(labels, rows)
+
+
+def _write(folder: Path, raw: Path, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
+    """A folder with the three CSVs; those of the test set are linked."""
+    header = (raw / "train.csv").open().readline().strip()
+    partial = folder.with_name(f".{folder.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    table = np.column_stack([labels, images.reshape(len(images), -1)])
+    np.savetxt(partial / "train.csv", table, fmt="%d", delimiter=",", header=header, comments="")
+    for name in ("test.csv", "sample_submission.csv"):
+        (partial / name).unlink(missing_ok=True)
+        os.link(raw / name, partial / name)
+    partial.rename(folder)
+
+
+def _run(stage: str, source: Path) -> tuple[float, int]:
+    """Seconds and peak memory, in bytes, of one stage run anew."""
+    command = ["-m", "pipeline", stage, "--dataset", str(source), "--config", PRESET]
+    began = time.perf_counter()
+    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise UserError(f"{stage} failed on {source}; the reason stands above")
+    return time.perf_counter() - began, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except (UserError, OSError) as error:
+        print(f"digits: {error}", file=sys.stderr)
+        sys.exit(2)

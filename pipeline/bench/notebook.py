@@ -1,0 +1,91 @@
+"""The baseline: the Keras notebook that most entrants to the competition fork.
+
+Two 5×5 convolutions, two 3×3, a dense layer, RMSprop, and Keras' ImageDataGenerator, which warps
+images one by one in Python; early stopping on the validation loss. Built from its description, to
+be timed with the same TensorFlow as the presets. Published: 0.9919 on its 15 % hold-out after seven
+epochs, 0.9922 at best.
+"""
+
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.backend import keras
+
+BATCH_SIZE = 86
+EPOCHS = 30
+PATIENCE = 4
+
+
+def network() -> Any:
+    """The notebook's network, from pixels, (n, 28, 28, 1) from 0 to 1, to probabilities."""
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            layers.Conv2D(32, 5, padding="same", activation="relu"),
+            layers.Conv2D(32, 5, padding="same", activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Dropout(0.2),
+            layers.Conv2D(64, 3, padding="same", activation="relu"),
+            layers.Conv2D(64, 3, padding="same", activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Dropout(0.2),
+            layers.Flatten(),
+            layers.Dense(256, activation="relu"),
+            layers.Dropout(0.5),
+            layers.Dense(10, activation="softmax"),
+        ]
+    )
+
+
+def train(
+    images: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+    held_out: NDArray[np.bool_],
+    seed: int,
+    epochs: int = EPOCHS,
+) -> dict[str, list[float]]:
+    """Train as the notebook does.
+
+    Args:
+        images: uint8 (n, 28, 28, 1).
+        labels: uint8 (n,).
+        held_out: bool (n,), the rows to validate on.
+        seed: of weights, order, dropout and augmentation.
+        epochs: at most so many.
+
+    Returns:
+        An entry an epoch: seconds since the start, validation accuracy and loss.
+    """
+    from keras.src.legacy.preprocessing.image import ImageDataGenerator
+
+    keras.utils.set_random_seed(seed)
+    pixels, targets = images / np.float32(255), keras.utils.to_categorical(labels, 10)
+    generator = ImageDataGenerator(
+        rotation_range=10, zoom_range=0.1, width_shift_range=0.1, height_shift_range=0.1
+    )
+    model = network()
+    model.compile(keras.optimizers.RMSprop(1e-3, rho=0.9), "categorical_crossentropy", ["accuracy"])
+    seconds: list[float] = []
+    began = time.perf_counter()
+    history = model.fit(
+        generator.flow(pixels[~held_out], targets[~held_out], BATCH_SIZE, seed=seed),
+        steps_per_epoch=int((~held_out).sum()) // BATCH_SIZE,
+        epochs=epochs,
+        validation_data=(pixels[held_out], targets[held_out]),
+        callbacks=[
+            keras.callbacks.EarlyStopping("val_loss", patience=PATIENCE),
+            keras.callbacks.LambdaCallback(
+                on_epoch_end=lambda epoch, logs: seconds.append(time.perf_counter() - began)
+            ),
+        ],
+        verbose=2,
+    ).history
+    return {
+        "seconds": seconds,
+        "accuracy": history["val_accuracy"],
+        "loss": history["val_loss"],
+    }
