@@ -119,7 +119,7 @@ write: $(WRITE) ## 6. the CSV
 
 # --- around them ----------------------------------------------------------------------------------
 
-.PHONY: help status test lint lock clean distclean
+.PHONY: help status test lint bench cost lock clean distclean
 
 status: $(INSTALLED) ## what is fresh, what is stale and why
 	@$(RUN) status $(CHOICE)
@@ -129,6 +129,12 @@ test: $(INSTALLED) ## the whole test suite
 
 lint: $(INSTALLED) ## style and types
 	@$(VENV_PYTHON) -m ruff check . && $(VENV_PYTHON) -m ruff format --check . && $(VENV_PYTHON) -m mypy
+
+bench: $(INSTALLED) ## the presets beside the notebook that everybody forks; about half an hour
+	@$(RUN).bench $(call quoted,$(DATASET))
+
+cost: $(INSTALLED) ## time and memory of each stage as the data grow; some minutes
+	@$(RUN).bench.cost $(call quoted,$(DATASET))
 
 lock: ## choose the newest versions that pyproject.toml allows (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --generate-hashes --python-version 3.11 \

@@ -315,7 +315,7 @@ def status(
     else:
         with artifacts.stat_cache(stages.ROOT) as cache:
             reasons = artifacts.staleness(steps, cache)
-    width = max(len(step.name) for step in steps)
+    width = max(14, *(len(step.name) for step in steps))
     for step in steps:
         reason = reasons[step.name]
         manifest = artifacts.read_manifest(step)
@@ -330,6 +330,8 @@ def show_config(preset: ConfigOption = "default") -> None:
     """Show every parameter of a preset, with its meaning; * marks what the preset changes."""
     settings = config.load(preset)
     for table in config.TABLES:
+        if table == "train" and settings.others:
+            continue  # its members' own
         print(f"[{table}]")
         for parameter in fields(getattr(settings, table)):
             value = getattr(getattr(settings, table), parameter.name)

@@ -297,7 +297,7 @@ def test_config_marks_what_a_preset_changes(
     assert lines[0] == "[split]"
     assert "[train]" in lines
     shown = {line.split("#")[0].strip() for line in lines}
-    assert "* epochs = 2" in shown
+    assert "* epochs = 1" in shown
     assert "batch_size = 128" in shown
     assert all(line.startswith("[") or "# " in line for line in lines)
 

@@ -100,6 +100,44 @@ def test_a_file_in_another_encoding(tmp_path: Path) -> None:
         config.load(str(tmp_path / "mine.toml"))
 
 
+# --- presets that put others together -------------------------------------------------------------
+
+
+def test_members_are_presets_by_name_or_by_path(tmp_path: Path) -> None:
+    (tmp_path / "ours.toml").write_text("[train]\nepochs = 3\n")
+    both = load(tmp_path, '[ensemble]\nmembers = ["default", "ours.toml"]\n')
+    assert [member.name for member in both.members] == ["default", "ours"]
+    assert both.members[1].train.epochs == 3
+
+
+def test_a_preset_without_members_is_its_own() -> None:
+    fast = config.load("fast")
+    assert fast.members == (fast,)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[ensemble]\nmembers = ["fast"]', "ensemble.members: fast has another [split]"),
+        ('[ensemble]\nmembers = ["best"]', "best is itself put together from others"),
+        ('[ensemble]\nmembers = ["default", "default"]', "names default twice"),
+        ('[ensemble]\nmembers = ["defualt"]', "did you mean default?"),
+        ('[ensemble]\nmembers = ["nowhere.toml"]', "there is no such file"),
+        ('[ensemble]\nmembers = "default"', "has to be a list of texts in quotes"),
+        ("[ensemble]\nmembers = [1]", "has to be a list of texts in quotes"),
+        ('[ensemble]\nmembers = ["default"]\n[train]\nepochs = 1', "[train] has no effect"),
+    ],
+)
+def test_members_that_cannot_be_put_together(tmp_path: Path, text: str, said: str) -> None:
+    assert said in fault(tmp_path, text)
+
+
+def test_a_trial_of_members_is_a_trial_of_each() -> None:
+    trial = config.trial(config.load("best"), 1, 200)
+    assert {member.train.epochs for member in trial.members} == {1}
+    assert all(member.name.startswith("scratch/best-") for member in trial.members)
+
+
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no such file"):
         config.load(str(tmp_path / "mine.toml"))

@@ -72,3 +72,29 @@ def test_the_test_probabilities_are_the_mean(made: tuple[Path, dict[str, object]
 
 def test_nothing_else_is_left(made: tuple[Path, dict[str, object]]) -> None:
     assert {path.name for path in made[0].iterdir()} == {"oof.npy", "test.npy", "metrics.json"}
+
+
+def test_members_are_averaged_row_by_row(tmp_path: Path) -> None:
+    np.save(tmp_path / "labels.npy", LABELS)
+    np.save(tmp_path / "fold_ids.npy", FOLD_IDS)
+    # The first is sure of 9 in row 2; the second, less sure, knows better, but errs in row 0.
+    surer = {"sure": certain(SAID), "unsure": 0.4 * certain([1, *range(1, 8)]) + 0.06}
+    members: dict[str, list[Path]] = {}
+    for name, said in surer.items():
+        for fold in range(2):
+            folder = tmp_path / name / f"fold-{fold}"
+            folder.mkdir(parents=True)
+            np.save(folder / "oof.npy", said[fold == FOLD_IDS])
+            np.save(folder / "test.npy", said[fold : fold + 1])
+            members.setdefault(name, []).append(folder)
+    target = tmp_path / "ensemble"
+    target.mkdir()
+    facts = ensemble(target, members, tmp_path / "labels.npy", tmp_path / "fold_ids.npy")
+    oof, test = np.load(target / "oof.npy"), np.load(target / "test.npy")
+    expected = (surer["sure"] + surer["unsure"]) / 2
+    np.testing.assert_allclose(oof[FOLD_IDS >= 0], expected[FOLD_IDS >= 0], rtol=1e-6)
+    assert np.isnan(oof[3]).all()
+    np.testing.assert_allclose(test[0], (expected[0] + expected[1]) / 2, rtol=1e-6)
+    assert facts["member_accuracies"] == pytest.approx({"sure": 5 / 7, "unsure": 6 / 7})
+    # Where they differ, the surer one prevails.
+    assert facts["oof_accuracy"] == pytest.approx(5 / 7)

@@ -128,7 +128,8 @@ class Project:
 
     def due(self, *words: str, preset: str = "pair") -> list[str]:
         """The steps that make would run, in its order."""
-        result = self.make("-n", *(words or ("submission",)), preset=preset)
+        # With -j each fold is a call of its own.
+        result = self.make("-n", "-j2", *(words or ("submission",)), preset=preset)
         assert result.returncode == 0, result.stderr
         calls = re.findall(r" -m pipeline ([a-z]+) .*?(?:--fold (\d+))?$", result.stdout, re.M)
         return [f"{stage} fold {fold}" if fold else stage for stage, fold in calls]
@@ -315,6 +316,46 @@ def test_two_at_a_time_leave_the_same_files(built: Project, fresh: Project) -> N
     ran = fresh.ran("-j2", "submission")
     assert sorted(ran) == sorted(AFTER_PAIR["download"]), "each step runs once"
     assert fresh.outputs("pair") == shared_outputs(built, "pair")
+
+
+def test_without_j_all_folds_that_are_due_share_a_process(project: Project) -> None:
+    def trainings(*words: str) -> list[str]:
+        result = project.make("-n", "train", *words)
+        return re.findall(r" -m pipeline train (.*)", result.stdout)
+
+    replace(project.preset("pair"), "epochs = 1", "epochs = 2")
+    [call] = trainings()
+    assert call.endswith("--if-stale")
+    assert "--fold" not in call
+    assert [call[-8:] for call in trainings("-j2")] == ["--fold 0", "--fold 1"]
+    # What rests on a deleted file is to be made whatever comes out.
+    project.path("data/blobs/tensors/test_images.npy").unlink()
+    [call] = trainings()
+    assert "--if-stale" not in call
+
+
+def test_members_are_trained_once_and_put_together(project: Project) -> None:
+    replaced = PAIR.replace("width = 4", "width = 3")
+    project.preset("narrow").write_text(replaced, encoding="ascii")
+    both = '[split]\nfolds = 2\n[ensemble]\nmembers = ["pair.toml", "narrow.toml"]\n'
+    project.preset("both").write_text(both, encoding="ascii")
+    result = project.make("submission", preset="both")
+    assert result.returncode == 0, result.stderr
+    began = re.findall(r"^(.*): missing; into ", result.stdout, re.MULTILINE)
+    assert began == ["train narrow fold 0", "train narrow fold 1", *AFTER_TRAINING]
+
+    def tests(preset: str) -> list[np.ndarray]:
+        folders = sorted(project.path(f"data/blobs/{preset}").glob("fold-*"))
+        return [np.load(folder / "test.npy") for folder in folders]
+
+    mean = np.mean([*tests("pair"), *tests("narrow")], axis=0)
+    np.testing.assert_allclose(
+        np.load(project.path("data/blobs/both/ensemble/test.npy")), mean, rtol=1e-5
+    )
+    assert project.due(preset="both") == project.due(preset="pair") == []
+    replace(project.preset("narrow"), "width = 3", "width = 5")
+    assert project.due(preset="both") == ["train fold 0", "train fold 1", *AFTER_TRAINING]
+    assert project.due(preset="pair") == []
 
 
 def test_the_stages_by_hand_leave_the_same_files(built: Project, fresh: Project) -> None:
@@ -565,7 +606,7 @@ def test_a_faulty_pixel_in_the_raw_data_is_noticed_and_imported_again(
     result = project.make("submission")
     assert result.returncode == 0
     assert "data/blobs/raw/test.csv, line 7, column pixel300: 'x' is not" in result.stdout
-    assert "preprocess: fresh, what it rests on came out the same" in result.stdout
+    assert "preprocess: fresh\n" in result.stdout
     assert project.outputs() == built.outputs()
     assert project.due() == []
 

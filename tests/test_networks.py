@@ -7,7 +7,7 @@ import pytest
 from conftest import digit_images
 
 from pipeline.config import Train
-from pipeline.networks import NETWORKS
+from pipeline.networks import NETWORKS, FusedBatchNormalization
 
 
 @pytest.fixture(autouse=True)
@@ -67,3 +67,27 @@ def test_bytes_and_floats_give_the_same(name: str) -> None:
     np.testing.assert_allclose(
         np.asarray(network(images)), np.asarray(network(images.astype("float32"))), rtol=1e-5
     )
+
+
+def test_fused_normalisation_is_that_of_keras(fresh_keras: Any) -> None:
+    features = np.random.default_rng(0).normal(3, 2, (16, 7, 7, 5)).astype("float32")
+    fused = FusedBatchNormalization(momentum=0.9)
+    plain = fresh_keras.layers.BatchNormalization(momentum=0.9)
+    for _ in range(3):
+        results = [np.asarray(layer(features, training=True)) for layer in (fused, plain)]
+        np.testing.assert_allclose(*results, atol=1e-5)
+    np.testing.assert_allclose(fused.moving_mean, plain.moving_mean, rtol=1e-5)
+    # The kernel divides by n - 1 in what it keeps of the variance.
+    ratio = np.asarray(fused.moving_variance) / np.asarray(plain.moving_variance)
+    assert np.all((ratio >= 1) & (ratio < 784 / 783))
+    results = [np.asarray(layer(features, training=False)) for layer in (fused, plain)]
+    np.testing.assert_allclose(*results, rtol=1e-3, atol=1e-3)
+
+
+def test_no_float32_copy_of_the_features_is_made(fresh_keras: Any) -> None:
+    fresh_keras.config.set_dtype_policy("mixed_bfloat16")
+    layer = FusedBatchNormalization()
+    features = fresh_keras.ops.ones((2, 3, 3, 4), "bfloat16")
+    result = layer(features, training=True)
+    assert result.dtype == "bfloat16"
+    assert {str(weight.dtype) for weight in layer.weights} == {"float32"}

@@ -2,6 +2,7 @@
 
 import ast
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,20 @@ def test_there_is_a_training_for_each_fold(tmp_path: Path) -> None:
         *("ensemble", "write"),
     ]
     assert steps[-1].outputs == (tmp_path / "submissions" / "sample-four.csv",)
+
+
+def test_members_are_trained_where_they_would_be_on_their_own(tmp_path: Path) -> None:
+    data = stages.dataset("sample")
+    steps = stages.steps(data, config.load("best"))
+    trainings = [step for step in steps if step.stage == "train"]
+    assert len(trainings) == 15
+    assert trainings[5].name == "train best-halved fold 0"
+    alone = [s for s in stages.steps(data, config.load("best-halved")) if s.stage == "train"]
+    for one, other in zip(trainings[5:10], alone, strict=True):
+        assert replace(one, name="") == replace(other, name="")
+    ensemble = next(step for step in steps if step.stage == "ensemble")
+    assert {path for step in trainings for path in step.outputs[-2:]} < set(ensemble.inputs)
+    assert list(stages.folders(steps)) == ["best-strided", "best-halved", "best-fine"]
 
 
 def test_only_sources_that_know_the_answers_leave_a_solution(tmp_path: Path) -> None:

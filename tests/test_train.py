@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -171,6 +172,42 @@ def test_the_saved_network_gives_the_probabilities_again(
         np.testing.assert_allclose(
             predict(network, images), np.load(folder / "test.npy"), rtol=1e-4, atol=1e-6
         )
+
+
+def test_the_saved_network_needs_nothing_of_this_package(trained: Any) -> None:
+    folder, _ = trained(PARAMS)
+    with zipfile.ZipFile(folder / "weights.keras") as file:
+        saved = file.read("config.json").decode()
+    assert "BatchNormalization" in saved
+    assert "pipeline" not in saved
+
+
+def test_each_epoch_is_timed(trained: Any) -> None:
+    _, facts = trained(PARAMS)
+    assert len(facts["epoch_seconds"]) == facts["epochs"]
+    assert min(facts["epoch_seconds"]) > 0
+
+
+def test_augmentation_is_part_of_the_graph_and_python_is_not() -> None:
+    from pipeline.backend import keras, tf
+    from pipeline.train import _build
+
+    model, _ = _build(PARAMS, 0.001, steps=4, seed=0)
+    images, labels = digit_images(20)
+    batch = (images, keras.utils.to_categorical(labels, 10))
+    step = tf.function(lambda: model.train_step(batch)).get_concrete_function()
+    kinds = {operation.type for operation in step.graph.get_operations()}
+    # The library's own functions, such as the optimiser's branches, count too.
+    kinds |= {n.op for f in step.graph.as_graph_def().library.function for n in f.node_def}
+    assert "ImageProjectiveTransformV3" in kinds
+    assert not {kind for kind in kinds if "PyFunc" in kind}
+
+
+def test_several_steps_run_in_one_call() -> None:
+    from pipeline.train import _build
+
+    assert _build(PARAMS, 0.001, steps=5, seed=0)[0].steps_per_execution == 3
+    assert _build(PARAMS, 0.001, steps=2, seed=0)[0].steps_per_execution == 2
 
 
 def test_it_says_what_it_does_in_plain_lines(trained: Any) -> None:

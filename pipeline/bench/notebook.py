@@ -68,7 +68,11 @@ def train(
         rotation_range=10, zoom_range=0.1, width_shift_range=0.1, height_shift_range=0.1
     )
     model = network()
-    model.compile(keras.optimizers.RMSprop(1e-3, rho=0.9), "categorical_crossentropy", ["accuracy"])
+    model.compile(
+        optimizer=keras.optimizers.RMSprop(1e-3, rho=0.9),
+        loss="categorical_crossentropy",
+        metrics=["accuracy"],
+    )
     seconds: list[float] = []
     began = time.perf_counter()
     history = model.fit(

@@ -1,0 +1,138 @@
+"""bench/: the arithmetic of its tables, the baseline's shape, and that its pictures are drawn."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import build, digit_images, write_digits
+
+from pipeline import stages
+from pipeline.bench import measure, tables
+from pipeline.config import Train
+
+NOTEBOOK = {
+    "seconds": [10.0, 20.0, 30.0],
+    "accuracy": [0.97, 0.991, 0.9905],
+    "images_per_second": 1000.0,
+    "peak_bytes": 2**30,
+}
+
+
+def run(accuracy: float, *seconds: float) -> dict[str, Any]:
+    """What `measure.preset` finds, for a network of a million operations an image."""
+    return {
+        "seconds": list(seconds),
+        "accuracy": [accuracy - 0.001] * (len(seconds) - 1) + [accuracy],
+        "final_accuracy": accuracy,
+        "images_per_second": 5000.0,
+        "flops_per_image": 1_000_000,
+        "precision": "mixed_bfloat16",
+        "peak_bytes": 2**31,
+    }
+
+
+RUNS = {
+    "sprint": [run(0.9901, 1.0), run(0.9903, 3.0)],
+    "default": [run(0.995, 2.0, 4.0), run(0.997, 2.0, 6.0)],
+}
+LIMITS = {"float32": {"flops": 1e9}, "bfloat16": {"flops": 5e10}}
+
+
+def test_when_the_notebook_first_was_as_good() -> None:
+    assert tables.reached(NOTEBOOK, 0.97) == 10
+    assert tables.reached(NOTEBOOK, 0.9905) == 20
+    assert tables.reached(NOTEBOOK, 0.992) is None
+
+
+def test_the_table_of_presets() -> None:
+    lines = tables.presets(RUNS, NOTEBOOK, LIMITS, None).splitlines()
+    cells = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in lines[2:]}
+    accuracy, seconds, ratio, rate, share, peak = (cell.strip() for cell in cells["`sprint`"])
+    assert accuracy == "0.99020, sd 0.00014 (2 seeds)"
+    assert seconds == "2.0 (1.0 to 3.0)"
+    assert ratio == "10.0× as long"
+    assert (rate, share, peak) == ("5,000", "10%", "2.0 GiB")
+    # A preset of several folds takes as long as all of them.
+    assert cells["`default`"][1].strip() == "10.0 (4.0 to 6.0 each)"
+    assert cells["`default`"][2].strip() == "3.0× as long and does not get there"
+    assert cells["the notebook"][0].strip() == "0.99050 at its end, 0.99100 at best"
+    assert "`best`" not in cells
+    best = {"oof_accuracy": 0.9975, "oof_standard_error": 0.0002, "seconds": 3000.0}
+    assert "| `best` | 0.99750 ± 0.00020" in tables.presets(RUNS, NOTEBOOK, LIMITS, best)
+
+
+def test_the_same_figures_give_the_same_pictures(tmp_path: Path) -> None:
+    best = {"oof_accuracy": 0.9975, "oof_standard_error": 0.0002, "seconds": 3000.0}
+    drawn = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        tables.draw(tmp_path / name, RUNS, NOTEBOOK, best)
+        files = sorted((tmp_path / name).iterdir())
+        assert [file.name for file in files] == ["accuracy-against-time.svg", "seeds.svg"]
+        drawn.append([file.read_bytes() for file in files])
+    assert drawn[0] == drawn[1]
+
+
+def test_the_operations_of_a_training_step() -> None:
+    # Outputs × weights, twice (multiply, add), forward and, but for the pixels, twice backward.
+    first = 14 * 14 * 25 * 8
+    others = 14 * 14 * 9 * 8 * 16 + 7 * 7 * 9 * 16 * 32 + 7 * 7 * 9 * 32 * 32 + 32 * 10
+    assert measure.flops_per_image(Train(width=8)) == 4 * first + 6 * others
+
+
+def test_the_notebook_is_the_published_network(fresh_keras: Any) -> None:
+    from pipeline.bench import notebook
+
+    assert notebook.network().count_params() == 887_530
+    assert notebook.network().output_shape == (None, 10)
+
+
+def test_the_notebook_learns_and_is_timed(fresh_keras: Any) -> None:
+    from pipeline.bench import notebook
+
+    images, labels = digit_images(400)
+    curve = notebook.train(images, labels, np.arange(400) % 4 == 0, seed=0, epochs=3)
+    assert len(curve["seconds"]) == len(curve["accuracy"]) == len(curve["loss"]) == 3
+    assert curve["seconds"] == sorted(curve["seconds"])
+    assert curve["loss"][-1] < curve["loss"][0]
+
+
+def test_a_measurement_is_the_last_line(project: Path, tiny_folder: Path) -> None:
+    build(str(tiny_folder))
+    raw = stages.ROOT / "data" / "tiny" / "raw"
+    command = [sys.executable, "-m", "pipeline.bench.measure", "parsing", str(raw)]
+    said = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True).stdout
+    found = json.loads(said.splitlines()[-1])
+    assert len(found["ours"]) == 5
+    assert min(found["ours"]) > 0
+    assert found["peak_bytes"] > 2**20
+
+
+@pytest.mark.parametrize("rows", [40, 80, 800])
+def test_the_sizes_of_which_the_cost_is_measured(fresh_keras: Any, rows: int) -> None:
+    from pipeline.bench import cost
+
+    images, labels = digit_images(80)
+    resized, its_labels = cost._resized(images, labels, rows)
+    assert resized.shape == (rows, 28, 28, 1)
+    assert resized.dtype == np.uint8
+    np.testing.assert_array_equal(its_labels, np.resize(labels, rows))
+    np.testing.assert_array_equal(resized[:80], images[:rows])
+    assert len(np.unique(resized.reshape(rows, -1), axis=0)) > 0.9 * rows
+
+
+def test_what_is_written_to_measure_its_cost_can_be_read(tmp_path: Path) -> None:
+    from pipeline import csvs
+    from pipeline.bench import cost
+
+    raw = write_digits(tmp_path / "raw")
+    images, labels = digit_images(30)
+    cost._write(tmp_path / "digits30", raw, images, labels)
+    read, its_labels = csvs.read_images(tmp_path / "digits30" / "train.csv", labelled=True)
+    np.testing.assert_array_equal(read, images)
+    np.testing.assert_array_equal(its_labels, labels)
+    assert (tmp_path / "digits30" / "test.csv").samefile(raw / "test.csv")
