@@ -51,7 +51,7 @@ $(INSTALLED):
 
 # --- the stages -----------------------------------------------------------------------------------
 
-STAGES := download preprocess split train ensemble write submission submit demo
+STAGES := download preprocess split train ensemble write report submission submit demo
 ifneq ($(filter $(STAGES),$(MAKECMDGOALS)),)
 ifneq ($(filter clean distclean,$(MAKECMDGOALS)),)
 $(error clean first, then make the rest with a second command)
@@ -69,6 +69,7 @@ SPLIT      := $(call files_of,split)
 TRAIN      := $(call files_of,train)
 ENSEMBLE   := $(call files_of,ensemble)
 WRITE      := $(call files_of,write)
+REPORT     := $(call files_of,report)
 
 # What the plan calls stale is made, whatever its date; what it does not, is not.
 .PHONY: $(call files_of,stale)
@@ -100,12 +101,15 @@ $(ENSEMBLE): | $(TRAIN)
 $(WRITE): | $(ENSEMBLE)
 	@$(RUN) write $(CHOICE) $(recheck)
 
+$(REPORT): | $(WRITE)
+	@$(RUN) report $(CHOICE) $(recheck)
+
 endif
 
-.PHONY: download preprocess split train ensemble write submission submit demo
+.PHONY: download preprocess split train ensemble write report submission submit demo
 
 demo: submission ## everything on 5,000 real digits that need no account and no download
-submission: $(WRITE) ## the CSV for the competition, and all that it needs
+submission: $(WRITE) $(REPORT) ## the CSV for the competition, and all that it needs
 	@$(if $(call files_of,stale),,echo "nothing to do";) $(VENV_PYTHON) -m pipeline.result $(call quoted,$(DATASET)) $(call quoted,$(CONFIG))
 submit: $(WRITE) ## the same, sent to Kaggle; give it MESSAGE="what is new"
 	@$(RUN) submit $(CHOICE) --message $(call quoted,$(MESSAGE)) --wait $(call quoted,$(WAIT)) $(if $(FORCE),--force)
@@ -116,6 +120,7 @@ split: $(SPLIT) ## 3. the folds
 train: $(TRAIN) ## 4. one network a fold
 ensemble: $(ENSEMBLE) ## 5. their probabilities put together
 write: $(WRITE) ## 6. the CSV
+report: $(REPORT) ## a page to look at: what was learnt, and every error
 
 # --- around them ----------------------------------------------------------------------------------
 

@@ -145,13 +145,16 @@ def code_fingerprint(entry: str, folder: Path = CODE) -> str:
 
     Args:
         entry: a file's name below `folder`, or "file.py:name" for one definition of it together
-            with the definitions of the same file that it uses, directly or through others.
+            with the definitions of the same file that it uses, directly or through others. Of a
+            file in another language every byte counts.
         folder: where the file lies.
 
     Raises:
         UserError: the file holds no such definition, or is no Python.
     """
     name, _, definition = entry.partition(":")
+    if not name.endswith(".py"):
+        return fingerprint(folder / name)
     try:
         tree = ast.parse((folder / name).read_text(encoding="utf-8"))
     except SyntaxError as error:

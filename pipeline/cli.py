@@ -74,10 +74,6 @@ def _steps(dataset: str, preset: str) -> list[Step]:
     return stages.steps(stages.dataset(dataset), config.load(preset))
 
 
-def _named(steps: list[Step], stage: str) -> Step:
-    return next(step for step in steps if step.stage == stage)
-
-
 @app.command()
 def download(
     dataset: DatasetOption = "kaggle",
@@ -105,7 +101,7 @@ def preprocess(
     from pipeline.preprocess import preprocess
 
     steps = _steps(dataset, preset)
-    step = _named(steps, "preprocess")
+    step = stages.named(steps, "preprocess")
     try:
         _run(step, steps, lambda folder: preprocess(folder, *step.inputs), if_stale)
     except UserError as error:
@@ -123,7 +119,7 @@ def split(
     from pipeline.split import split
 
     steps = _steps(dataset, preset)
-    step, params = _named(steps, "split"), config.load(preset).split
+    step, params = stages.named(steps, "split"), config.load(preset).split
     _run(step, steps, lambda folder: split(folder, step.inputs[0], **asdict(params)), if_stale)
 
 
@@ -186,7 +182,7 @@ def ensemble(
     from pipeline.ensemble import ensemble
 
     steps = _steps(dataset, preset)
-    step = _named(steps, "ensemble")
+    step = stages.named(steps, "ensemble")
     folders = stages.folders(steps)
     _run(step, steps, lambda folder: ensemble(folder, folders, *step.inputs[-2:]), if_stale)
 
@@ -201,8 +197,52 @@ def write(
     from pipeline.write import write
 
     steps = _steps(dataset, preset)
-    step = _named(steps, "write")
+    step = stages.named(steps, "write")
     _run(step, steps, lambda folder: write(folder / step.outputs[0].name, *step.inputs), if_stale)
+
+
+@app.command()
+def report(
+    dataset: DatasetOption = "kaggle",
+    preset: ConfigOption = "default",
+    if_stale: IfStaleOption = False,
+) -> None:
+    """The report: one page to look at, submissions/DATASET-CONFIG.html."""
+    from pipeline.report import Sources, report
+    from pipeline.sources import class_names
+
+    settings = config.load(preset)
+    data = stages.dataset(dataset)
+    steps = stages.steps(data, settings)
+    step = stages.named(steps, "report")
+    trainings = [each for each in steps if each.stage == "train"]
+    solution = steps[0].manifest.parent / "solution.csv"
+    words = f" DATASET={dataset}" * (dataset != "kaggle") + f" CONFIG={preset}"
+    sources = Sources(
+        tensors=stages.named(steps, "preprocess").manifest.parent,
+        fold_ids=stages.named(steps, "split").outputs[0],
+        ensemble=stages.named(steps, "ensemble").manifest.parent,
+        folders=stages.folders(steps),
+        params={Path(member.name).name: member.train for member in settings.members},
+        facts=[(artifacts.read_manifest(each) or {"facts": {}})["facts"] for each in trainings],
+        solution=solution if solution in step.inputs else None,
+        class_names=class_names(data.source),
+        title=f"{data.name}, {settings.name}",
+        command=f"make submission{words}",
+        score=_score(stages.named(steps, "write").outputs[0]),
+    )
+    _run(step, steps, lambda folder: report(folder / step.outputs[0].name, sources), if_stale)
+
+
+def _score(submission: Path) -> str:
+    """The public score of these very bytes, where the ledger has one."""
+    from pipeline import ledger
+
+    if not submission.exists():
+        return ""
+    digest = artifacts.fingerprint(submission)
+    scores = [e.public_score for e in ledger.read(LEDGER) if e.sha256 == digest]
+    return next((score for score in reversed(scores) if score), "")
 
 
 @app.command()
@@ -226,9 +266,10 @@ def submit(
     from pipeline.submit import candidate, submit
 
     steps = _steps(dataset, preset)
-    raw, written = steps[0], steps[-1]
+    raw, written = steps[0], stages.named(steps, "write")
+    needed = steps[: steps.index(written) + 1]
     with artifacts.stat_cache(stages.ROOT) as cache:
-        stale = {name: why for name, why in artifacts.staleness(steps, cache).items() if why}
+        stale = {name: why for name, why in artifacts.staleness(needed, cache).items() if why}
     if stale:
         name, reason = next(iter(stale.items()))
         raise UserError(f"{name}: {reason}; run `make submission` with the same variables first")
@@ -244,13 +285,88 @@ def submit(
 
 
 @app.command()
+def show(
+    row: Annotated[int, typer.Argument(min=1, help="The row, counted from 1 as in the report.")],
+    dataset: DatasetOption = "kaggle",
+    preset: ConfigOption = "default",
+    test: Annotated[bool, typer.Option("--test", help="A row of test.csv, not train.csv.")] = False,
+) -> None:
+    """Show one digit, and what the networks that have not seen it say of it."""
+    import numpy as np
+
+    from pipeline.sources import class_names
+
+    data = stages.dataset(dataset)
+    steps = stages.steps(data, config.load(preset))
+    tensors = stages.named(steps, "preprocess").manifest.parent
+    said = stages.named(steps, "ensemble").outputs[1 if test else 0]
+    images_path = tensors / f"{'test' if test else 'train'}_images.npy"
+    if not images_path.exists() or not said.exists():
+        raise UserError("nothing was predicted yet: run `make ensemble` with the same variables")
+    images = np.load(images_path, mmap_mode="r")
+    if row > len(images):
+        raise UserError(f"there is no row {row}: there are {len(images):,}")
+    shades = " ░▒▓█"
+    for line in images[row - 1, :, :, 0]:
+        print("".join(shades[(int(pixel) + 63) // 64] * 2 for pixel in line).rstrip())
+    truth = None if test else int(np.load(tensors / "train_labels.npy", mmap_mode="r")[row - 1])
+    probabilities = np.load(said, mmap_mode="r")[row - 1]
+    if np.isnan(probabilities).any():
+        print(f"true {class_names(data.source)[truth or 0]}; no fold holds this row out")
+        return
+    for label, (name, probability) in enumerate(
+        zip(class_names(data.source), probabilities, strict=True)
+    ):
+        marks = " true" if label == truth else ""
+        marks += " predicted" if label == probabilities.argmax() else ""
+        print(f"{name:>10} {probability:6.4f} {'█' * round(40 * float(probability))}{marks}")
+
+
+@app.command()
+def runs(dataset: DatasetOption = "kaggle") -> None:
+    """List the presets that were trained on a dataset, the best out of fold first."""
+    from rich.table import Table
+
+    from pipeline import ledger
+
+    home = stages.ROOT / "data" / stages.dataset(dataset).name
+    scores: dict[str, str] = {}
+    for entry in ledger.read(LEDGER):
+        if entry.dataset == home.name and entry.public_score:
+            scores[entry.preset] = max(entry.public_score, scores.get(entry.preset, ""))
+    found = []
+    for path in home.glob("*/ensemble/metrics.json"):
+        metrics, name = artifacts.read_json(path) or {}, path.parents[1].name
+        if metrics.get("member_accuracies"):
+            folders = [path.parents[2] / member for member in metrics["member_accuracies"]]
+            found.append((metrics, name, sum(map(_seconds, folders))))
+    if not found:
+        print("nothing was trained yet: make submission")
+        return
+    table = Table("preset", "out of fold", "±", "folds", "training", "public score", box=None)
+    for metrics, name, seconds in sorted(found, key=lambda run: -run[0]["oof_accuracy"]):
+        folds = " ".join(f"{accuracy:.4f}" for accuracy in metrics["fold_accuracies"])
+        accuracy, error = metrics["oof_accuracy"], metrics["oof_standard_error"]
+        table.add_row(
+            *(name, f"{accuracy:.5f}", f"{error:.5f}", folds, f"{seconds:.0f} s"),
+            scores.get(name, ""),
+        )
+    _print_table(table)
+
+
+def _seconds(preset_folder: Path) -> float:
+    """How long the folds of a preset were trained."""
+    manifests = (artifacts.read_json(p) or {} for p in preset_folder.glob("fold-*/manifest.json"))
+    return sum(sum(m.get("facts", {}).get("epoch_seconds", [])) for m in manifests)
+
+
+@app.command()
 def ledger(
     refresh: Annotated[
         bool, typer.Option("--refresh", help="Look up the scores that were pending.")
     ] = False,
 ) -> None:
     """Show what was sent to the competition, the best score first."""
-    from rich.console import Console
     from rich.table import Table
 
     from pipeline import ledger
@@ -267,6 +383,12 @@ def ledger(
     for entry in entries:
         row = [getattr(entry, column) for column in (*shown, "submitted_at", "ref", "message")]
         table.add_row(*row)
+    _print_table(table)
+
+
+def _print_table(table: Any) -> None:
+    from rich.console import Console
+
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 

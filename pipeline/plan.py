@@ -34,7 +34,6 @@ def main(dataset: str, preset: str) -> None:
             print(f"again={target}")
         if reasons[step.name] is not None:
             print(f"stale={target}")
-    print(f"submission={steps[-1].label(steps[-1].outputs[0])}")
 
 
 if __name__ == "__main__":

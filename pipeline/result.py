@@ -27,7 +27,7 @@ def result(dataset: str, preset: str) -> str:
         UserError: there is no submission yet.
     """
     steps = stages.steps(stages.dataset(dataset), config.load(preset))
-    write, raw = steps[-1], steps[0]
+    write, raw, page = (stages.named(steps, stage) for stage in ("write", "download", "report"))
     manifest, submission = read_manifest(write), write.outputs[0]
     if manifest is None or not submission.exists():
         raise UserError("there is no submission yet: run `make submission`")
@@ -45,6 +45,8 @@ def result(dataset: str, preset: str) -> str:
             f"({len(truth) - right:,} of {len(truth):,} wrong)"
         )
     lines.append(f"submission {os.path.relpath(submission)}")
+    if read_manifest(page) and page.outputs[0].exists():
+        lines.append(f"report {os.path.relpath(page.outputs[0])}")
     again = "" if preset == "default" else f" CONFIG={preset}"
     source = raw.params["source"]
     if source == "kaggle":

@@ -6,6 +6,7 @@ data/<dataset>/folds/<split>/        which row is held out in which fold        
 data/<dataset>/<preset>/fold-<i>/    weights, history, probabilities            (train)
 data/<dataset>/<preset>/ensemble/    the folds' probabilities put together      (ensemble)
 submissions/<dataset>-<preset>.csv   the labels, in the competition's format    (write)
+submissions/<dataset>-<preset>.html  what was learnt, and what was got wrong    (report)
 
 Standard library only: `make` imports it each time it is run.
 """
@@ -144,8 +145,31 @@ def steps(data: Dataset, preset: config.Config) -> list[Step]:
             params={"dataset": data.name, "source": data.source, "preset": preset.name},
             code=("write.py", "csvs.py:read_labels", "csvs.py:check_submission"),
         ),
+        Step(
+            name="report",
+            stage="report",
+            root=root,
+            manifest=submission.with_suffix(".html.json"),
+            outputs=(submission.with_suffix(".html"),),
+            inputs=(
+                *images,
+                fold_ids,
+                *(ensemble / name for name in ("oof.npy", "test.npy", "metrics.json")),
+                *(path for training in trainings for path in training.outputs[:2]),
+                *(training.manifest for training in trainings),  # time and device
+                *solution,
+                *(path for path in (root / "submissions" / "ledger.csv",) if path.exists()),
+            ),
+            params={"dataset": data.name, "preset": preset.name, "source": data.source},
+            code=("report.py", "report.html", "pictures.py", "augment.py"),
+        ),
     ]
     return result
+
+
+def named(steps: Iterable[Step], stage: str) -> Step:
+    """The first step of a stage."""
+    return next(step for step in steps if step.stage == stage)
 
 
 def _training(

@@ -97,6 +97,12 @@ def fake_training(folder: Path, tensors: Path, fold_ids: Path, fold: int) -> dic
     return {"held_out_accuracy": 1.0}
 
 
+def fake_report(folder: Path, step: Step) -> dict[str, int]:
+    """Leave a page, in a moment."""
+    (folder / step.outputs[0].name).write_text("<!doctype html>")
+    return {"oof_errors": 0}
+
+
 def build(dataset: str, preset: str = "sprint") -> list[Step]:
     """Run every stage in the project that `stages.ROOT` names, with `fake_training`."""
     data, settings = stages.dataset(dataset), config.load(preset)
@@ -128,6 +134,8 @@ def build(dataset: str, preset: str = "sprint") -> list[Step]:
             artifacts.run(
                 step, lambda folder, paths=paths: ensemble(folder, folds, *paths[-2:]), steps
             )
+        elif step.stage == "report":
+            artifacts.run(step, lambda folder, step=step: fake_report(folder, step), steps)
         elif step.stage == "write":
             artifacts.run(
                 step,

@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import build, contents, replace_cell, run_digits, write_digits
 
-from pipeline import cli
+from pipeline import cli, ledger, stages
 from pipeline.errors import OutsideError, UserError
 
 COMMANDS = sorted(
@@ -38,13 +40,13 @@ def one_line(text: str) -> bool:
 
 
 def test_the_stages_are_commands() -> None:
-    stages = {"download", "preprocess", "split", "train", "ensemble", "write"}
+    stages = {"download", "preprocess", "split", "train", "ensemble", "write", "report"}
     assert stages | {"check", "status", "config"} <= set(COMMANDS)
 
 
 HELP_PROGRAM = """\
 import contextlib, io, json, sys
-from pipeline import cli
+from pipeline import cli, ledger, stages
 sys.stdout = io.TextIOWrapper(io.BytesIO(), write_through=True)
 said = {}
 for command in json.loads(sys.argv[1]):
@@ -83,7 +85,7 @@ def test_help_is_given_without_importing_anything_heavy() -> None:
 
 STATUS_PROGRAM = """\
 import sys
-from pipeline import cli
+from pipeline import cli, ledger, stages
 sys.argv = ["digits", *sys.argv[1:]]
 try:
     cli.main()
@@ -197,13 +199,17 @@ def test_the_stages_one_by_one(project: Path, tiny_folder: Path) -> None:
         "[split]\nfolds = 1\n[train]\nwidth = 4\nepochs = 2\nbatch_size = 16\n"
     )
     choice = ["--dataset", str(tiny_folder), "--config", "mine.toml"]
-    for stage in ("download", "preprocess", "split", "train", "ensemble", "write"):
+    for stage in ("download", "preprocess", "split", "train", "ensemble", "write", "report"):
         process = run_digits(project, stage, *choice)
         assert process.returncode == 0, process.stderr
         assert process.stderr == ""
         assert f"{stage}" in process.stdout.splitlines()[0]
         assert "done in" in process.stdout.splitlines()[-1]
     assert len((project / "submissions/tiny-mine.csv").read_text().splitlines()) == 21
+
+    page = (project / "submissions/tiny-mine.html").read_text()
+    assert "<title>tiny, mine: " in page
+    assert "on the test set" not in page
 
     checked = run_digits(project, "check", "submissions/tiny-mine.csv")
     assert checked.returncode == 0
@@ -212,7 +218,7 @@ def test_the_stages_one_by_one(project: Path, tiny_folder: Path) -> None:
     status = run_digits(project, "status", *choice)
     assert status.returncode == 0
     lines = status.stdout.splitlines()
-    assert len(lines) == 6
+    assert len(lines) == 7
     assert all(line.split()[-3] == "fresh" and line.endswith(" s") for line in lines)
 
     before = contents(project / "data"), contents(project / "submissions")
@@ -264,7 +270,7 @@ def test_status_says_what_is_missing(
     lines = say(monkeypatch, capsys, "status", "--dataset", "sample", "--config", "demo")
     names = ["download", "preprocess", "split", "train fold 0", "train fold 1", "train fold 2"]
     assert [line.split() for line in lines] == [
-        [*name.split(), "missing"] for name in [*names, "ensemble", "write"]
+        [*name.split(), "missing"] for name in [*names, "ensemble", "write", "report"]
     ]
 
 
@@ -326,3 +332,79 @@ def test_check_of_a_file_with_a_stranger_beside_it(
     code, errors = fails(monkeypatch, capsys, "check", str(tiny_folder / "s.csv"))
     assert code == 2
     assert one_line(errors)
+
+
+# --- what was learnt, in the terminal -------------------------------------------------------------
+
+
+def test_show_draws_a_digit_and_says_what_is_said_of_it(
+    project: Path,
+    tiny_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    steps = build(str(tiny_folder))
+    choice = ["--dataset", str(tiny_folder), "--config", "sprint"]
+    home = project / "data" / "tiny"
+    images = np.load(home / "tensors" / "train_images.npy")
+    labels = np.load(home / "tensors" / "train_labels.npy")
+    held_out = np.load(stages.named(steps, "split").outputs[0]) == 0
+    row = int(np.flatnonzero(held_out)[0])
+    lines = say(monkeypatch, capsys, "show", str(row + 1), *choice)
+    picture, probabilities = lines[:28], lines[28:]
+    for drawn, pixels in zip(picture, images[row, :, :, 0], strict=True):
+        ink = np.array([character != " " for character in drawn.ljust(56)])[::2]
+        np.testing.assert_array_equal(ink, pixels > 0)
+    assert len(probabilities) == 10
+    [true] = [line for line in probabilities if " true" in line]
+    assert true.split()[0] == str(labels[row])
+    assert true.endswith("true predicted")
+    # A row that no fold holds out has no probabilities that would be worth anything.
+    other = int(np.flatnonzero(~held_out)[0])
+    lines = say(monkeypatch, capsys, "show", str(other + 1), *choice)
+    assert lines[28:] == [f"true {labels[other]}; no fold holds this row out"]
+    test = say(monkeypatch, capsys, "show", "1", "--test", *choice)
+    assert len(test) == 38
+    assert not [line for line in test if " true" in line]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"), [("81", "there is no row 81: there are 80"), ("0", "Invalid value for 'row'")]
+)
+def test_show_of_a_row_that_is_not_there(
+    project: Path,
+    tiny_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    row: str,
+    said: str,
+) -> None:
+    build(str(tiny_folder))
+    choice = ["--dataset", str(tiny_folder), "--config", "sprint"]
+    code, errors = fails(monkeypatch, capsys, "show", row, *choice)
+    assert code == 2
+    assert said in errors
+    (project / "data/tiny/sprint/ensemble/oof.npy").unlink()
+    code, errors = fails(monkeypatch, capsys, "show", "1", *choice)
+    assert "run `make ensemble`" in errors
+
+
+def test_runs_lists_the_best_first(
+    project: Path,
+    tiny_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(cli, "LEDGER", project / "submissions" / "ledger.csv")
+    choice = ["runs", "--dataset", str(tiny_folder)]
+    assert say(monkeypatch, capsys, *choice) == ["nothing was trained yet: make submission"]
+    build(str(tiny_folder), "sprint")
+    build(str(tiny_folder), "fast")
+    path = project / "data/tiny/sprint/ensemble/metrics.json"
+    worse = json.loads(path.read_text()) | {"oof_accuracy": 0.5, "fold_accuracies": [0.5]}
+    path.write_text(json.dumps(worse))
+    entry = ledger.Entry(*"abc", "tiny", "sprint", *"defgh", public_score="0.49")
+    ledger.write(cli.LEDGER, [entry, replace(entry, public_score="0.48")])
+    _, best, second = say(monkeypatch, capsys, *choice)
+    assert best.split()[:2] == ["fast", "1.00000"]
+    assert second.split() == ["sprint", "0.50000", "0.00000", "0.5000", "0", "s", "0.49"]

@@ -129,7 +129,7 @@ class Project:
     def due(self, *words: str, preset: str = "pair") -> list[str]:
         """The steps that make would run, in its order."""
         # With -j each fold is a call of its own.
-        result = self.make("-n", "-j2", *(words or ("submission",)), preset=preset)
+        result = self.make("-n", "-j2", *(words or ("write",)), preset=preset)
         assert result.returncode == 0, result.stderr
         calls = re.findall(r" -m pipeline ([a-z]+) .*?(?:--fold (\d+))?$", result.stdout, re.M)
         return [f"{stage} fold {fold}" if fold else stage for stage, fold in calls]
@@ -248,9 +248,10 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def built(pristine: Project) -> Iterator[Project]:
     """A project in which both presets are made; not to be changed."""
     project = pristine.copied_to(pristine.home.with_name("built"))
-    assert project.ran("submission") == AFTER_PAIR["download"]
+    assert project.ran("write") == AFTER_PAIR["download"]
+    assert project.ran("submission") == ["report"]
     own = ["split", *FOLDS["single"], *AFTER_TRAINING]  # its rows are drawn in another way
-    assert project.ran("submission", preset="single") == own
+    assert project.ran("write", preset="single") == own
     before = project.artifacts()
     yield project
     assert project.artifacts() == before, "a test changed what the others share"
@@ -307,13 +308,13 @@ def test_everything_is_built_and_then_there_is_nothing_to_do(built: Project) -> 
 def test_the_code_that_runs_is_the_clones(project: Project) -> None:
     with project.code("ensemble.py").open("a", encoding="utf-8") as file:
         file.write('print("this is the clone")\n')
-    result = project.make("submission")
+    result = project.make("write")
     assert "this is the clone" in result.stdout
     assert "train fold" not in result.stdout
 
 
 def test_two_at_a_time_leave_the_same_files(built: Project, fresh: Project) -> None:
-    ran = fresh.ran("-j2", "submission")
+    ran = fresh.ran("-j2", "write")
     assert sorted(ran) == sorted(AFTER_PAIR["download"]), "each step runs once"
     assert fresh.outputs("pair") == shared_outputs(built, "pair")
 
@@ -339,7 +340,7 @@ def test_members_are_trained_once_and_put_together(project: Project) -> None:
     project.preset("narrow").write_text(replaced, encoding="ascii")
     both = '[split]\nfolds = 2\n[ensemble]\nmembers = ["pair.toml", "narrow.toml"]\n'
     project.preset("both").write_text(both, encoding="ascii")
-    result = project.make("submission", preset="both")
+    result = project.make("write", preset="both")
     assert result.returncode == 0, result.stderr
     began = re.findall(r"^(.*): missing; into ", result.stdout, re.MULTILINE)
     assert began == ["train narrow fold 0", "train narrow fold 1", *AFTER_TRAINING]
@@ -412,7 +413,7 @@ def test_a_training_parameter_retrains_and_does_no_more(built: Project, project:
     state, rest = project.status("single")["train fold 0"]
     assert state == "stale"
     assert "parameter train.learning_rate was 0.002 and is 0.001" in rest
-    assert project.ran("submission", preset="single") == [*FOLDS["single"], *AFTER_TRAINING]
+    assert project.ran("write", preset="single") == [*FOLDS["single"], *AFTER_TRAINING]
     assert project.below(*upstream, "data/blobs/pair", "submissions/blobs-pair") == untouched
     weights = "data/blobs/single/fold-0/weights.keras"
     assert project.outputs()[weights] != built.outputs()[weights]
@@ -489,7 +490,7 @@ def test_a_changed_statement_of_the_training_retrains(built: Project, project: P
     add_statement(project.code("train.py"), "train")
     assert project.due() == [*FOLDS["pair"], *AFTER_TRAINING]
     # The new code gives the same bytes, so that nothing changes for what rests on them.
-    assert project.ran("submission", preset="single") == FOLDS["single"]
+    assert project.ran("write", preset="single") == FOLDS["single"]
     assert project.outputs() == built.outputs()
     assert project.due(preset="single") == []
 
@@ -569,7 +570,7 @@ def test_a_zipped_source_of_the_same_content_changes_nothing_further(project: Pr
     source = project.dataset / "test.csv"
     source.with_name("test.csv.gz").write_bytes(gzip.compress(source.read_bytes()))
     source.unlink()
-    assert project.ran("submission") == ["download"]
+    assert project.ran("write") == ["download"]
     assert project.due() == [], "the CSVs are what they were, and so is all that rests on them"
 
 
@@ -582,7 +583,7 @@ def test_a_faulty_pixel_is_named_and_everything_stands(project: Project) -> None
     elsewhere = tuple(name for name in before if not name.startswith("data/blobs/raw/"))
     for value in ("x", "256", ""):
         set_cell(source, 7, 300, value)
-        result = project.make("submission")
+        result = project.make("write")
         assert result.returncode == 2
         [line] = digits_lines(result.stderr)
         assert "test.csv, line 7, column pixel300: " in line
@@ -592,7 +593,7 @@ def test_a_faulty_pixel_is_named_and_everything_stands(project: Project) -> None
         assert project.status()["write"][0] == "stale"
 
     source.write_bytes(good)
-    assert project.ran("submission") == ["download"]
+    assert project.ran("write") == ["download"]
     assert project.due() == project.due(preset="single") == []
 
 
@@ -603,7 +604,7 @@ def test_a_faulty_pixel_in_the_raw_data_is_noticed_and_imported_again(
     state, rest = project.status()["download"]
     assert state == "stale"
     assert "data/blobs/raw/test.csv is not the file that download wrote" in rest
-    result = project.make("submission")
+    result = project.make("write")
     assert result.returncode == 0
     assert "data/blobs/raw/test.csv, line 7, column pixel300: 'x' is not" in result.stdout
     assert "preprocess: fresh\n" in result.stdout
@@ -621,7 +622,8 @@ def test_a_deleted_artifact_is_due_with_all_that_rests_on_it(
     project.path(name).unlink()
     assert project.due() == AFTER_PAIR[step]
     reasons = project.reasons()
-    assert [step for step, reason in reasons.items() if reason] == AFTER_PAIR[step]
+    report = [] if step == "write" else ["report"]
+    assert [step for step, reason in reasons.items() if reason] == [*AFTER_PAIR[step], *report]
 
 
 @pytest.mark.parametrize(
@@ -642,7 +644,7 @@ def test_a_deleted_artifact_comes_back_as_it_was(
     built: Project, project: Project, preset: str, name: str, ran: list[str]
 ) -> None:
     project.path(name).unlink()
-    assert project.ran("submission", preset=preset) == ran
+    assert project.ran("write", preset=preset) == ran
     assert project.outputs() == built.outputs()
     assert project.due(preset=preset) == []
 
@@ -700,7 +702,7 @@ def test_damaged_artifacts_are_made_again_as_they_were(built: Project, project: 
         ("submissions/blobs-pair.json", empty),
     ):
         damage(project.path(name))
-        assert project.ran("submission") == [ARTIFACTS[name]]
+        assert project.ran("write") == [ARTIFACTS[name]]
         assert project.outputs() == built.outputs()
 
 
@@ -717,13 +719,13 @@ def test_a_damaged_memory_of_fingerprints_costs_nothing_but_time(project: Projec
 def test_a_killed_training_goes_on_to_the_same_files(built: Project, project: Project) -> None:
     shutil.rmtree(project.path("data/blobs/single"))
     checkpoint = project.path("data/blobs/single/fold-0/.manifest.partial/checkpoint.npz")
-    victim = project.start("submission", preset="single")
+    victim = project.start("write", preset="single")
     wait_for(checkpoint.exists, victim)
     os.killpg(victim.pid, signal.SIGKILL)
     victim.communicate()
     assert not project.path("data/blobs/single/fold-0/manifest.json").exists()
 
-    result = project.make("submission", preset="single")
+    result = project.make("write", preset="single")
     assert result.returncode == 0, result.stderr
     went_on = re.search(r"^going on after epoch (\d+)$", result.stdout, re.MULTILINE)
     assert went_on
@@ -744,7 +746,7 @@ def wait_for(event: Callable[[], bool], process: "subprocess.Popen[str]") -> Non
 
 def test_runs_at_the_same_time_share_the_work(built: Project, fresh: Project) -> None:
     checkpoint = fresh.path("data/blobs/single/fold-0/.manifest.partial/checkpoint.npz")
-    runs = [fresh.start("submission", preset="single") for _ in range(2)]
+    runs = [fresh.start("write", preset="single") for _ in range(2)]
     wait_for(checkpoint.exists, runs[0])
     late = fresh.make("train", preset="single")
     assert late.returncode == 0

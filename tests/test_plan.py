@@ -34,9 +34,9 @@ def test_in_an_empty_project_all_is_stale(
         *(f"train={fold}" for fold in folds),
         "ensemble=data/sample/demo/ensemble/manifest.json",
         "write=submissions/sample-demo.json",
-        "submission=submissions/sample-demo.csv",
+        "report=submissions/sample-demo.html.json",
     ]
-    assert stale(lines) == [file.partition("=")[2] for file in files[:-1]]
+    assert stale(lines) == [file.partition("=")[2] for file in files]
 
 
 def test_when_all_is_made_nothing_is_stale(
@@ -61,6 +61,7 @@ def test_what_depends_on_a_lost_file_is_stale(
         "data/tiny/sprint/fold-0/manifest.json",
         "data/tiny/sprint/ensemble/manifest.json",
         "submissions/tiny-sprint.json",
+        "submissions/tiny-sprint.html.json",
     ]
 
 
@@ -74,7 +75,7 @@ def test_a_pixel_of_the_source_makes_all_stale(
     content[-2] = ord("3") if content[-2] != ord("3") else ord("4")
     path.write_bytes(content)
     os.utime(path, ns=dates)
-    assert len(stale(words(capsys, str(tiny_folder), "sprint"))) == 6
+    assert len(stale(words(capsys, str(tiny_folder), "sprint"))) == 7
 
 
 def run_plan(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

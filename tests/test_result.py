@@ -26,13 +26,14 @@ def test_the_lines_for_a_folder_of_the_users_own(project: Path, tiny_folder: Pat
     # The fake training is right about all twelve rows of the hold-out.
     assert lines[0] == ("out-of-fold accuracy 1.00000 ± 0.00000 (one standard error, 12 rows)")
     assert lines[1] == "submission submissions/tiny-sprint.csv"
-    assert lines[2].startswith("next: ")
-    assert len(lines) == 3
+    assert lines[2] == "report submissions/tiny-sprint.html"
+    assert lines[3].startswith("next: ")
+    assert len(lines) == 4
 
 
 def test_the_score_where_the_answers_are_known(project: Path) -> None:
     steps = build("sample")
-    with steps[-1].outputs[0].open(newline="") as file:
+    with stages.named(steps, "write").outputs[0].open(newline="") as file:
         predicted = {row["ImageId"]: row["Label"] for row in csv.DictReader(file)}
     with (project / "data/sample/raw/solution.csv").open(newline="") as file:
         truth = {row["ImageId"]: row["Label"] for row in csv.DictReader(file)}
@@ -47,8 +48,9 @@ def test_the_score_where_the_answers_are_known(project: Path) -> None:
 
 def test_for_the_competition_the_next_step_is_to_submit(project: Path, tiny_folder: Path) -> None:
     """With the submission of a tiny folder in the competition's place."""
-    made = build(str(tiny_folder))[-1]
-    write = stages.steps(stages.dataset("kaggle"), config.load("sprint"))[-1]
+    made = stages.named(build(str(tiny_folder)), "write")
+    kaggle = stages.steps(stages.dataset("kaggle"), config.load("sprint"))
+    write = stages.named(kaggle, "write")
     shutil.copy(made.outputs[0], write.outputs[0])
     shutil.copy(made.manifest, write.manifest)
     add_fact(write, "oof_accuracy", 0.99126)

@@ -107,7 +107,7 @@ def test_every_input_is_made_by_an_earlier_step(tmp_path: Path) -> None:
         for step in steps:
             if step.stage != "download":
                 assert set(step.inputs) <= made, step.name
-            made.update(step.outputs)
+            made.update((*step.outputs, step.manifest))
 
 
 def test_no_file_is_made_twice(tmp_path: Path) -> None:
@@ -130,9 +130,9 @@ def test_there_is_a_training_for_each_fold(tmp_path: Path) -> None:
     assert [step.name for step in steps] == [
         *("download", "preprocess", "split"),
         *("train fold 0", "train fold 1", "train fold 2", "train fold 3"),
-        *("ensemble", "write"),
+        *("ensemble", "write", "report"),
     ]
-    assert steps[-1].outputs == (tmp_path / "submissions" / "sample-four.csv",)
+    assert steps[-2].outputs == (tmp_path / "submissions" / "sample-four.csv",)
 
 
 def test_members_are_trained_where_they_would_be_on_their_own(tmp_path: Path) -> None:
@@ -155,9 +155,11 @@ def test_only_sources_that_know_the_answers_leave_a_solution(tmp_path: Path) -> 
         assert ("solution.csv" in {path.name for path in download.outputs}) == known
 
 
-def test_no_step_but_the_first_has_to_do_with_the_solution(tmp_path: Path) -> None:
+def test_only_the_report_of_what_is_done_reads_the_solution(tmp_path: Path) -> None:
     for steps in all_graphs(tmp_path):
-        for step in steps:
+        assert steps[-1].stage == "report"
+        for step in steps[:-1]:
+            assert not set(steps[-1].outputs) & set(step.inputs)
             assert "solution.csv" not in {path.name for path in step.inputs}
 
 
@@ -261,6 +263,7 @@ def test_a_changed_training_parameter_trains_again_and_divides_nothing_again(
         ("augment.py", "train fold 0"),
         ("ensemble.py", "ensemble"),
         ("write.py", "write"),
+        ("pictures.py", "report"),
         ("config.py", None),
         ("cli.py", None),
     ],
@@ -275,7 +278,27 @@ def test_changed_code_concerns_its_stage_and_those_after_it(
     path.write_text(path.read_text() + "\nNEW = 1\n")
     reasons = staleness(steps)
     stale = [name for name, reason in reasons.items() if reason is not None]
-    assert stale == ([] if first is None else list(reasons)[list(reasons).index(first) :])
+    after = [] if first is None else list(reasons)[list(reasons).index(first) :]
+    # The page does not show the CSV.
+    assert stale == (["write"] if first == "write" else after)
+
+
+def test_a_new_entry_in_the_ledger_concerns_the_report_only(
+    project: Path, tiny_folder: Path
+) -> None:
+    build(str(tiny_folder))
+    (project / "submissions" / "ledger.csv").write_text("submitted_at\n")
+    steps = stages.steps(stages.dataset(str(tiny_folder)), config.load("sprint"))
+    assert [name for name, reason in staleness(steps).items() if reason] == ["report"]
+
+
+def test_every_byte_of_the_page_counts(project: Path, tiny_folder: Path) -> None:
+    steps = build(str(tiny_folder))
+    template = project / "pipeline" / "report.html"
+    template.write_text(template.read_text() + "<!-- -->\n")
+    reasons = staleness(steps)
+    assert reasons.pop("report") == "the code of report.html has changed"
+    assert set(reasons.values()) == {None}
 
 
 def test_a_dataset_is_the_same_however_its_path_is_written(project: Path, tmp_path: Path) -> None:
@@ -327,6 +350,8 @@ def test_every_module_that_a_stage_uses_is_among_its_code(tmp_path: Path) -> Non
         for step in steps:
             files = {entry.partition(":")[0] for entry in step.code}
             for file in files:
+                if not file.endswith(".py"):
+                    continue
                 for module in imported_modules(PACKAGE / file) - INFRASTRUCTURE.keys():
                     if f"{module}.py" not in files:
                         forgotten.add(f"{step.stage}: {file} imports {module}.py")

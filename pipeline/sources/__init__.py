@@ -2,7 +2,8 @@
 
 Each has `fetch(folder, path)`, which leaves train.csv, test.csv and sample_submission.csv in
 `folder` (and solution.csv, `ImageId,Label`, where KNOWS_ANSWERS is true) and returns facts for the
-manifest; and CODE, the files of this package of which it is made.
+manifest; CODE, the files of this package of which it is made; and CLASS_NAMES, where the classes
+are not the digits.
 """
 
 from types import ModuleType
@@ -18,3 +19,8 @@ SOURCES: dict[str, ModuleType] = {
     "fashion": fashion,
     "local": local,
 }
+
+
+def class_names(source: str) -> tuple[str, ...]:
+    """What a source's ten classes are called."""
+    return getattr(SOURCES[source], "CLASS_NAMES", tuple("0123456789"))

@@ -6,6 +6,10 @@ from typing import Any
 from pipeline.sources import mnist
 
 KNOWS_ANSWERS = True
+CLASS_NAMES = (
+    *("T-shirt", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
 CODE = ("download.py", "sources/fashion.py", "sources/mnist.py", "sources/arrays.py")
 
 
