@@ -124,7 +124,7 @@ report: $(REPORT) ## a page to look at: what was learnt, and every error
 
 # --- around them ----------------------------------------------------------------------------------
 
-.PHONY: help status test lint bench cost lock clean distclean
+.PHONY: help status test lint bench cost reproduce lock clean distclean
 
 status: $(INSTALLED) ## what is fresh, what is stale and why
 	@$(RUN) status $(CHOICE)
@@ -140,6 +140,10 @@ bench: $(INSTALLED) ## the presets beside the notebook that everybody forks; abo
 
 cost: $(INSTALLED) ## time and memory of each stage as the data grow; some minutes
 	@$(RUN).bench.cost $(call quoted,$(DATASET))
+
+given = $(if $(filter file,$(origin $(1))),'',$(call quoted,$($(1))))
+reproduce: $(INSTALLED) ## the networks of well-known tutorials, as published and as reached here
+	@$(RUN).reproduce $(call given,CONFIG) $(call given,DATASET)
 
 lock: ## choose the newest versions that pyproject.toml allows (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --generate-hashes --python-version 3.11 \

@@ -50,12 +50,13 @@ class Train:
 
     epochs: int = _param(10, "passes over the training rows, at most", 1, 10_000)
     batch_size: int = _param(128, "images a step", 1, 65_536)
-    learning_rate: float = _param(0.002, "RMSprop's, at its peak", 1e-9, 10)
+    optimizer: str = _param("rmsprop", "what follows the gradient", choices=("rmsprop", "adam"))
+    learning_rate: float = _param(0.002, "the optimiser's, at its peak", 1e-9, 10)
     warmup: float = _param(
         0.1, "share of the steps in which the rate rises from 0 to its peak", 0, 1
     )
     decay: str = _param("linear", "the rate after its peak", choices=("linear", "none"))
-    rho: float = _param(0.9, "RMSprop's memory of squared gradients", 0, 0.9999)
+    rho: float = _param(0.9, "memory of squared gradients, RMSprop's; Adam's is 0.999", 0, 0.9999)
     label_smoothing: float = _param(0.05, "share of the target spread over all classes", 0, 0.9)
     average: float = _param(
         0.99,
@@ -66,12 +67,13 @@ class Train:
 
     keep: str = _param(
         "last",
-        "the epoch whose weights are kept: the last, or the one with the lowest validation loss "
-        "(which makes the out-of-fold estimate a little too good)",
+        "the epoch whose weights are kept: the last, or the one with the lowest loss (if that is "
+        "the validation loss, the out-of-fold estimate is a little too good)",
         choices=("last", "best"),
     )
-    patience: int = _param(
-        0, "epochs without a lower validation loss before stopping; 0 = never", 0, 10_000
+    patience: int = _param(0, "epochs without a lower loss before stopping; 0 = never", 0, 10_000)
+    watch: str = _param(
+        "val_loss", "the loss that patience and keep look at", choices=("val_loss", "loss")
     )
 
     rotation: float = _param(10.0, "augmentation: at most this many degrees either way", 0, 180)

@@ -85,6 +85,64 @@ def fine(width: int, dropout: float) -> Any:
     return keras.Model(pixels, _logits(x, dropout), name="fine")
 
 
+# --- the networks of tutorials --------------------------------------------------------------------
+# As they were published, with biases, without normalisation unless they are known for it.
+
+
+def mlp(width: int, dropout: float) -> Any:
+    """No convolution at all: one dense layer. With width 128, 101,770 parameters."""
+    pixels = keras.Input((28, 28, 1))
+    x = layers.Flatten()(layers.Rescaling(1 / 255)(pixels))
+    x = layers.Dense(width, activation="relu")(x)
+    return keras.Model(pixels, _logits(x, dropout), name="mlp")
+
+
+def cnn_5x5(width: int, dropout: float) -> Any:
+    """One convolution, one dense layer. With width 32, 592,074 parameters."""
+    pixels = keras.Input((28, 28, 1))
+    x = layers.Rescaling(1 / 255)(pixels)
+    x = layers.Conv2D(width, 5, activation="relu")(x)
+    x = layers.Flatten()(layers.MaxPooling2D()(x))
+    x = layers.Dense(4 * width, activation="relu")(x)
+    return keras.Model(pixels, _logits(x, dropout), name="cnn_5x5")
+
+
+def cnn_batchnorm(width: int, dropout: float) -> Any:
+    """Two narrow convolutions, three normalised dense layers. With width 10, 48,520 parameters."""
+    pixels = keras.Input((28, 28, 1))
+    x = layers.Rescaling(1 / 255)(pixels)
+    for _ in range(2):
+        x = layers.MaxPooling2D()(layers.Conv2D(width, 3, activation="relu")(x))
+    x = layers.Flatten()(x)
+    for _ in range(3):
+        x = layers.Dense(10 * width)(x)
+        x = layers.ReLU()(layers.BatchNormalization()(x))
+    return keras.Model(pixels, _logits(x, dropout), name="cnn_batchnorm")
+
+
+def cnn_fashion(width: int, dropout: float) -> Any:
+    """Two convolutions and a dense layer of 100. With width 32, 333,526 parameters."""
+    pixels = keras.Input((28, 28, 1))
+    x = layers.Rescaling(1 / 255)(pixels)
+    for channels in (width, 2 * width):
+        x = layers.Conv2D(channels, 3, padding="same", activation="relu")(x)
+        x = layers.MaxPooling2D()(x)
+    x = layers.Dense(100, activation="relu")(layers.Flatten()(x))
+    return keras.Model(pixels, _logits(x, dropout), name="cnn_fashion")
+
+
+def notebook(width: int, dropout: float) -> Any:
+    """What most entrants to the competition fork. With width 32, 887,530 parameters."""
+    pixels = keras.Input((28, 28, 1))
+    x = layers.Rescaling(1 / 255)(pixels)
+    for channels, size in ((width, 5), (2 * width, 3)):
+        for _ in range(2):
+            x = layers.Conv2D(channels, size, padding="same", activation="relu")(x)
+        x = layers.Dropout(0.2)(layers.MaxPooling2D()(x))
+    x = layers.Dense(8 * width, activation="relu")(layers.Flatten()(x))
+    return keras.Model(pixels, _logits(x, dropout), name="notebook")
+
+
 def _convolution(x: Any, channels: int, size: int, strides: int = 1, padding: str = "same") -> Any:
     """Convolution, batch normalisation (which makes a bias before it useless), ReLU.
 
@@ -103,4 +161,7 @@ def _logits(features: Any, dropout: float) -> Any:
 
 
 # By the function's own name, which is what a preset says.
-NETWORKS: dict[str, Callable[[int, float], Any]] = {f.__name__: f for f in (strided, halved, fine)}
+NETWORKS: dict[str, Callable[[int, float], Any]] = {
+    f.__name__: f
+    for f in (strided, halved, fine, mlp, cnn_5x5, cnn_batchnorm, cnn_fashion, notebook)
+}

@@ -101,8 +101,9 @@ def train(
             learnt = _learn(model, epoch_of_batches(epoch), steps, bar)
             with _averaged_weights(model):
                 loss, accuracy = _score(predict(model, unseen_images), unseen_labels)
-                if epoch == 0 or loss < state.best_loss:
-                    state.best_loss = float("inf") if math.isnan(loss) else loss
+                watched = loss if params.watch == "val_loss" else learnt["loss"]
+                if epoch == 0 or watched < state.best_loss:
+                    state.best_loss = float("inf") if math.isnan(watched) else watched
                     state.best_epoch = epoch
                     state.best_weights = model.get_weights() if params.keep == "best" else []
             row = {
@@ -176,13 +177,13 @@ def _build(params: Train, rate: Any, steps: int, seed: int) -> tuple[Any, Any]:
     average = min(params.average, 1 - 10 / (steps * params.epochs))
     warp = RandomAffine(params.rotation, params.zoom, params.shift, params.shear, seed)
     model = keras.Sequential([keras.Input((28, 28, 1), dtype="uint8"), warp, network])
+    averaging = {"use_ema": average > 0, "ema_momentum": max(average, 0.0)}
+    if params.optimizer == "adam":
+        optimizer = keras.optimizers.Adam(rate, **averaging)
+    else:
+        optimizer = keras.optimizers.RMSprop(rate, rho=params.rho, **averaging)
     model.compile(
-        optimizer=keras.optimizers.RMSprop(
-            rate,
-            rho=params.rho,
-            use_ema=average > 0,
-            ema_momentum=max(average, 0.0),
-        ),
+        optimizer=optimizer,
         loss=keras.losses.CategoricalCrossentropy(
             from_logits=True, label_smoothing=params.label_smoothing
         ),

@@ -1,0 +1,123 @@
+"""`make reproduce`: the networks of well-known tutorials, as published and as reached here."""
+
+import csv
+import math
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import artifacts, config, stages
+from pipeline.errors import UserError
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a tutorial reports: on which dataset, on the hold-out and on the test set."""
+
+    dataset: str
+    held_out: float | None
+    test: float | None
+
+
+TUTORIALS = {
+    "mlp": Published("mnist", None, 0.9775),
+    "cnn-5x5": Published("mnist", None, 0.9897),
+    "cnn-batchnorm": Published("mnist", None, 0.9866),
+    "cnn-fashion": Published("fashion", 0.9137, 0.9073),
+    "notebook": Published("kaggle", 0.9919, None),
+}
+
+
+def main(preset: str, dataset: str) -> None:
+    """Train what is not trained yet, then print the table.
+
+    Args:
+        preset: one of TUTORIALS, or "" for all.
+        dataset: in place of the dataset of each; "" for its own.
+    """
+    if preset and preset not in TUTORIALS:
+        raise UserError(f"nothing was published as {preset}; there are {', '.join(TUTORIALS)}")
+    chosen = [preset] if preset else list(TUTORIALS)
+    places = {name: dataset or TUTORIALS[name].dataset for name in chosen}
+    for name, place in places.items():
+        print(f"--- {name} on {place}", flush=True)
+        for stage in ("download", "preprocess", "split", "train", "ensemble"):
+            command = [sys.executable, "-m", "pipeline", stage, "--dataset", place]
+            command += ["--config", name, "--if-stale"]
+            if subprocess.run(command, check=False).returncode:  # noqa: S603
+                raise UserError(f"{name} was not reproduced: {stage} failed")
+    print("\n| preset | data | parameters | published | reached | |\n|---|---|---|---|---|---|")
+    for name, place in places.items():
+        for line in _rows(name, place):
+            print(line)
+
+
+def _rows(name: str, place: str) -> list[str]:
+    """A line of the table for the hold-out and, where its labels are known, the test set."""
+    published, data = TUTORIALS[name], stages.dataset(place)
+    steps = stages.steps(data, config.load(name))
+    facts = {
+        stage: (artifacts.read_manifest(stages.named(steps, stage)) or {})["facts"]
+        for stage in ("train", "ensemble")
+    }
+    its = facts["ensemble"]
+    figures = [("held out", published.held_out, its["oof_accuracy"], its["oof_rows"])]
+    solution = steps[0].manifest.parent / "solution.csv"
+    if solution in steps[0].outputs:
+        test = np.load(stages.named(steps, "ensemble").outputs[1])
+        right = test.argmax(axis=1) == _labels(solution)
+        figures.append(("test set", published.test, float(right.mean()), len(right)))
+    elif published.held_out is None:  # then the hold-out is the nearest thing there is
+        figures = [("held out", published.test, its["oof_accuracy"], its["oof_rows"])]
+    lines = []
+    for what, theirs, ours, rows in figures:
+        cells = (
+            f"`{name}`",
+            f"{data.name}, {what} ({rows:,})",
+            f"{facts['train']['parameters']:,}",
+            "" if theirs is None else f"{theirs:.4f}",
+            f"{ours:.4f} ± {_error(ours, rows):.4f}",
+            verdict(theirs, ours, rows, place == published.dataset),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def verdict(published: float | None, reached: float, rows: int, same_data: bool) -> str:
+    """How a figure compares with a published one, both with their errors.
+
+    Both errors count: a published figure was measured on some rows too, taken to be as many.
+    """
+    if published is None:
+        return ""
+    error = math.hypot(_error(reached, rows), _error(published, rows))
+    if reached >= published:
+        said = "better"
+    elif published - reached <= 2 * error:
+        said = "within two standard errors"
+    else:
+        said = f"{(published - reached) / error:.1f} standard errors below"
+    return said if same_data else f"{said}, on other data"
+
+
+def _error(accuracy: float, rows: int) -> float:
+    return math.sqrt(accuracy * (1 - accuracy) / rows)
+
+
+def _labels(solution: Path) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
+    with solution.open(encoding="utf-8-sig", newline="") as file:
+        return np.array([int(row["Label"]) for row in csv.DictReader(file)])
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except (UserError, OSError) as error:
+        print(f"digits: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("digits: stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,77 @@
+"""reproduce.py: each tutorial has its preset, and figures are compared with both their errors."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import write_digits
+
+from pipeline import config
+from pipeline.reproduce import TUTORIALS, verdict
+
+
+@pytest.mark.parametrize("name", list(TUTORIALS))
+def test_each_tutorial_has_a_preset_with_its_network(name: str) -> None:
+    preset = config.load(name)
+    assert preset.train.network == name.replace("-", "_")
+    assert preset.split.folds == 1
+
+
+def test_the_published_settings() -> None:
+    trained = {name: config.load(name).train for name in TUTORIALS}
+    settings = {name: (t.optimizer, t.batch_size, t.epochs) for name, t in trained.items()}
+    assert settings == {
+        "mlp": ("adam", 32, 5),
+        "cnn-5x5": ("adam", 128, 10),
+        "cnn-batchnorm": ("adam", 50, 10),
+        "cnn-fashion": ("adam", 32, 20),
+        "notebook": ("rmsprop", 86, 30),
+    }
+    assert {t.learning_rate for t in trained.values()} == {0.001}
+    assert {t.decay for t in trained.values()} == {"none"}
+    assert {name for name, t in trained.items() if t.rotation} == {"notebook"}
+    patience = {name: (t.patience, t.watch) for name, t in trained.items() if t.patience}
+    assert patience == {
+        "cnn-batchnorm": (1, "loss"),
+        "cnn-fashion": (2, "val_loss"),
+        "notebook": (4, "val_loss"),
+    }
+    assert trained["cnn-fashion"].keep == "best"
+
+
+@pytest.mark.parametrize(
+    ("published", "reached", "same_data", "said"),
+    [
+        (None, 0.5, True, ""),
+        (0.9, 0.9, True, "better"),
+        (0.9, 0.95, False, "better, on other data"),
+        # 10,000 rows: each figure has an error of 0.003, their difference one of 0.0042.
+        (0.9, 0.892, True, "within two standard errors"),
+        (0.9, 0.891, True, "2.1 standard errors below"),
+    ],
+)
+def test_a_verdict(published: float | None, reached: float, same_data: bool, said: str) -> None:
+    assert verdict(published, reached, 10_000, same_data) == said
+
+
+def test_from_the_digits_to_the_table(project: Path, tmp_path: Path) -> None:
+    digits = write_digits(tmp_path / "some", train_rows=400)
+    command = [sys.executable, "-m", "pipeline.reproduce", "mlp", str(digits)]
+    done = subprocess.run(command, cwd=project, env=os.environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    line = done.stdout.splitlines()[-1]
+    assert line.startswith("| `mlp` | some, held out (20) | 101,770 | 0.9775 | ")
+    assert line.endswith(", on other data |")
+    # What is trained is not trained again.
+    again = subprocess.run(command, cwd=project, env=os.environ, capture_output=True, text=True)
+    assert again.stdout.splitlines()[-1] == line
+    assert "train fold 0: fresh" in again.stdout
+
+
+def test_a_tutorial_that_is_not_there(project: Path) -> None:
+    command = [sys.executable, "-m", "pipeline.reproduce", "mpl", ""]
+    done = subprocess.run(command, cwd=project, env=os.environ, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("digits: nothing was published as mpl; there are mlp, ")
