@@ -30,6 +30,8 @@ class RandomAffine(keras.layers.Layer):
         super().__init__(name="random_affine", dtype="float32")
         self.rotation, self.zoom, self.shift, self.shear = rotation, zoom, shift, shear
         self.random = keras.random.SeedGenerator(seed)
+        # 1, or 0 as long as images are to be seen as they are.
+        self.strength = self.add_weight(shape=(), initializer="ones", trainable=False)
 
     def call(self, images: Any, training: bool = False) -> Any:
         """The batch distorted; outside training, the batch as it is."""
@@ -52,6 +54,7 @@ class RandomAffine(keras.layers.Layer):
         last two of the eight numbers, for perspective, are 0.
         """
         draw = keras.random.uniform((6, count), minval=-1.0, maxval=1.0, seed=self.random)
+        draw = draw * self.strength
         angle = draw[0] * (self.rotation * 3.141592653589793 / 180)
         shear = draw[1] * self.shear
         scale_x, scale_y = 1 + draw[2] * self.zoom, 1 + draw[3] * self.zoom

@@ -83,6 +83,8 @@ class Train:
     shift: float = _param(2.0, "augmentation: at most this many pixels along each axis", 0, 14)
     shear: float = _param(0.1, "augmentation: at most this much sideways a pixel of height", 0, 1)
 
+    augment_after: int = _param(0, "augmentation: epochs without it at the beginning", 0, 10_000)
+
     steps_per_call: int = _param(
         8, "steps that run in the graph between two returns to Python", 1, 10_000
     )

@@ -21,7 +21,7 @@ from pipeline.pictures import Picture
 
 TEMPLATE = Path(__file__).with_name("report.html")
 # With more errors than this the page would be slow; the surest ones are shown.
-ERRORS_SHOWN = 1500
+SHOWN = 5000
 UNSURE_SHOWN = 200
 CALIBRATION_BINS = 15
 
@@ -78,7 +78,7 @@ def report(path: Path, sources: Sources) -> dict[str, Any]:
     validation = _judged(labels[held_out], oof[held_out], names)
     wrong = held_out[oof[held_out].argmax(axis=1) != labels[held_out]]
     galleries = {
-        "errors": _gallery(images, labels, oof, fold_ids, _surest(wrong, oof)),
+        "errors": _gallery(images, labels, oof, fold_ids, wrong),
         "unsure": _gallery(
             test_images, None, test, None, np.argsort(test.max(axis=1))[:UNSURE_SHOWN]
         ),
@@ -88,9 +88,7 @@ def report(path: Path, sources: Sources) -> dict[str, Any]:
         truth = _answers(sources.solution)
         judged_test = _judged(truth, test, names)
         wrong_test = np.flatnonzero(test.argmax(axis=1) != truth)
-        galleries["test_errors"] = _gallery(
-            test_images, truth, test, None, _surest(wrong_test, test)
-        )
+        galleries["test_errors"] = _gallery(test_images, truth, test, None, wrong_test)
     layers = {name: _layers(folders[0]) for name, folders in sources.folders.items()}
 
     template = Environment(
@@ -184,12 +182,6 @@ def calibration(
     return sure, correct, rows[used], error
 
 
-def _surest(rows: NDArray[np.int64], probabilities: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The rows with the highest probability of what is predicted first, no more than are shown."""
-    order = np.argsort(-probabilities[rows].max(axis=1), kind="stable")
-    return rows[order][:ERRORS_SHOWN]
-
-
 def _gallery(
     images: NDArray[np.uint8],
     truth: NDArray[np.uint8] | None,
@@ -197,8 +189,14 @@ def _gallery(
     fold_ids: NDArray[np.int8] | None,
     rows: NDArray[np.int64],
 ) -> dict[str, Any]:
-    """A sheet of images; for each its row in the CSV, counted from 1, and what was said of it."""
+    """A sheet of images; for each its row in the CSV, counted from 1, and what was said of it.
+
+    If there are more rows than a page can show, those of which the networks are surest.
+    """
+    surest = np.argsort(-probabilities[rows].max(axis=1), kind="stable")
+    found, rows = len(rows), rows[surest[:SHOWN]]
     return {
+        "found": found,
         "sheet": pictures.sheet(images[rows]),
         "digits": [
             {

@@ -98,6 +98,7 @@ def train(
             if params.patience and epoch > state.best_epoch + params.patience:
                 break
             began = time.perf_counter()
+            model.layers[0].strength.assign(float(epoch >= params.augment_after))
             learnt = _learn(model, epoch_of_batches(epoch), steps, bar)
             with _averaged_weights(model):
                 loss, accuracy = _score(predict(model, unseen_images), unseen_labels)

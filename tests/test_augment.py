@@ -66,6 +66,14 @@ def test_does_nothing_without_strength() -> None:
     np.testing.assert_array_equal(warped(layer(), images), images)
 
 
+def test_without_strength_images_are_what_they_are() -> None:
+    images, _ = digit_images(8)
+    warp = layer(rotation=30, zoom=0.2, shift=3, shear=0.2)
+    assert not np.array_equal(warped(warp, images), images)
+    warp.strength.assign(0)
+    np.testing.assert_array_equal(warped(warp, images), images)
+
+
 @pytest.mark.parametrize("name", list(STRONG))
 def test_each_strength_alone_changes_the_images(name: str) -> None:
     images, _ = digit_images(10)

@@ -15,7 +15,7 @@ from pipeline.reproduce import TUTORIALS, verdict
 @pytest.mark.parametrize("name", list(TUTORIALS))
 def test_each_tutorial_has_a_preset_with_its_network(name: str) -> None:
     preset = config.load(name)
-    assert preset.train.network == name.replace("-", "_")
+    assert preset.train.network == name.removesuffix("-rotated").replace("-", "_")
     assert preset.split.folds == 1
 
 
@@ -26,12 +26,14 @@ def test_the_published_settings() -> None:
         "mlp": ("adam", 32, 5),
         "cnn-5x5": ("adam", 128, 10),
         "cnn-batchnorm": ("adam", 50, 10),
+        "cnn-batchnorm-rotated": ("adam", 50, 20),
         "cnn-fashion": ("adam", 32, 20),
         "notebook": ("rmsprop", 86, 30),
     }
     assert {t.learning_rate for t in trained.values()} == {0.001}
     assert {t.decay for t in trained.values()} == {"none"}
-    assert {name for name, t in trained.items() if t.rotation} == {"notebook"}
+    rotations = {name: (t.rotation, t.augment_after) for name, t in trained.items() if t.rotation}
+    assert rotations == {"cnn-batchnorm-rotated": (50, 10), "notebook": (10, 0)}
     patience = {name: (t.patience, t.watch) for name, t in trained.items() if t.patience}
     assert patience == {
         "cnn-batchnorm": (1, "loss"),

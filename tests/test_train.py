@@ -4,9 +4,11 @@ import contextlib
 import csv
 import io
 import json
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +211,31 @@ def test_augmentation_is_part_of_the_graph_and_python_is_not() -> None:
     assert not {kind for kind in kinds if "PyFunc" in kind}
 
 
+SECOND_DEVICE = """\
+import json, sys
+from pathlib import Path
+from pipeline.backend import tf
+[processor] = tf.config.list_physical_devices("CPU")
+two = [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(processor, two)
+from pipeline.config import Train
+from pipeline.train import train
+folder, tensors, params = Path(sys.argv[1]), Path(sys.argv[2]), Train(**json.loads(sys.argv[3]))
+with tf.device("CPU:1"):
+    train(folder, tensors, tensors / "fold_ids.npy", 1, params)
+"""
+
+
+def test_a_device_that_does_not_hold_the_data_learns_the_same(
+    trained: Any, tmp_path: Path, tensors: Path
+) -> None:
+    """As a GPU does not: the data stay with the first device, the network is on the second."""
+    folder, _ = trained(PARAMS)
+    arguments = [str(tmp_path), str(tensors), json.dumps(asdict(PARAMS))]
+    subprocess.run([sys.executable, "-c", SECOND_DEVICE, *arguments], check=True)
+    assert differing(folder, tmp_path) == []
+
+
 def test_several_steps_run_in_one_call() -> None:
     from pipeline.train import _build
 
@@ -399,6 +426,20 @@ def test_keep_best_of_losses_that_are_no_numbers(
     scripted_losses(monkeypatch, [float("nan")])
     facts = train_fold(tmp_path / "run", tensors, replace(PARAMS, keep="best", epochs=1))
     assert facts["epochs"] == 1
+
+
+def test_augmentation_may_begin_later(trained: Any, tmp_path: Path, tensors: Path) -> None:
+    plain = replace(PARAMS, rotation=0.0, zoom=0.0, shift=0.0, shear=0.0)
+    train_fold(tmp_path / "plain", tensors, plain)
+    train_fold(tmp_path / "never", tensors, replace(PARAMS, augment_after=3))
+    train_fold(tmp_path / "late", tensors, replace(PARAMS, augment_after=2))
+    assert differing(tmp_path / "plain", tmp_path / "never") == []
+    always, late, never = (
+        column(folder, "loss")
+        for folder in (trained(PARAMS)[0], tmp_path / "late", tmp_path / "never")
+    )
+    assert late[:2] == never[:2] != always[:2]
+    assert late[2] != never[2]
 
 
 def test_averaging_the_weights_does_not_change_the_training(

@@ -55,7 +55,6 @@ def train(
     began = time.perf_counter()
     history = model.fit(
         generator.flow(pixels[~held_out], targets[~held_out], BATCH_SIZE, seed=seed),
-        steps_per_epoch=int((~held_out).sum()) // BATCH_SIZE,
         epochs=epochs,
         validation_data=(pixels[held_out], targets[held_out]),
         callbacks=[
