@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import build, digit_images, write_digits
+from conftest import build, digit_images
 
 from pipeline import stages
 from pipeline.bench import measure, tables
@@ -122,10 +122,13 @@ def test_what_is_written_to_measure_its_cost_can_be_read(tmp_path: Path) -> None
     from pipeline import csvs
     from pipeline.bench import cost
 
-    raw = write_digits(tmp_path / "raw")
     images, labels = digit_images(30)
-    cost._write(tmp_path / "digits30", raw, images, labels)
+    test_images, _ = digit_images(20, seed=1)
+    cost._write(tmp_path / "digits30", images, labels, test_images)
     read, its_labels = csvs.read_images(tmp_path / "digits30" / "train.csv", labelled=True)
     np.testing.assert_array_equal(read, images)
     np.testing.assert_array_equal(its_labels, labels)
-    assert (tmp_path / "digits30" / "test.csv").samefile(raw / "test.csv")
+    read, _ = csvs.read_images(tmp_path / "digits30" / "test.csv", labelled=False)
+    np.testing.assert_array_equal(read, test_images)
+    names = {path.name for path in (tmp_path / "digits30").iterdir()}
+    assert names == {"train.csv", "test.csv", "sample_submission.csv"}
