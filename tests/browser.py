@@ -61,12 +61,15 @@ class Page:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
         self.send("Page.navigate", url=path.as_uri())
-        ready = "document.readyState === 'complete' && document.body.dataset.ready === 'yes'"
+        self.wait_for("document.readyState === 'complete' && document.body.dataset.ready === 'yes'")
+
+    def wait_for(self, condition: str) -> None:
+        """Return as soon as a JavaScript expression is true; fail if it is not within seconds."""
         for _ in range(200):
-            if self.run(ready):
+            if self.run(condition):
                 return
             self.run("new Promise((go) => setTimeout(go, 50))")
-        raise AssertionError(f"the page is not ready: {self.complaints()}")
+        raise AssertionError(f"never true: {condition}; the page says: {self.complaints()}")
 
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression in the page."""

@@ -84,6 +84,7 @@ def test_the_operations_of_a_training_step() -> None:
     assert measure.flops_per_image(Train(width=8)) == 4 * first + 6 * others
 
 
+@pytest.mark.filterwarnings("ignore:Please import:DeprecationWarning")  # the generator's own
 def test_the_notebook_learns_and_is_timed(fresh_keras: Any) -> None:
     from pipeline.bench import notebook
 
