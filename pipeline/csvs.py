@@ -14,6 +14,7 @@ from pipeline.errors import UserError
 CLASSES = 10
 PIXELS = tuple(f"pixel{i}" for i in range(784))
 BOM = b"\xef\xbb\xbf"
+PIECE = 1 << 25  # bytes that are parsed at a time
 
 
 def read_images(path: Path, labelled: bool) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
@@ -110,26 +111,42 @@ def _read_numbers(
     exactly the commas that such a table has. Only when something is wrong are the rows gone
     through one by one, to say where.
     """
-    import pandas as pd
-
     try:
-        data = path.read_bytes().removeprefix(BOM)
+        file = path.open("rb")
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file") from error
-    header, _, body = data.partition(b"\n")
-    _check_header(path, header, columns)
-    if body.translate(None, b"0123456789,\r\n"):
-        raise _first_fault(path, body, columns, highest)
+    with file:
+        header = file.readline().removeprefix(BOM)
+        _check_header(path, header.removesuffix(b"\n"), columns)
+        tables = [np.empty((0, len(columns)), dtype)]
+        # In pieces of whole lines, so that a large file need not fit into memory as text.
+        while piece := file.read(PIECE):
+            piece += file.readline()
+            if not piece.strip(b"\r\n"):
+                continue
+            table = _parsed(piece, columns, highest, dtype)
+            if table is None:
+                raise _first_fault(path, columns, highest)
+            tables.append(table)
+    return np.concatenate(tables)
+
+
+def _parsed(
+    piece: bytes, columns: Sequence[str], highest: Sequence[int], dtype: type[Any]
+) -> NDArray[Any] | None:
+    """Some lines as a table; None if anything is wrong with them."""
+    import pandas as pd
+
+    if piece.translate(None, b"0123456789,\r\n"):
+        return None
     try:
-        table = pd.read_csv(io.BytesIO(body), header=None, names=range(len(columns)), dtype=dtype)
+        table = pd.read_csv(io.BytesIO(piece), header=None, names=range(len(columns)), dtype=dtype)
         values: NDArray[Any] = table.to_numpy()
-        even = body.count(b",") == len(values) * (len(columns) - 1)
+        even = piece.count(b",") == len(values) * (len(columns) - 1)
         within = bool((values.max(axis=0, initial=0) <= np.array(highest)).all())
-    except (ValueError, OverflowError) as error:  # the parser's own errors are ValueErrors too
-        raise _first_fault(path, body, columns, highest) from error
-    if not (even and within):
-        raise _first_fault(path, body, columns, highest)
-    return values
+    except (ValueError, OverflowError):  # the parser's own errors are ValueErrors too
+        return None
+    return values if even and within else None
 
 
 def _check_header(path: Path, header: bytes, columns: Sequence[str]) -> None:
@@ -160,10 +177,9 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _first_fault(
-    path: Path, body: bytes, columns: Sequence[str], highest: Sequence[int]
-) -> UserError:
+def _first_fault(path: Path, columns: Sequence[str], highest: Sequence[int]) -> UserError:
     """The first thing that is wrong in a table that did not pass, row by row."""
+    _, _, body = path.read_bytes().partition(b"\n")
     for line, raw in enumerate(body.splitlines(), start=2):
         if not raw:
             continue

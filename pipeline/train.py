@@ -203,9 +203,10 @@ def _feed(images: NDArray[np.uint8], labels: NDArray[np.uint8], batch_size: int,
     with tf.device("CPU:0"):  # a batch of bytes is soon sent; the whole set need not fit a GPU
         all_images, all_labels = tf.constant(images), tf.one_hot(labels, 10)
 
+    count, steps = len(images), len(images) // batch_size
+
     def batches(epoch: int) -> Any:
-        order = np.random.default_rng((seed, epoch)).permutation(len(images))
-        steps = len(images) // batch_size
+        order = np.random.default_rng((seed, epoch)).permutation(count)
         rows = order[: steps * batch_size].reshape(steps, batch_size)
         dataset = tf.data.Dataset.from_tensor_slices(rows).map(
             lambda batch: (tf.gather(all_images, batch), tf.gather(all_labels, batch))

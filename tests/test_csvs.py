@@ -362,3 +362,17 @@ def test_a_header_alone_is_a_table_without_rows(tmp_path: Path, rest: str) -> No
     path.write_text(",".join(PIXEL_NAMES) + "\n" + rest)
     images, _ = csvs.read_images(path, labelled=False)
     assert images.shape == (0, 28, 28, 1)
+
+
+def test_a_file_is_read_in_pieces_of_whole_lines(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = csvs.read_images(tiny_folder / "train.csv", labelled=True)
+    for size in (1, 1000, 100_000):
+        monkeypatch.setattr(csvs, "PIECE", size)
+        again, its_labels = csvs.read_images(tiny_folder / "train.csv", labelled=True)
+        np.testing.assert_array_equal(again, images)
+        np.testing.assert_array_equal(its_labels, labels)
+    replace_cell(tiny_folder / "train.csv", line=70, column=3, text="256")
+    with pytest.raises(UserError, match="line 70, column pixel2: '256' is not"):
+        csvs.read_images(tiny_folder / "train.csv", labelled=True)
