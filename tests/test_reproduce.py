@@ -55,7 +55,12 @@ def test_the_published_settings() -> None:
     ],
 )
 def test_a_verdict(published: float | None, reached: float, same_data: bool, said: str) -> None:
-    assert verdict(published, reached, 10_000, same_data) == said
+    assert verdict(published, reached, 10_000, 10_000, same_data) == said
+
+
+def test_fewer_rows_have_a_larger_error() -> None:
+    assert verdict(0.9, 0.88, 500, 10_000, True) == "within two standard errors"
+    assert verdict(0.9, 0.88, 10_000, 500, True) == "within two standard errors"
 
 
 def test_from_the_digits_to_the_table(project: Path, tmp_path: Path) -> None:
