@@ -63,7 +63,7 @@ def rest(found: Mapping[str, Any]) -> str:
     rows = [
         ("large matrix product, float32", f"{found['float32']['flops'] / 1e9:,.0f} Gflop/s"),
         ("large matrix product, bfloat16", f"{found['bfloat16']['flops'] / 1e9:,.0f} Gflop/s"),
-        ("what is stale? (`make` with nothing to do)", _seconds(start["plan"])),
+        ("what is stale? (where nothing was made yet)", _seconds(start["plan"])),
         ("`digits --help`", _seconds(start["help"])),
         ("import of TensorFlow and Keras", _seconds(start["tensorflow"])),
         (f"train.csv, {parsing['bytes'] / 1e6:.0f} MB, every check", _seconds(parsing["ours"])),
