@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline import config, stages
 from pipeline.artifacts import staleness, stat_cache
-from pipeline.errors import UserError
+from pipeline.errors import one_line
 
 
 def main(dataset: str, preset: str) -> None:
@@ -37,8 +37,5 @@ def main(dataset: str, preset: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with one_line():
         main(*sys.argv[1:])
-    except (UserError, OSError) as error:
-        print(f"digits: {error}", file=sys.stderr)
-        sys.exit(2)

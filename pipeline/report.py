@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import pictures
+from pipeline import csvs, pictures
 from pipeline.config import Train
 from pipeline.pictures import Picture
 
@@ -83,9 +83,9 @@ def report(path: Path, sources: Sources) -> dict[str, Any]:
             test_images, None, test, None, np.argsort(test.max(axis=1))[:UNSURE_SHOWN]
         ),
     }
-    judged_test = None
+    judged_test = truth = None
     if sources.solution:
-        truth = _answers(sources.solution)
+        _, truth = csvs.read_labels(sources.solution)
         judged_test = _judged(truth, test, names)
         wrong_test = np.flatnonzero(test.argmax(axis=1) != truth)
         galleries["test_errors"] = _gallery(test_images, truth, test, None, wrong_test)
@@ -103,9 +103,9 @@ def report(path: Path, sources: Sources) -> dict[str, Any]:
         metrics=metrics,
         names=names,
         run=_run(sources),
-        data=_data(images, labels, test_images),
+        data=_data(images, test_images),
         examples=pictures.examples(images, labels, names),
-        distributions=_distributions(labels, test, sources, names),
+        distributions=_distributions(labels, test, truth, names),
         augmentations={
             name: _augmentation(params, images, labels, names)
             for name, params in sources.params.items()
@@ -126,7 +126,7 @@ def report(path: Path, sources: Sources) -> dict[str, Any]:
 
 
 def _judged(
-    truth: NDArray[np.uint8], probabilities: NDArray[np.float32], names: Sequence[str]
+    truth: NDArray[np.integer[Any]], probabilities: NDArray[np.float32], names: Sequence[str]
 ) -> dict[str, Any]:
     """Everything that is said of predictions whose truth is known."""
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
@@ -184,7 +184,7 @@ def calibration(
 
 def _gallery(
     images: NDArray[np.uint8],
-    truth: NDArray[np.uint8] | None,
+    truth: NDArray[np.integer[Any]] | None,
     probabilities: NDArray[np.float32],
     fold_ids: NDArray[np.int8] | None,
     rows: NDArray[np.int64],
@@ -222,15 +222,12 @@ def _run(sources: Sources) -> dict[str, Any]:
     }
 
 
-def _data(
-    images: NDArray[np.uint8], labels: NDArray[np.uint8], test_images: NDArray[np.uint8]
-) -> dict[str, Any]:
+def _data(images: NDArray[np.uint8], test_images: NDArray[np.uint8]) -> dict[str, Any]:
     """What there is to know of the data before anything is learnt."""
     train, test = (Counter(image.tobytes() for image in its) for its in (images, test_images))
     return {
         "train_rows": len(images),
         "test_rows": len(test_images),
-        "per_class": np.bincount(labels).tolist(),
         "train_duplicates": len(images) - len(train),
         "test_duplicates": len(test_images) - len(test),
         "shared": sum(count for image, count in test.items() if image in train),
@@ -240,12 +237,12 @@ def _data(
 def _distributions(
     labels: NDArray[np.uint8],
     test: NDArray[np.float32],
-    sources: Sources,
+    truth: NDArray[np.integer[Any]] | None,
     names: Sequence[str],
 ) -> Picture:
     sets = {"training labels": labels, "predictions for the test set": test.argmax(axis=1)}
-    if sources.solution:
-        sets["labels of the test set"] = _answers(sources.solution)
+    if truth is not None:
+        sets["labels of the test set"] = truth
     return pictures.distributions(
         {name: np.bincount(its, minlength=len(names)) / len(its) for name, its in sets.items()},
         names,
@@ -285,9 +282,3 @@ def _history(path: Path) -> dict[str, NDArray[np.float64]]:
     with path.open(encoding="ascii", newline="") as file:
         rows = list(csv.DictReader(file))
     return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
-
-
-def _answers(solution: Path) -> NDArray[np.uint8]:
-    """The labels of the test set, in its order, uint8 (m,)."""
-    with solution.open(encoding="utf-8-sig", newline="") as file:
-        return np.array([row["Label"] for row in csv.DictReader(file)], dtype=np.uint8)

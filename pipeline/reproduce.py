@@ -1,16 +1,14 @@
 """`make reproduce`: the networks of well-known tutorials, as published and as reached here."""
 
-import csv
 import math
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from pipeline import artifacts, config, stages
-from pipeline.errors import UserError
+from pipeline import artifacts, config, csvs, stages
+from pipeline.errors import UserError, one_line
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,8 @@ def _rows(name: str, place: str) -> list[str]:
     solution = steps[0].manifest.parent / "solution.csv"
     if solution in steps[0].outputs:
         test = np.load(stages.named(steps, "ensemble").outputs[1])
-        right = test.argmax(axis=1) == _labels(solution)
+        _, labels = csvs.read_labels(solution)
+        right = test.argmax(axis=1) == labels
         figures.append(("test set", published.test, float(right.mean()), len(right)))
     elif published.held_out is None:  # then the hold-out is the nearest thing there is
         figures = [("held out", published.test, its["oof_accuracy"], its["oof_rows"])]
@@ -118,17 +117,6 @@ def _error(accuracy: float, rows: int) -> float:
     return math.sqrt(accuracy * (1 - accuracy) / rows)
 
 
-def _labels(solution: Path) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
-    with solution.open(encoding="utf-8-sig", newline="") as file:
-        return np.array([int(row["Label"]) for row in csv.DictReader(file)])
-
-
 if __name__ == "__main__":
-    try:
+    with one_line():
         main(*sys.argv[1:])
-    except (UserError, OSError) as error:
-        print(f"digits: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("digits: stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from pipeline import config, stages
 from pipeline.artifacts import read_manifest
-from pipeline.errors import UserError
+from pipeline.errors import UserError, one_line
 
 
 def result(dataset: str, preset: str) -> str:
     """The lines that close a run.
 
-    The answers to the test set are read here and nowhere else, after everything is decided.
+    The answers to the test set are read here only after everything is decided.
 
     Args:
         dataset: as the user gave it.
@@ -70,8 +70,5 @@ def _labels(path: Path) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    try:
+    with one_line():
         print(result(*sys.argv[1:]))
-    except (UserError, OSError) as error:
-        print(f"digits: {error}", file=sys.stderr)
-        sys.exit(2)

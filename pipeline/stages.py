@@ -161,7 +161,7 @@ def steps(data: Dataset, preset: config.Config) -> list[Step]:
                 *(path for path in (root / "submissions" / "ledger.csv",) if path.exists()),
             ),
             params={"dataset": data.name, "preset": preset.name, "source": data.source},
-            code=("report.py", "report.html", "pictures.py", "augment.py"),
+            code=("report.py", "report.html", "pictures.py", "augment.py", "csvs.py:read_labels"),
         ),
     ]
     return result

@@ -46,7 +46,7 @@ def test_the_stages_are_commands() -> None:
 
 HELP_PROGRAM = """\
 import contextlib, io, json, sys
-from pipeline import cli, ledger, stages
+from pipeline import cli
 sys.stdout = io.TextIOWrapper(io.BytesIO(), write_through=True)
 said = {}
 for command in json.loads(sys.argv[1]):
@@ -85,7 +85,7 @@ def test_help_is_given_without_importing_anything_heavy() -> None:
 
 STATUS_PROGRAM = """\
 import sys
-from pipeline import cli, ledger, stages
+from pipeline import cli
 sys.argv = ["digits", *sys.argv[1:]]
 try:
     cli.main()

@@ -15,8 +15,7 @@ from typing import Any
 
 from pipeline import artifacts, config, stages
 from pipeline.bench import tables
-from pipeline.bench.measure import HOLDOUT
-from pipeline.errors import UserError
+from pipeline.errors import UserError, one_line
 
 # How often each preset that trains one network is trained, each time with another seed.
 SEEDS = {"sprint": 5, "fast": 3}
@@ -27,10 +26,8 @@ def main(dataset: str) -> None:
     data = stages.dataset(dataset)
     home = stages.ROOT / "data" / data.name
     folder = home / "bench"
-    holdout, folds = (
-        _split(dataset, stages.steps(data, config.load(preset))) for preset in ("fast", "default")
-    )
-    assert holdout.parent.name == HOLDOUT
+    # The notebook and the presets of one network are judged on the same rows.
+    holdout, folds = (_split(dataset, preset) for preset in ("fast", "default"))
 
     def measured(name: str, *arguments: object) -> dict[str, Any]:
         return _measured(folder / f"{name}.json", [str(argument) for argument in arguments])
@@ -53,7 +50,7 @@ def main(dataset: str) -> None:
         measured(f"default-fold-{fold}", "preset", tensors, folds, "default", fold, 0)
         for fold in range(config.load("default").split.folds)
     ]
-    notebook = measured("notebook", "notebook", tensors, 0)
+    notebook = measured("notebook", "notebook", tensors, holdout, 0)
     best = _trained(data, "best")
 
     text = "\n\n".join(
@@ -69,15 +66,14 @@ def main(dataset: str) -> None:
     print(f"\nthe same, and two pictures: {folder}/")
 
 
-def _split(dataset: str, steps: list[artifacts.Step]) -> Path:
-    """The file of fold ids, made if need be."""
-    step = next(step for step in steps if step.stage == "split")
-    preset = "fast" if step.params["split.folds"] == 1 else "default"
+def _split(dataset: str, preset: str) -> Path:
+    """The file of a preset's fold ids, made if need be."""
     for stage in ("download", "preprocess", "split"):
         command = ["-m", "pipeline", stage, "--dataset", dataset, "--config", preset, "--if-stale"]
         if subprocess.run([sys.executable, *command], check=False).returncode:
             raise UserError(f"there is no data to measure on: {stage} failed")
-    return step.outputs[0]
+    steps = stages.steps(stages.dataset(dataset), config.load(preset))
+    return stages.named(steps, "split").outputs[0]
 
 
 def _measured(path: Path, arguments: list[str]) -> dict[str, Any]:
@@ -122,11 +118,5 @@ def _processor() -> str:
 
 
 if __name__ == "__main__":
-    try:
+    with one_line():
         main(*sys.argv[1:])
-    except (UserError, OSError) as error:
-        print(f"digits: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("digits: stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)

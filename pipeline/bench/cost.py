@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import stages
-from pipeline.errors import UserError
+from pipeline.errors import UserError, one_line
 from pipeline.sources.arrays import write_csvs
 
 SHARES = (0.25, 0.5, 1.0, 10.0)
@@ -99,8 +99,5 @@ def _run(stage: str, source: Path) -> tuple[float, int]:
 
 
 if __name__ == "__main__":
-    try:
+    with one_line():
         main(*sys.argv[1:])
-    except (UserError, OSError) as error:
-        print(f"digits: {error}", file=sys.stderr)
-        sys.exit(2)
