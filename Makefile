@@ -16,6 +16,7 @@ FORCE   ?=
 VENV    ?= .venv
 PYTHON  ?= python3
 EXTRAS  ?=
+ENGINE  ?= local
 
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := help
@@ -85,15 +86,18 @@ $(PREPROCESS): | $(DOWNLOAD)
 $(SPLIT): | $(PREPROCESS)
 	@$(RUN) split $(CHOICE) $(recheck)
 
-# With -j each fold has a process of its own. Without, the first one's trains all that are due: the
-# import of TensorFlow takes seconds. (What is due because of a deleted file is every fold.)
+# With -j each fold has a process of its own, which takes its share of the machine. Without, and on a
+# cluster, the first one's trains all that are due: the import of TensorFlow takes seconds. (What is
+# due because of a deleted file is every fold.)
+parallel  = $(filter -j%,$(MAKEFLAGS))
+engine    = --engine $(call quoted,$(ENGINE)) $(if $(parallel),--jobs $(or $(parallel:-j%=%),$(words $(TRAIN))))
 folder_of = $(patsubst %/,%,$(dir $(1)))
 fold_of   = $(patsubst fold-%,%,$(notdir $(call folder_of,$(1))))
 member_of = $(notdir $(call folder_of,$(call folder_of,$(1))))
-one_fold  = $(RUN) train $(CHOICE) $(recheck) --member $(call member_of,$@) --fold $(call fold_of,$@)
-all_folds = $(if $(TRAINED),,$(eval TRAINED := yes)$(RUN) train $(CHOICE) $(if $(filter $(TRAIN),$(call files_of,again)),,--if-stale))
+one_fold  = $(RUN) train $(CHOICE) $(engine) $(recheck) --member $(call member_of,$@) --fold $(call fold_of,$@)
+all_folds = $(if $(TRAINED),,$(eval TRAINED := yes)$(RUN) train $(CHOICE) $(engine) $(if $(filter $(TRAIN),$(call files_of,again)),,--if-stale))
 $(TRAIN): | $(SPLIT)
-	@$(if $(filter -j%,$(MAKEFLAGS)),$(one_fold),$(all_folds))
+	@$(if $(and $(parallel),$(filter local,$(ENGINE))),$(one_fold),$(all_folds))
 
 $(ENSEMBLE): | $(TRAIN)
 	@$(RUN) ensemble $(CHOICE) $(recheck)
@@ -170,4 +174,5 @@ help: ## this
 	@echo '  FORCE=  1 sends the very same file a second time'
 	@echo '  VENV=$(VENV)  the environment; several clones may share one'
 	@echo '  PYTHON=$(PYTHON)  the Python that makes it: 3.11, 3.12 or 3.13'
+	@echo '  ENGINE=$(ENGINE)  who trains: local, or ray for a cluster, that at RAY_ADDRESS= or one of its own'
 	@echo '  EXTRAS=$(EXTRAS)  gpu for NVIDIA'"'"'s libraries'

@@ -2,4 +2,5 @@
 
 from pipeline.cli import main
 
-main()
+if __name__ == "__main__":  # which it is not in the processes that `train --jobs` starts
+    main()

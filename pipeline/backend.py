@@ -29,4 +29,7 @@ with tempfile.TemporaryFile() as _aside:
 # `fit` is only ever given data sets that bring their own order here.
 warnings.filterwarnings("ignore", message="`shuffle=True` was passed")
 
+# Every fold is a model of its own, which TensorFlow takes for one that is traced again and again.
+tf.get_logger().setLevel("ERROR")
+
 __all__ = ["keras", "tf"]

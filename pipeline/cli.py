@@ -4,17 +4,16 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable
 from dataclasses import asdict, fields
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
 
-from pipeline import artifacts, config, stages
+from pipeline import artifacts, config, engines, stages
 from pipeline.artifacts import Step
+from pipeline.engines import announced
 from pipeline.errors import OutsideError, UserError
 
 app = typer.Typer(
@@ -41,6 +40,21 @@ IfStaleOption = Annotated[
 ConfigOption = Annotated[
     str, typer.Option("--config", help="A preset's name, or the path of a TOML file.")
 ]
+JobsOption = Annotated[
+    int,
+    typer.Option("--jobs", min=1, help="Folds at a time on one machine, which share its cores."),
+]
+EngineOption = Annotated[
+    str, typer.Option("--engine", help="local, or ray for a cluster: see --address.")
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        envvar="RAY_ADDRESS",
+        help="Of a Ray cluster; without it, one is started here and ended.",
+    ),
+]
 
 
 @app.callback()
@@ -50,24 +64,6 @@ def options(
     """Options that stand before the command."""
     if debug:
         os.environ["DIGITS_DEBUG"] = "1"
-
-
-def _run(
-    step: Step, steps: list[Step], work: Callable[[Path], dict[str, Any]], if_stale: bool
-) -> None:
-    """Run one step; say why, where to, and how long it took."""
-    with artifacts.stat_cache(stages.ROOT) as cache:
-        why = artifacts.staleness(steps, cache)[step.name] or "asked for"
-    if if_stale and why == "asked for":
-        print(f"{step.name}: fresh", flush=True)
-        return
-    print(f"{step.name}: {why}; into {os.path.relpath(step.manifest.parent)}/", flush=True)
-    if artifacts.run(step, work, steps, if_stale):
-        manifest = artifacts.read_manifest(step)
-        assert manifest is not None
-        print(f"{step.name}: done in {manifest['facts']['seconds']:.1f} s", flush=True)
-    else:
-        print(f"{step.name}: done by the other process", flush=True)
 
 
 def _steps(dataset: str, preset: str) -> list[Step]:
@@ -88,7 +84,7 @@ def download(
     steps = _steps(dataset, preset)
     for path in artifacts.changed_outputs(steps[0]):
         print(f"{csvs.fault(path) or path}; this is not what download wrote, it is made again")
-    _run(steps[0], steps, lambda folder: download(folder, data.source, data.path), if_stale)
+    announced(steps[0], steps, lambda folder: download(folder, data.source, data.path), if_stale)
 
 
 @app.command()
@@ -103,7 +99,7 @@ def preprocess(
     steps = _steps(dataset, preset)
     step = stages.named(steps, "preprocess")
     try:
-        _run(step, steps, lambda folder: preprocess(folder, *step.inputs), if_stale)
+        announced(step, steps, lambda folder: preprocess(folder, *step.inputs), if_stale)
     except UserError as error:
         path = stages.dataset(dataset).path
         raise UserError(f"{error} (a copy of what is in {path})" if path else str(error)) from error
@@ -120,7 +116,7 @@ def split(
 
     steps = _steps(dataset, preset)
     step, params = stages.named(steps, "split"), config.load(preset).split
-    _run(step, steps, lambda folder: split(folder, step.inputs[0], **asdict(params)), if_stale)
+    announced(step, steps, lambda folder: split(folder, step.inputs[0], **asdict(params)), if_stale)
 
 
 @app.command()
@@ -131,45 +127,106 @@ def train(
     member: Annotated[
         str | None, typer.Option(help="Only this preset of those that CONFIG puts together.")
     ] = None,
-    fold: Annotated[int | None, typer.Option(min=0, help="Only this fold; else all.")] = None,
+    folds: Annotated[
+        str, typer.Option("--folds", "--fold", help="all, or one or several: 2 or 0,2.")
+    ] = "all",
     epochs: Annotated[int | None, typer.Option(min=1, help="A trial of so many epochs.")] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="A trial on the first rows only.")
     ] = None,
+    jobs: JobsOption = 1,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
 ) -> None:
     """Stage 4: train the folds, in data/DATASET/CONFIG/fold-N/.
 
     With --epochs or --limit it is a trial: its files go to data/DATASET/scratch/, where no other
     stage looks for them.
     """
-    from pipeline.train import train
-
     settings = config.load(preset)
     if epochs is not None or limit is not None:
         settings = config.trial(settings, epochs, limit)
     steps = stages.steps(stages.dataset(dataset), settings)
-    members = {Path(each.name).name: each for each in settings.members}
-    if member is not None and member not in members:
-        raise UserError(f"there is no member {member}: {preset} trains {', '.join(members)}")
-    if fold is not None and fold >= settings.split.folds:
-        raise UserError(
-            f"there is no fold {fold}: {preset} has folds 0 to {settings.split.folds - 1}"
+    names = [Path(each.name).name for each in settings.members]
+    if member is not None and member not in names:
+        raise UserError(f"there is no member {member}: {preset} trains {', '.join(names)}")
+    wanted = _folds(folds, preset, settings.split.folds)
+    trainings = [
+        training
+        for training in engines.trainings(steps, settings)
+        if training.step.params["fold"] in wanted
+        and member in (None, training.step.manifest.parent.parent.name)
+    ]
+    engines.train_folds(trainings, steps, if_stale, jobs, _engine(engine), address)
+
+
+def _folds(word: str, preset: str, count: int) -> set[int]:
+    """The folds that `--folds` names."""
+    if word == "all":
+        return set(range(count))
+    try:
+        folds = {int(number) for number in word.split(",")}
+    except ValueError as error:
+        raise UserError(f"--folds has to be all, or numbers such as 0,2, not {word!r}") from error
+    for fold in folds:
+        if not 0 <= fold < count:
+            raise UserError(f"there is no fold {fold}: {preset} has folds 0 to {count - 1}")
+    return folds
+
+
+def _engine(word: str) -> str:
+    if word not in engines.NAMES:
+        raise UserError(f"--engine has to be one of {', '.join(engines.NAMES)}, not {word!r}")
+    return word
+
+
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(help="The sweep's TOML file.")],
+    dataset: DatasetOption = "kaggle",
+    jobs: JobsOption = 1,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
+) -> None:
+    """Train variants of a preset on its folds, and compare them with it out of fold.
+
+    The file names a preset, base = "fast", and below [grid] lists of values of its [train]
+    parameters, width = [24, 32], of which every combination is trained; or single differences, each
+    below [[variants]]. What was trained before is not trained again.
+    """
+    from pipeline import sweep
+
+    base, variants = sweep.load(file)
+    data = stages.dataset(dataset)
+    steps = stages.steps(data, base)
+    runs = {"base": [training.step for training in engines.trainings(steps, base)]}
+    trainings = engines.trainings(steps, base)
+    for variant in variants:
+        # Its folds in the place of the base's: what they rest on is the same.
+        its_steps = stages.steps(data, variant)
+        its_trainings = engines.trainings(its_steps, variant)
+        runs[Path(variant.name).name] = [training.step for training in its_trainings]
+        trainings += its_trainings
+    steps = [
+        *(s for s in steps if s.stage in ("download", "preprocess", "split")),
+        *(t.step for t in trainings),
+    ]
+    engines.train_folds(trainings, steps, True, jobs, _engine(engine), address)
+
+    import numpy as np
+    from rich.table import Table
+
+    labels = np.load(stages.named(steps, "preprocess").outputs[1])
+    fold_ids = np.load(stages.named(steps, "split").outputs[0])
+    table = Table("variant", "out of fold", "±", "training", f"against {base.name}", "±", box=None)
+    for row in sweep.compare(runs, labels, fold_ids):
+        against = (
+            ["", ""] if row.name == "base" else [f"{row.difference:+.5f}", f"{row.uncertainty:.5f}"]
         )
-    for step in steps:
-        name = step.manifest.parent.parent.name
-        if step.stage != "train" or member not in (None, name):
-            continue
-        if fold not in (None, step.params["fold"]):
-            continue
-        images, *_, fold_ids = step.inputs
-        work = partial(
-            train,
-            tensors=images.parent,
-            fold_ids_path=fold_ids,
-            fold=step.params["fold"],
-            params=members[name].train,
+        table.add_row(
+            row.name, f"{row.accuracy:.5f}", f"{row.error:.5f}", f"{row.seconds:.0f} s", *against
         )
-        _run(step, steps, work, if_stale)
+    _print_table(table)
 
 
 @app.command()
@@ -184,7 +241,7 @@ def ensemble(
     steps = _steps(dataset, preset)
     step = stages.named(steps, "ensemble")
     folders = stages.folders(steps)
-    _run(step, steps, lambda folder: ensemble(folder, folders, *step.inputs[-2:]), if_stale)
+    announced(step, steps, lambda folder: ensemble(folder, folders, *step.inputs[-2:]), if_stale)
 
 
 @app.command()
@@ -198,7 +255,9 @@ def write(
 
     steps = _steps(dataset, preset)
     step = stages.named(steps, "write")
-    _run(step, steps, lambda folder: write(folder / step.outputs[0].name, *step.inputs), if_stale)
+    announced(
+        step, steps, lambda folder: write(folder / step.outputs[0].name, *step.inputs), if_stale
+    )
 
 
 @app.command()
@@ -231,7 +290,7 @@ def report(
         command=f"make submission{words}",
         score=_score(stages.named(steps, "write").outputs[0]),
     )
-    _run(step, steps, lambda folder: report(folder / step.outputs[0].name, sources), if_stale)
+    announced(step, steps, lambda folder: report(folder / step.outputs[0].name, sources), if_stale)
 
 
 def _score(submission: Path) -> str:

@@ -93,6 +93,9 @@ class Train:
         "number format of the convolutions; auto chooses by the hardware",
         choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
     )
+    devices: int = _param(
+        1, "GPUs that share each batch, one model over all (tf.distribute.MirroredStrategy)", 1, 64
+    )
     seed: int = _param(0, "seed of weights, order, dropout and augmentation", 0, 2**31 - 1)
     limit: int = _param(0, "for trials: train on no more than this many rows; 0 = all of them")
 
@@ -157,11 +160,11 @@ def load(preset: str) -> Config:
                 f"{preset}: give it a name of its own; {path.stem} is a preset that comes with "
                 "the pipeline, and their results would lie in one place"
             )
-        if path.stem in ("raw", "tensors", "folds", "scratch"):
+        if path.stem in ("raw", "tensors", "folds", "scratch", "sweeps"):
             raise UserError(f"{preset}: a preset cannot be named {path.stem}; data/ uses that name")
     if not path.stem.replace("-", "").replace("_", "").isalnum() or not path.stem.isascii():
         raise UserError(f"{preset}: a preset's name may hold letters, digits, - and _ only")
-    tables = _read(path)
+    tables = read_toml(path)
     settings = parse(tables, path.stem, str(path))
     if not settings.ensemble.members:
         return settings
@@ -170,14 +173,23 @@ def load(preset: str) -> Config:
     return dataclasses.replace(settings, others=_members(settings, path))
 
 
+def load_named(word: str, path: Path, key: str) -> Config:
+    """The preset that `key` of the file at `path` names; a path is seen from that file's folder.
+
+    Raises:
+        UserError: as `load` does, with file and key in front.
+    """
+    try:
+        return load(str(path.parent / word) if word.endswith(".toml") else word)
+    except UserError as error:
+        raise UserError(f"{path}: {key}: {error}") from error
+
+
 def _members(settings: Config, path: Path) -> tuple[Config, ...]:
-    """The presets that another puts together; a path among them is seen from that one's folder."""
+    """The presets that another puts together."""
     members: list[Config] = []
     for word in settings.ensemble.members:
-        try:
-            member = load(str(path.parent / word) if word.endswith(".toml") else word)
-        except UserError as error:
-            raise UserError(f"{path}: ensemble.members: {error}") from error
+        member = load_named(word, path, "ensemble.members")
         if member.ensemble.members:
             raise UserError(f"{path}: ensemble.members: {word} is itself put together from others")
         if member.split != settings.split:
@@ -201,6 +213,23 @@ def trial(settings: Config, epochs: int | None, limit: int | None) -> Config:
         train=dataclasses.replace(settings.train, **changed),
         others=tuple(trial(member, epochs, limit) for member in settings.others),
     )
+
+
+def variant(base: Config, name: str, changes: Mapping[str, Any], where: str) -> Config:
+    """The same preset with some parameters of [train] changed.
+
+    Args:
+        base: the preset.
+        name: the name of the new one.
+        changes: values by the names of the parameters.
+        where: the file that asks for it, for messages.
+
+    Raises:
+        UserError: an unknown key, a wrong type, a value out of range.
+    """
+    train = parse({"train": dict(changes)}, name, where).train
+    changed = {key: getattr(train, key) for key in changes}
+    return dataclasses.replace(base, name=name, train=dataclasses.replace(base.train, **changed))
 
 
 def parse(tables: Mapping[str, Any], name: str, where: str) -> Config:
@@ -236,7 +265,12 @@ def _parameters(table: type) -> dict[str, "dataclasses.Field[Any]"]:
     return {parameter.name: parameter for parameter in dataclasses.fields(table)}
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        UserError: there is no such file, or something else in it.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

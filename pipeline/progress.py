@@ -1,5 +1,6 @@
 """What one sees of a training: a bar on a terminal, one plain line an epoch anywhere else."""
 
+import multiprocessing
 import os
 import time
 from collections.abc import Mapping
@@ -30,8 +31,8 @@ class TrainingBar(keras.callbacks.Callback):
             TaskProgressColumn(),
             TimeRemainingColumn(),
             console=self.console,
-            # Folds that make runs side by side would draw their bars over one another.
-            disable=not self.console.is_terminal or "jobserver" in os.environ.get("MAKEFLAGS", ""),
+            # Folds that run side by side would draw their bars over one another.
+            disable=not self.console.is_terminal or _beside_others(),
             transient=True,
         )
         self.task = self.bar.add_task(title, total=epochs * steps, completed=done * steps)
@@ -69,3 +70,8 @@ class TrainingBar(keras.callbacks.Callback):
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _beside_others() -> bool:
+    of_make = "jobserver" in os.environ.get("MAKEFLAGS", "")
+    return of_make or multiprocessing.parent_process() is not None

@@ -1,11 +1,15 @@
-"""Which device and number format a run uses, why, and how its random numbers are fixed."""
+"""Which devices and number format a run uses, why, and how its random numbers are fixed."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pipeline import share
+from pipeline.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -22,26 +26,35 @@ class Runtime:
         packages = ("tensorflow", "keras", "numpy")
         versions = {name: importlib.metadata.version(name) for name in packages}
         versions["python"] = platform.python_version()
-        return {**dataclasses.asdict(self), "versions": versions}
+        return {"node": platform.node(), **dataclasses.asdict(self), "versions": versions}
 
 
-def prepare(seed: int, precision: str) -> Runtime:
-    """Fix every source of chance, choose device and precision, and set Keras to them.
+def prepare(seed: int, precision: str, devices: int = 1, jobs: int = 1) -> Runtime:
+    """Fix every source of chance, choose devices and precision, and set Keras to them.
 
     Args:
         seed: seed of Python, NumPy and Keras.
         precision: a Keras dtype policy, or "auto".
+        devices: how many GPUs one model is spread over, where there are GPUs.
+        jobs: how many folds are trained on this machine at a time; they share its cores.
+
+    Raises:
+        UserError: there are GPUs, but fewer than `devices`.
     """
     from pipeline.backend import keras, tf
 
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
-        details = tf.config.experimental.get_device_details(gpus[0])
+        chosen = share.gpus(tf, gpus, devices)
+        details = tf.config.experimental.get_device_details(chosen[0])
         device = details.get("device_name", "GPU")
-        device_reason = f"TensorFlow sees {len(gpus)} GPU"
+        device_reason = f"TensorFlow sees {len(gpus)} GPU, this run has {len(chosen)} of them"
         capability = details.get("compute_capability")
     else:
         device, device_reason, capability = "CPU", "TensorFlow sees no GPU", None
+        if jobs > 1:
+            cores = ", ".join(map(str, share.cores(tf, jobs)))
+            device_reason += f"; {jobs} jobs share the machine, this one runs on core {cores}"
     policy, policy_reason = choose_precision(precision, bool(gpus), capability, cpu_flags())
 
     # Layers are named by counting; a fold that is not the first of its process counts anew too.
@@ -50,6 +63,25 @@ def prepare(seed: int, precision: str) -> Runtime:
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
     return Runtime(device, device_reason, policy, policy_reason)
+
+
+def spread(devices: int) -> Any:
+    """The scope in which a model is made that learns on `devices` devices at once.
+
+    Raises:
+        UserError: there are not so many.
+    """
+    from pipeline.backend import tf
+
+    if devices == 1:
+        return contextlib.nullcontext()
+    there = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if devices > len(there):
+        raise UserError(
+            f"train.devices is {devices}, and TensorFlow sees {len(there)} "
+            f"{there[0].device_type}; set it to {len(there)} or less"
+        )
+    return tf.distribute.MirroredStrategy([device.name for device in there[:devices]]).scope()
 
 
 def choose_precision(

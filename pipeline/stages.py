@@ -108,7 +108,7 @@ def steps(data: Dataset, preset: config.Config) -> list[Step]:
     ]
     trainings = [
         _training(
-            f"train {member.name} fold {fold}" if preset.others else f"train fold {fold}",
+            f"train {_alias(member, preset)}fold {fold}",
             home / member.name / f"fold-{fold}",
             member,
             fold,
@@ -193,6 +193,12 @@ def _training(
             f"networks.py:{preset.train.network}",
         ),
     )
+
+
+def _alias(member: config.Config, preset: config.Config) -> str:
+    """What tells a training from that of another preset, where both are at work at a time."""
+    several = preset.others or member.name.startswith("sweeps/")
+    return f"{Path(member.name).name} " if several else ""
 
 
 def folders(trainings: Iterable[Step]) -> dict[str, list[Path]]:

@@ -49,6 +49,7 @@ def train(
     fold_ids_path: Path,
     fold: int,
     params: Train,
+    jobs: int = 1,
 ) -> dict[str, Any]:
     """Train the network of one fold; write its weights, history and probabilities to `folder`.
 
@@ -61,16 +62,17 @@ def train(
         fold_ids_path: the file that split left.
         fold: the fold that is held out.
         params: the parameters of this stage.
+        jobs: how many folds are trained on this machine at a time. It changes no result.
 
     Returns:
-        Facts for the manifest: device, precision and why, versions, epochs and the seconds of
+        Facts for the manifest: node, device, precision and why, versions, epochs and the seconds of
         each with its validation (the first one's include the tracing of the graph), accuracy.
 
     Raises:
-        UserError: there is no such network.
+        UserError: there is no such network, or not so many devices.
     """
     seed = _fold_seed(params.seed, fold)
-    machine = runtime.prepare(seed, params.precision)
+    machine = runtime.prepare(seed, params.precision, params.devices, jobs)
     print(f"device {machine.device} ({machine.device_reason})")
     print(f"precision {machine.precision} ({machine.precision_reason})")
     # Imported here because these modules need Keras, and Keras the settings made just now.
@@ -86,7 +88,8 @@ def train(
     batch_size = min(params.batch_size, len(rows))
     steps = len(rows) // batch_size
     rate = WarmUpThenDecay(params.learning_rate, steps * params.epochs, params.warmup, params.decay)
-    model, network = _build(params, rate, steps, seed)
+    with runtime.spread(params.devices):
+        model, network = _build(params, rate, steps, seed)
     epoch_of_batches = _feed(images[rows], labels[rows], batch_size, seed)
     print(f"network {params.network}, {network.count_params():,} parameters, {len(rows):,} rows")
 
@@ -189,7 +192,8 @@ def _build(params: Train, rate: Any, steps: int, seed: int) -> tuple[Any, Any]:
             from_logits=True, label_smoothing=params.label_smoothing
         ),
         metrics=["accuracy"],
-        steps_per_execution=min(params.steps_per_call, steps),
+        # Several steps in one call fail on several devices: keras-team/keras issue 19246.
+        steps_per_execution=min(params.steps_per_call, steps) if params.devices == 1 else 1,
         jit_compile=False,  # XLA has no warp of images, and slows convolutions down on CPUs
     )
     model.optimizer.build(model.trainable_variables)

@@ -1,6 +1,7 @@
 """Tiny data and empty projects for the tests. Nothing here needs a network or TensorFlow."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,22 @@ PACKAGE = Path(stages.__file__).parent
 PIXEL_NAMES = [f"pixel{i}" for i in range(784)]
 # Tests that wait for another process give up after this many seconds, rather than hang.
 PATIENCE = 120
+
+# A network of the driver's own copy of the package: workers that have it got it from the driver.
+LITTLE_NETWORK = '''
+
+def little(width: int, dropout: float) -> Any:
+    """Next to nothing, trained in no time."""
+    pixels = keras.Input((28, 28, 1))
+    x = layers.Rescaling(1 / 255)(pixels)
+    x = layers.AveragePooling2D(4)(x)
+    return keras.Model(pixels, _logits(layers.Flatten()(x), dropout), name="little")
+
+
+NETWORKS["little"] = little
+'''
+LITTLE_PRESET = "[split]\nfolds = 2\n[train]\nnetwork = 'little'\nbatch_size = 20\nepochs = "
+LITTLE_EPOCHS = 40
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -158,6 +175,71 @@ def run_digits(
         timeout=PATIENCE,
         check=False,
     )
+
+
+def little_project(home: Path) -> Path:
+    """A project of its own with tiny digits, split in two folds."""
+    project = home / "project"
+    shutil.copytree(PACKAGE, project / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    (project / "data").mkdir()
+    (project / "submissions").mkdir()
+    with (project / "pipeline" / "networks.py").open("a") as file:
+        file.write(LITTLE_NETWORK)
+    write_digits(project / "tiny")
+    (project / "little.toml").write_text(f"{LITTLE_PRESET}{LITTLE_EPOCHS}\n")
+    for stage in ("download", "preprocess", "split"):
+        start_little(project, stage).communicate(timeout=PATIENCE)
+    return project
+
+
+def start_little(project: Path, *words: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "pipeline", *words),
+            *("--dataset", "tiny", "--config", "little.toml"),
+        ],
+        cwd=project,
+        env=os.environ | {"PYTHONUNBUFFERED": "1", "TF_CPP_MIN_LOG_LEVEL": "3"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def little_results(project: Path) -> dict[str, bytes]:
+    """What the folds left, less their manifests."""
+    found = contents(project / "data" / "tiny" / "little")
+    return {name: content for name, content in found.items() if not name.endswith(".json")}
+
+
+def wait_for(process: "subprocess.Popen[str]", pattern: str) -> "re.Match[str]":
+    """Read what a process says until a line matches."""
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if found := re.search(pattern, line):
+            return found
+    raise AssertionError(f"never said {pattern!r}: {''.join(said)}")
+
+
+@pytest.fixture(scope="session")
+def little(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project in which the folds were trained without Ray."""
+    project = little_project(tmp_path_factory.mktemp("little"))
+    process = start_little(project, "train")
+    said, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, said
+    return project
+
+
+@pytest.fixture
+def little_copy(little: Path, tmp_path: Path) -> Path:
+    """The same project with nothing trained."""
+    copy = tmp_path / "project"
+    shutil.copytree(little, copy)
+    shutil.rmtree(copy / "data" / "tiny" / "little")
+    return copy
 
 
 @pytest.fixture
