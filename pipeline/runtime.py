@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import platform
 from dataclasses import dataclass
@@ -71,17 +72,21 @@ def spread(devices: int) -> Any:
     Raises:
         UserError: there are not so many.
     """
+    return _strategy(devices).scope() if devices > 1 else contextlib.nullcontext()
+
+
+# One for all folds of the process: a second one would number its exchanges from the start again.
+@functools.cache
+def _strategy(devices: int) -> Any:
     from pipeline.backend import tf
 
-    if devices == 1:
-        return contextlib.nullcontext()
     there = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     if devices > len(there):
         raise UserError(
             f"train.devices is {devices}, and TensorFlow sees {len(there)} "
             f"{there[0].device_type}; set it to {len(there)} or less"
         )
-    return tf.distribute.MirroredStrategy([device.name for device in there[:devices]]).scope()
+    return tf.distribute.MirroredStrategy([device.name for device in there[:devices]])
 
 
 def choose_precision(

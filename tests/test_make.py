@@ -330,6 +330,13 @@ def test_without_j_all_folds_that_are_due_share_a_process(project: Project) -> N
     assert call.endswith("--if-stale")
     assert "--fold" not in call
     assert [call[-8:] for call in trainings("-j2")] == ["--fold 0", "--fold 1"]
+    # Each of two takes half of the machine; without a number there are as many as folds.
+    for words in ("-j2", "-j"):
+        assert all("--jobs 2 " in call for call in trainings(words))
+    # A cluster has one driver, whatever -j says.
+    [call] = trainings("-j2", "ENGINE=ray")
+    assert "--engine 'ray' --jobs 2 --if-stale" in call
+    assert "--fold" not in call
     # What rests on a deleted file is to be made whatever comes out.
     project.path("data/blobs/tensors/test_images.npy").unlink()
     [call] = trainings()
@@ -778,7 +785,7 @@ def test_help_lists_every_target_and_variable(fresh: Project) -> None:
     for target, meaning in documented:
         assert [target, meaning] in lines
     variables = ["DATASET=kaggle", "CONFIG=default", "MESSAGE=", "VENV=.venv", "PYTHON=python3"]
-    for variable in (*variables, "EXTRAS="):
+    for variable in (*variables, "EXTRAS=", "ENGINE=local"):
         assert any(line[0] == variable for line in lines)
     assert all(len(line) <= 100 for line in plain.stdout.splitlines())
 

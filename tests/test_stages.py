@@ -21,6 +21,7 @@ INFRASTRUCTURE = {
     "errors": "two exceptions",
     "kaggle_client": "moves the competition's files; how it does so changes none of their bytes",
     "progress": "what is shown of a training",
+    "share": "where a training runs, which changes no number of it",
     "sources": "the table of sources; the one that is used is recorded as a parameter",
     "stages": "the graph itself; what it hands to a stage is recorded in the manifest",
 }

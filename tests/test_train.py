@@ -510,3 +510,49 @@ def test_a_short_training_has_short_averages(tmp_path: Path, tensors: Path) -> N
     train_fold(tmp_path / "none", tensors, short)
     train_fold(tmp_path / "long", tensors, replace(short, average=0.99))
     assert differing(tmp_path / "none", tmp_path / "long") == []
+
+
+# --- one model on several devices ----------------------------------------------------------------
+
+# A process whose CPU is two devices to TensorFlow; it trains with one and with two of them.
+TWO_DEVICES = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from pipeline.backend import tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from pipeline.config import Train
+from pipeline.train import train
+tensors, home = Path(sys.argv[1]), Path(sys.argv[2])
+plain = Train(
+    network="mlp", width=16, epochs=4, batch_size=20, average=0.8, precision="float32",
+    rotation=0.0, zoom=0.0, shift=0.0, shear=0.0,
+)
+warped = replace(plain, network="strided", width=4, rotation=5.0)
+for name, params in (("plain", plain), ("warped", warped)):
+    for devices in (1, 2):
+        folder = home / f"{name}-{devices}"
+        folder.mkdir()
+        train(folder, tensors, tensors / "fold_ids.npy", 1, replace(params, devices=devices))
+"""
+# Each device sums the gradients of its half of a batch: the same sums in another order.
+TOLERANCE = 1e-5
+
+
+def test_two_devices_learn_what_one_does(tmp_path: Path, tensors: Path) -> None:
+    subprocess.run([sys.executable, "-c", TWO_DEVICES, str(tensors), str(tmp_path)], check=True)
+    one, two = tmp_path / "plain-1", tmp_path / "plain-2"
+    for name in ("oof.npy", "test.npy"):
+        np.testing.assert_allclose(np.load(two / name), np.load(one / name), atol=TOLERANCE)
+    np.testing.assert_allclose(column(two, "loss"), column(one, "loss"), atol=TOLERANCE)
+    assert column(one, "loss")[-1] < column(one, "loss")[0]
+    # Normalisation over half a batch and other draws make it another training, but no worse one.
+    warped, its = column(tmp_path / "warped-1", "loss"), column(tmp_path / "warped-2", "loss")
+    assert its[-1] < its[0]
+    assert abs(its[-1] - warped[-1]) < 0.2 * warped[-1]
+
+
+def test_more_devices_than_there_are(tmp_path: Path, tensors: Path) -> None:
+    with pytest.raises(UserError, match=r"train\.devices is 64, and TensorFlow sees \d+ [CG]PU"):
+        train_fold(tmp_path / "fold", tensors, replace(PARAMS, devices=64))
