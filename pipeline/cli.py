@@ -88,7 +88,34 @@ def download(
     steps = _steps(dataset, preset)
     for path in artifacts.changed_outputs(steps[0]):
         print(f"{csvs.fault(path) or path}; this is not what download wrote, it is made again")
-    _run(steps[0], steps, lambda folder: download(folder, data.source, data.path), if_stale)
+
+    def work(folder: Path) -> dict[str, Any]:
+        facts = download(folder, data.source, data.path)
+        if data.path:
+            _check_copies(folder, data.path)
+        return facts
+
+    _run(steps[0], steps, work, if_stale)
+
+
+def _check_copies(folder: Path, source: Path) -> None:
+    """Refuse a user's CSVs, as preprocess would, before they replace those of an earlier run.
+
+    The file to mend is the user's own, and so it is this one that the message names.
+    """
+    from pipeline import csvs
+    from pipeline.sources import local
+
+    found = local.files(source)
+    copies = [folder / name for name in local.NAMES]
+    try:
+        csvs.check_dataset(*copies)
+    except UserError as error:
+        message = str(error)
+        for copy in copies:
+            original = found.get(copy.name, source / copy.name)
+            message = message.replace(str(copy), str(original))
+        raise UserError(f"{message}; mend it there, what was made before stands") from error
 
 
 @app.command()
@@ -102,11 +129,7 @@ def preprocess(
 
     steps = _steps(dataset, preset)
     step = stages.named(steps, "preprocess")
-    try:
-        _run(step, steps, lambda folder: preprocess(folder, *step.inputs), if_stale)
-    except UserError as error:
-        path = stages.dataset(dataset).path
-        raise UserError(f"{error} (a copy of what is in {path})" if path else str(error)) from error
+    _run(step, steps, lambda folder: preprocess(folder, *step.inputs), if_stale)
 
 
 @app.command()
