@@ -1,8 +1,10 @@
 """`digits`: each stage as a command. Nothing heavy is imported before a command needs it."""
 
 import json
+import logging
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, fields
@@ -15,7 +17,8 @@ from typer.exceptions import TyperException
 
 from pipeline import artifacts, config, stages
 from pipeline.artifacts import Step
-from pipeline.errors import OutsideError, UserError
+from pipeline.errors import GOES_ON, OutsideError, UserError, explained
+from pipeline.memory import ran_out
 
 app = typer.Typer(
     help="Digit Recognizer, from the competition's CSVs to a score. Each stage is a command; "
@@ -62,7 +65,12 @@ def _run(
         print(f"{step.name}: fresh", flush=True)
         return
     print(f"{step.name}: {why}; into {os.path.relpath(step.manifest.parent)}/", flush=True)
-    if artifacts.run(step, work, steps, if_stale):
+    try:
+        done = artifacts.run(step, work, steps, if_stale)
+    except OSError as error:  # that a disk is full is told without a name
+        place = os.path.relpath(step.manifest.parent)
+        raise OutsideError(explained(error, place)) from error
+    if done:
         manifest = artifacts.read_manifest(step)
         assert manifest is not None
         print(f"{step.name}: done in {manifest['facts']['seconds']:.1f} s", flush=True)
@@ -167,6 +175,12 @@ def train(
     """
     from pipeline.train import train
 
+    now = time.localtime()
+    if now.tm_year < 1980:  # as of a board whose battery is empty
+        raise OutsideError(
+            f"the clock says {time.strftime('%Y-%m-%d', now)}, and Keras' files cannot be dated "
+            f"before 1980; set it, {GOES_ON}"
+        )
     settings = config.load(preset)
     if epochs is not None or limit is not None:
         settings = config.trial(settings, epochs, limit)
@@ -231,6 +245,8 @@ def report(
     if_stale: IfStaleOption = False,
 ) -> None:
     """The report: one page to look at, submissions/DATASET-CONFIG.html."""
+    # Without a home to keep its fonts' names in, matplotlib goes elsewhere, and says so at length.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from pipeline.report import Sources, report
     from pipeline.sources import class_names
 
@@ -487,7 +503,8 @@ def show_config(preset: ConfigOption = "default") -> None:
 
 def main() -> None:
     """Run the command line; exit 0, 1 (something outside failed), 2 (a mistake), 130 (Ctrl-C)."""
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    # Of a terminal that lacks ± or █, more is not to be had than a question mark.
+    sys.stdout.reconfigure(line_buffering=True, errors="replace")  # type: ignore[union-attr]
     try:
         code = app(standalone_mode=False)
         if code == 130:  # Typer makes that of Ctrl-C, and says nothing
@@ -500,10 +517,12 @@ def main() -> None:
     except OutsideError as error:
         _fail(str(error), 1)
     except OSError as error:
-        _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
+        _fail(explained(error), 1)
     except KeyboardInterrupt:
         _fail("stopped; the same command goes on from here", 130)
     except Exception as error:
+        if ran_out(error):
+            _fail(f"memory ran out; close other programs or lift its limit, {GOES_ON}", 1)
         _fail(f"{type(error).__name__}: {error} (a fault of the pipeline: --debug shows where)", 1)
 
 

@@ -853,7 +853,7 @@ def test_a_python_too_old_is_told_so(fresh: Project, target: str) -> None:
     old.chmod(0o755)
     result = fresh.make(target, VENV="../none", PYTHON="../old-python")
     assert result.returncode == 2
-    assert "Python 3.11, 3.12 or 3.13 is needed" in result.stderr
+    assert "Python 3.11, 3.12 or 3.13 is needed, and ../old-python is none" in result.stderr
     assert "PYTHON=" in result.stderr
     assert "Traceback" not in result.stderr
     assert not (fresh.home / "none").exists()
