@@ -164,11 +164,39 @@ def test_files_that_may_not_grow_stop_a_stage_and_without_the_limit_it_goes_on(
 ) -> None:
     """The same without root: a limit to the size of files."""
     emptied(project / PLACES["preprocess"])
-    process = digits(project, "preprocess", *CHOICE, limits={resource.RLIMIT_FSIZE: 20_000})
+    process = digits(
+        project,
+        *("preprocess", *CHOICE),
+        limits={resource.RLIMIT_FSIZE: 20_000},
+        PYTHONDONTWRITEBYTECODE="1",  # see below
+    )
     told(process, PLACES["preprocess"], "then the same command goes on from here")
     assert results(project).items() < results(whole).items()
     assert digits(project, "preprocess", *CHOICE).returncode == 0
     assert results(project) == results(whole)
+
+
+def test_a_full_disk_leaves_no_code_that_is_half_compiled(
+    project: Path, tmp_path: Path, mount: Mount
+) -> None:
+    """Python takes a short write of a module's bytecode for a whole one, and then fails for ever."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount(disk, "size=4m")
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(project, disk / "project", ignore=ignored)
+    for name in ("tiny", "mine.toml"):
+        (disk / name).symlink_to(project.parent / name)
+    filler = disk / "filler"
+    with pytest.raises(OSError, match="No space left"), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    os.truncate(filler, filler.stat().st_size - 20 * 1024)
+    status = digits(disk / "project", "status", *CHOICE)
+    assert (status.returncode, status.stderr) == (0, "")
+    filler.unlink()
+    again = digits(disk / "project", "status", *CHOICE)
+    assert (again.returncode, again.stdout, again.stderr) == (0, status.stdout, "")
 
 
 @pytest.mark.parametrize(
