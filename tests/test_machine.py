@@ -179,7 +179,7 @@ def test_files_that_may_not_grow_stop_a_stage_and_without_the_limit_it_goes_on(
 def test_a_full_disk_leaves_no_code_that_is_half_compiled(
     project: Path, tmp_path: Path, mount: Mount
 ) -> None:
-    """Python takes a short write of a module's bytecode for a whole one, and then fails for ever."""
+    """Python takes a short write of a module's bytecode for a whole one, and fails ever after."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount(disk, "size=4m")
