@@ -18,6 +18,11 @@ PYTHON  ?= python3
 EXTRAS  ?=
 ENGINE  ?= local
 
+# Make takes a space, a colon or a percent sign in the name of a file for something else.
+ifneq ($(words $(VENV))$(findstring :,$(VENV))$(findstring %,$(VENV)),1)
+$(error VENV has to be one path without spaces, : and %, and is "$(VENV)"; a relative one will do: make VENV=.venv)
+endif
+
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := help
 
@@ -33,8 +38,8 @@ endif
 VENV_PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | cksum | tr ' ' '-')$(EXTRAS)
 ifeq ($(wildcard $(VENV_PYTHON))$(filter help clean distclean lock,$(or $(MAKECMDGOALS),help)),)
-ifneq ($(shell $(PYTHON) -c 'import sys; print((3, 11) <= sys.version_info[:2] <= (3, 13))'),True)
-$(error Python 3.11, 3.12 or 3.13 is needed; name one with PYTHON=, for example: make PYTHON=python3.13 demo)
+ifneq ($(shell $(PYTHON) -c 'import sys; print((3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null),True)
+$(error Python 3.11, 3.12 or 3.13 is needed, and $(PYTHON) is none; name one with PYTHON=, for example: make PYTHON=python3.13 demo)
 endif
 endif
 
@@ -157,10 +162,11 @@ clean: ## remove what can be made again; raw data and submissions stay
 	@[ ! -d data ] || find data -mindepth 2 -maxdepth 2 ! -name raw -exec rm -rf {} +
 	@rm -rf data/.fingerprints.json
 
+one_word = $(subst $() ,|,$(1))
 distclean: ## remove all data and the environment; submissions stay
 	@[ ! -d data ] || find data -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
 	@rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
-	@rm -rf $(if $(filter $(CURDIR)/%,$(abspath $(VENV))),$(call quoted,$(VENV))) # not one that is shared
+	@rm -rf $(if $(filter $(call one_word,$(CURDIR))/%,$(call one_word,$(abspath $(VENV)))),$(call quoted,$(VENV))) # not one that is shared
 
 help: ## this
 	@echo 'targets'

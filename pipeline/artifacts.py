@@ -152,16 +152,18 @@ def code_fingerprint(entry: str, folder: Path = CODE) -> str:
     Raises:
         UserError: the file holds no such definition, or is no Python.
     """
-    name, _, definition = entry.partition(":")
+    name, named, definition = entry.partition(":")
     if not name.endswith(".py"):
         return fingerprint(folder / name)
     try:
         tree = ast.parse((folder / name).read_text(encoding="utf-8"))
     except SyntaxError as error:
         raise UserError(f"pipeline/{name}, line {error.lineno}: {error.msg}") from error
-    if definition and not any(definition in _defines(statement) for statement in tree.body):
-        raise UserError(f"pipeline/{name} defines no {definition!r}, which the preset names")
-    code = [_shape(node) for node in _uses(tree, definition)] if definition else _shape(tree)
+    if named and not any(definition in _defines(statement) for statement in tree.body):
+        raise UserError(
+            f"train.network: pipeline/{name} defines no {definition!r}; name one that it defines"
+        )
+    code = [_shape(node) for node in _uses(tree, definition)] if named else _shape(tree)
     return hashlib.sha256(repr(code).encode()).hexdigest()
 
 
@@ -340,7 +342,12 @@ def run(
         }
         _prepare(step.workplace, origin)
         began = time.perf_counter()
-        facts = dict(work(step.workplace))
+        try:
+            facts = dict(work(step.workplace))
+        except UserError:
+            # With something else given, nothing of this will be of use; it may be gigabytes.
+            shutil.rmtree(step.workplace)
+            raise
         # A fold that was trained elsewhere knows better: it may have waited for a place.
         facts.setdefault("seconds", round(time.perf_counter() - began, 2))
         outputs = {}

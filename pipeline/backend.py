@@ -9,6 +9,9 @@ import os
 import tempfile
 import warnings
 
+from pipeline import memory
+
+memory.check()
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["KERAS_BACKEND"] = "tensorflow"
 

@@ -1,8 +1,10 @@
 """`digits`: each stage as a command. Nothing heavy is imported before a command needs it."""
 
 import json
+import logging
 import os
 import sys
+import time
 import traceback
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -14,7 +16,8 @@ from typer.exceptions import TyperException
 from pipeline import artifacts, config, engines, stages
 from pipeline.artifacts import Step
 from pipeline.engines import announced
-from pipeline.errors import OutsideError, UserError
+from pipeline.errors import GOES_ON, OutsideError, UserError, explained
+from pipeline.memory import ran_out
 
 app = typer.Typer(
     help="Digit Recognizer, from the competition's CSVs to a score. Each stage is a command; "
@@ -84,7 +87,34 @@ def download(
     steps = _steps(dataset, preset)
     for path in artifacts.changed_outputs(steps[0]):
         print(f"{csvs.fault(path) or path}; this is not what download wrote, it is made again")
-    announced(steps[0], steps, lambda folder: download(folder, data.source, data.path), if_stale)
+
+    def work(folder: Path) -> dict[str, Any]:
+        facts = download(folder, data.source, data.path)
+        if data.path:
+            _check_copies(folder, data.path)
+        return facts
+
+    announced(steps[0], steps, work, if_stale)
+
+
+def _check_copies(folder: Path, source: Path) -> None:
+    """Refuse a user's CSVs, as preprocess would, before they replace those of an earlier run.
+
+    The file to mend is the user's own, and so it is this one that the message names.
+    """
+    from pipeline import csvs
+    from pipeline.sources import local
+
+    found = local.files(source)
+    copies = [folder / name for name in local.NAMES]
+    try:
+        csvs.check_dataset(*copies)
+    except UserError as error:
+        message = str(error)
+        for copy in copies:
+            original = found.get(copy.name, source / copy.name)
+            message = message.replace(str(copy), str(original))
+        raise UserError(f"{message}; mend it there, what was made before stands") from error
 
 
 @app.command()
@@ -98,11 +128,7 @@ def preprocess(
 
     steps = _steps(dataset, preset)
     step = stages.named(steps, "preprocess")
-    try:
-        announced(step, steps, lambda folder: preprocess(folder, *step.inputs), if_stale)
-    except UserError as error:
-        path = stages.dataset(dataset).path
-        raise UserError(f"{error} (a copy of what is in {path})" if path else str(error)) from error
+    announced(step, steps, lambda folder: preprocess(folder, *step.inputs), if_stale)
 
 
 @app.command()
@@ -143,6 +169,12 @@ def train(
     With --epochs or --limit it is a trial: its files go to data/DATASET/scratch/, where no other
     stage looks for them.
     """
+    now = time.localtime()
+    if now.tm_year < 1980:  # as of a board whose battery is empty
+        raise OutsideError(
+            f"the clock says {time.strftime('%Y-%m-%d', now)}, and Keras' files cannot be dated "
+            f"before 1980; set it, {GOES_ON}"
+        )
     settings = config.load(preset)
     if epochs is not None or limit is not None:
         settings = config.trial(settings, epochs, limit)
@@ -267,6 +299,8 @@ def report(
     if_stale: IfStaleOption = False,
 ) -> None:
     """The report: one page to look at, submissions/DATASET-CONFIG.html."""
+    # Without a home to keep its fonts' names in, matplotlib goes elsewhere, and says so at length.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from pipeline.report import Sources, report
     from pipeline.sources import class_names
 
@@ -523,7 +557,8 @@ def show_config(preset: ConfigOption = "default") -> None:
 
 def main() -> None:
     """Run the command line; exit 0, 1 (something outside failed), 2 (a mistake), 130 (Ctrl-C)."""
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    # Of a terminal that lacks ± or █, more is not to be had than a question mark.
+    sys.stdout.reconfigure(line_buffering=True, errors="replace")  # type: ignore[union-attr]
     try:
         code = app(standalone_mode=False)
         if code == 130:  # Typer makes that of Ctrl-C, and says nothing
@@ -536,10 +571,12 @@ def main() -> None:
     except OutsideError as error:
         _fail(str(error), 1)
     except OSError as error:
-        _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
+        _fail(explained(error), 1)
     except KeyboardInterrupt:
         _fail("stopped; the same command goes on from here", 130)
     except Exception as error:
+        if ran_out(error):
+            _fail(f"memory ran out; close other programs or lift its limit, {GOES_ON}", 1)
         _fail(f"{type(error).__name__}: {error} (a fault of the pipeline: --debug shows where)", 1)
 
 

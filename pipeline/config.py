@@ -144,6 +144,18 @@ def load(preset: str) -> Config:
     Raises:
         UserError: there is no such preset, or something in it is unknown or out of range.
     """
+    path = _path(preset)
+    tables = read_toml(path)
+    settings = parse(tables, path.stem, str(path))
+    if not settings.ensemble.members:
+        return settings
+    if "train" in tables:
+        raise UserError(f"{path}: [train] has no effect, as ensemble.members names who is trained")
+    return dataclasses.replace(settings, others=_members(settings, path))
+
+
+def _path(preset: str) -> Path:
+    """The file of a preset, by its name or its path; it need not be there."""
     path = PRESETS / f"{preset}.toml"
     if not preset.endswith(".toml"):
         if preset not in preset_names():
@@ -164,23 +176,20 @@ def load(preset: str) -> Config:
             raise UserError(f"{preset}: a preset cannot be named {path.stem}; data/ uses that name")
     if not path.stem.replace("-", "").replace("_", "").isalnum() or not path.stem.isascii():
         raise UserError(f"{preset}: a preset's name may hold letters, digits, - and _ only")
-    tables = read_toml(path)
-    settings = parse(tables, path.stem, str(path))
-    if not settings.ensemble.members:
-        return settings
-    if "train" in tables:
-        raise UserError(f"{path}: [train] has no effect, as ensemble.members names who is trained")
-    return dataclasses.replace(settings, others=_members(settings, path))
+    return path
 
 
 def load_named(word: str, path: Path, key: str) -> Config:
     """The preset that `key` of the file at `path` names; a path is seen from that file's folder.
 
+    Of one that puts others together, these are not looked up: it might be among them itself.
+
     Raises:
         UserError: as `load` does, with file and key in front.
     """
     try:
-        return load(str(path.parent / word) if word.endswith(".toml") else word)
+        place = _path(str(path.parent / word) if word.endswith(".toml") else word)
+        return parse(read_toml(place), place.stem, str(place))
     except UserError as error:
         raise UserError(f"{path}: {key}: {error}") from error
 
@@ -277,14 +286,14 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: there is no such file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # numbers and nestings without end among them
         raise UserError(f"{path}: not valid TOML: {error}") from error
 
 
 def _checked(parameter: "dataclasses.Field[Any]", value: Any, where: str) -> Any:
     wanted = type(parameter.default)
     if wanted is float and type(value) is int:
-        value = float(value)
+        value = float(value) if abs(value) < 2**53 else float("inf")  # in no parameter's range
     if wanted is tuple and type(value) is list and all(type(item) is str for item in value):
         value = tuple(value)
     if type(value) is not wanted:
@@ -294,15 +303,21 @@ def _checked(parameter: "dataclasses.Field[Any]", value: Any, where: str) -> Any
             str: "a text in quotes",
             tuple: "a list of texts in quotes",
         }
-        raise UserError(f"{where} has to be {names[wanted]}, not {value!r}")
+        raise UserError(f"{where} has to be {names[wanted]}, not {_short(value)}")
     limits = parameter.metadata
     if limits["choices"] and value not in limits["choices"]:
-        raise UserError(f"{where} has to be one of {', '.join(limits['choices'])}, not {value!r}")
+        choices = ", ".join(limits["choices"])
+        raise UserError(f"{where} has to be one of {choices}, not {_short(value)}")
     if wanted in (int, float) and not limits["low"] <= value <= limits["high"]:
         raise UserError(
-            f"{where} has to lie between {limits['low']} and {limits['high']}, not {value}"
+            f"{where} has to lie between {limits['low']} and {limits['high']}, not {_short(value)}"
         )
     return value
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def _nearest(word: str, known: Any) -> str:

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ CLASSES = 10
 PIXELS = tuple(f"pixel{i}" for i in range(784))
 BOM = b"\xef\xbb\xbf"
 PIECE = 1 << 25  # bytes that are parsed at a time
+LINE = 1 << 16  # bytes that the longest line may have; the competition's have less than 4,000
 
 
 def read_images(path: Path, labelled: bool) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
@@ -26,9 +27,7 @@ def read_images(path: Path, labelled: bool) -> tuple[NDArray[np.uint8], NDArray[
     Raises:
         UserError: header, a row or a value is wrong; the message names file, line and column.
     """
-    columns = ("label", *PIXELS) if labelled else PIXELS
-    highest = (CLASSES - 1, *[255] * 784) if labelled else (255,) * 784
-    table = _read_numbers(path, columns, highest, np.uint8)
+    table = _read_numbers(path, *_shape_of_images(labelled), np.uint8)
     images = np.ascontiguousarray(table[:, -784:]).reshape(-1, 28, 28, 1)
     return images, table[:, 0].copy() if labelled else None
 
@@ -45,6 +44,52 @@ def read_labels(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     highest = (2**53, CLASSES - 1)
     table = _read_numbers(path, ("ImageId", "Label"), highest, np.int64)
     return table[:, 0], table[:, 1]
+
+
+def check_dataset(train: Path, test: Path, sample_submission: Path) -> None:
+    """Check three CSVs as preprocess will, without holding them in memory.
+
+    Raises:
+        UserError: something is wrong with one, or they do not fit together.
+    """
+    tables = _tables(train, *_shape_of_images(labelled=True), np.uint8)
+    labels = np.concatenate([table[:, 0].copy() for table in tables])
+    test_rows = sum(map(len, _tables(test, *_shape_of_images(labelled=False), np.uint8)))
+    ids, _ = read_labels(sample_submission)
+    check_fit((train, test, sample_submission), labels, test_rows, ids)
+
+
+def check_fit(
+    paths: Sequence[Path], labels: NDArray[np.uint8], test_rows: int, ids: NDArray[np.int64]
+) -> None:
+    """Check that what train.csv, test.csv and sample_submission.csv hold belongs together.
+
+    Args:
+        paths: of the three, for messages.
+        labels: those of train.csv.
+        test_rows: how many test.csv has.
+        ids: those of sample_submission.csv.
+
+    Raises:
+        UserError: a class has no row, there is nothing to predict, or ids are not 1, 2, 3, …
+    """
+    train, test, sample_submission = paths
+    absent = sorted(set(range(CLASSES)) - set(labels.tolist()))
+    if absent:
+        raise UserError(
+            f"{train}: no row is labelled {', '.join(map(str, absent))}; every class has to be "
+            "there"
+        )
+    if not test_rows:
+        raise UserError(f"{test}: there are no rows in it")
+    if len(ids) != test_rows:
+        raise UserError(f"{sample_submission}: {len(ids):,} rows, but {test} has {test_rows:,}")
+    wrong = np.flatnonzero(ids != np.arange(1, len(ids) + 1))
+    if len(wrong):
+        raise UserError(
+            f"{sample_submission}, line {wrong[0] + 2}, column ImageId: {ids[wrong[0]]} where "
+            f"{wrong[0] + 1} should stand: ids count up from 1, as the rows of {test.name} do"
+        )
 
 
 def check_submission(path: Path, sample: Path) -> int:
@@ -101,34 +146,46 @@ def fault(path: Path) -> str | None:
     return None
 
 
+def _shape_of_images(labelled: bool) -> tuple[Sequence[str], Sequence[int]]:
+    """The columns of train.csv (labelled) or test.csv, and the highest value in each."""
+    if labelled:
+        return ("label", *PIXELS), (CLASSES - 1, *[255] * 784)
+    return PIXELS, (255,) * 784
+
+
 def _read_numbers(
     path: Path, columns: Sequence[str], highest: Sequence[int], dtype: type[Any]
 ) -> NDArray[Any]:
-    """A table of whole numbers from 0 up to `highest` of each column.
+    return np.concatenate(list(_tables(path, columns, highest, dtype)))
 
-    Pandas' C parser does the work. It is lenient (3.0, 1e2 and rows that are all too long pass),
-    so two counts over the bytes stand beside it: no byte but digits, commas and line ends, and
-    exactly the commas that such a table has. Only when something is wrong are the rows gone
-    through one by one, to say where.
+
+def _tables(
+    path: Path, columns: Sequence[str], highest: Sequence[int], dtype: type[Any]
+) -> Iterator[NDArray[Any]]:
+    """A table of whole numbers from 0 up to `highest` of each column, some rows at a time.
+
+    Pandas' C parser does the work. It is lenient (3.0, 1e2 and rows that are all too long pass)
+    and gives every row as much memory as the longest, so two counts over the bytes stand before
+    it: no byte but digits, commas and line ends, and in each line exactly the commas that such a
+    table has. Only when something is wrong are the rows gone through one by one, to say where.
     """
     try:
         file = path.open("rb")
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file") from error
     with file:
-        header = file.readline().removeprefix(BOM)
+        header = file.readline(LINE).removeprefix(BOM)
         _check_header(path, header.removesuffix(b"\n"), columns)
-        tables = [np.empty((0, len(columns)), dtype)]
+        yield np.empty((0, len(columns)), dtype)
         # In pieces of whole lines, so that a large file need not fit into memory as text.
         while piece := file.read(PIECE):
-            piece += file.readline()
+            piece += file.readline(LINE)
             if not piece.strip(b"\r\n"):
                 continue
             table = _parsed(piece, columns, highest, dtype)
             if table is None:
                 raise _first_fault(path, columns, highest)
-            tables.append(table)
-    return np.concatenate(tables)
+            yield table
 
 
 def _parsed(
@@ -137,16 +194,18 @@ def _parsed(
     """Some lines as a table; None if anything is wrong with them."""
     import pandas as pd
 
+    commas = len(columns) - 1
     if piece.translate(None, b"0123456789,\r\n"):
+        return None
+    if not all(line.count(b",") == commas or not line.strip() for line in io.BytesIO(piece)):
         return None
     try:
         table = pd.read_csv(io.BytesIO(piece), header=None, names=range(len(columns)), dtype=dtype)
         values: NDArray[Any] = table.to_numpy()
-        even = piece.count(b",") == len(values) * (len(columns) - 1)
         within = bool((values.max(axis=0, initial=0) <= np.array(highest)).all())
     except (ValueError, OverflowError):  # the parser's own errors are ValueErrors too
         return None
-    return values if even and within else None
+    return values if within and piece.count(b",") == len(values) * commas else None
 
 
 def _check_header(path: Path, header: bytes, columns: Sequence[str]) -> None:
@@ -163,7 +222,10 @@ def _check_header(path: Path, header: bytes, columns: Sequence[str]) -> None:
     extra = [name for name in found if name not in columns]
     twice = sorted({name for name in found if found.count(name) > 1})
     if len(missing) == len(columns):
-        fault = f"the first line should begin with {','.join(columns[:3])} and is {text[:60]!r}"
+        start = ",".join(columns[:3])
+        fault = f"the first line should begin with {start} and is {text[:60]!r}"
+        if text.startswith((columns[0] + ";", columns[0] + "\t")):
+            fault += "; put commas between the columns"
     elif missing or extra or twice:
         faults = (("missing", missing), ("unknown", extra), ("there twice", twice))
         fault = "; ".join(f"column {_few(names)} {is_}" for is_, names in faults if names)
@@ -174,15 +236,28 @@ def _check_header(path: Path, header: bytes, columns: Sequence[str]) -> None:
 
 
 def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return ", ".join(name or "''" for name in names[:5]) + (
+        f" and {len(names) - 5} more" if len(names) > 5 else ""
+    )
 
 
 def _first_fault(path: Path, columns: Sequence[str], highest: Sequence[int]) -> UserError:
     """The first thing that is wrong in a table that did not pass, row by row."""
-    _, _, body = path.read_bytes().partition(b"\n")
-    for line, raw in enumerate(body.splitlines(), start=2):
-        if not raw:
-            continue
+    with path.open("rb") as file:
+        for line, raw in enumerate(iter(lambda: file.readline(LINE), b""), start=1):
+            if line > 1 and (error := _fault_of(path, line, raw, columns, highest)):
+                return error
+    return UserError(f"{path}: cannot be read as a table of {len(columns)} columns of numbers")
+
+
+def _fault_of(
+    path: Path, line: int, raw: bytes, columns: Sequence[str], highest: Sequence[int]
+) -> UserError | None:
+    """What is wrong with one line, if anything."""
+    if len(raw) == LINE:
+        return UserError(f"{path}, line {line}: longer than {LINE:,} bytes; no row is as long")
+    raw = raw.removesuffix(b"\n").removesuffix(b"\r")
+    if raw:
         cells = raw.decode("utf-8", "replace").split(",")
         for column, cell, high in zip(columns, cells, highest, strict=False):
             if not (cell.isascii() and cell.isdigit() and int(cell.lstrip("0")[:20] or 0) <= high):
@@ -193,4 +268,4 @@ def _first_fault(path: Path, columns: Sequence[str], highest: Sequence[int]) -> 
             return UserError(
                 f"{path}, line {line}: {len(cells)} values where there should be {len(columns)}"
             )
-    return UserError(f"{path}: cannot be read as a table of {len(columns)} columns of numbers")
+    return None

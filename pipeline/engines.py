@@ -16,7 +16,7 @@ from typing import Any
 from pipeline import artifacts
 from pipeline.artifacts import Step
 from pipeline.config import Config, Train
-from pipeline.errors import OutsideError
+from pipeline.errors import OutsideError, explained
 
 NAMES = ("local", "ray")
 
@@ -60,7 +60,12 @@ def announced(
         print(f"{step.name}: fresh", flush=True)
         return
     print(f"{step.name}: {why}; into {os.path.relpath(step.manifest.parent)}/", flush=True)
-    if artifacts.run(step, work, steps, if_stale):
+    try:
+        done = artifacts.run(step, work, steps, if_stale)
+    except OSError as error:  # that a disk is full is told without a name
+        place = os.path.relpath(step.manifest.parent)
+        raise OutsideError(explained(error, place)) from error
+    if done:
         manifest = artifacts.read_manifest(step)
         assert manifest is not None
         print(f"{step.name}: done in {manifest['facts']['seconds']:.1f} s", flush=True)

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from pipeline import csvs
-from pipeline.errors import UserError
 
 
 def preprocess(folder: Path, train: Path, test: Path, sample_submission: Path) -> dict[str, Any]:
@@ -26,22 +25,7 @@ def preprocess(folder: Path, train: Path, test: Path, sample_submission: Path) -
     ids, _ = csvs.read_labels(sample_submission)
     assert train_labels is not None
 
-    per_class = np.bincount(train_labels, minlength=csvs.CLASSES)
-    if not per_class.all():
-        absent = ", ".join(str(label) for label in np.flatnonzero(per_class == 0))
-        raise UserError(f"{train}: no row is labelled {absent}; every class has to be there")
-    if not len(test_images):
-        raise UserError(f"{test}: there are no rows in it")
-    if len(ids) != len(test_images):
-        raise UserError(
-            f"{sample_submission}: {len(ids):,} rows, but {test} has {len(test_images):,}"
-        )
-    wrong = np.flatnonzero(ids != np.arange(1, len(ids) + 1))
-    if len(wrong):
-        raise UserError(
-            f"{sample_submission}, line {wrong[0] + 2}, column ImageId: {ids[wrong[0]]} where "
-            f"{wrong[0] + 1} should stand: ids count up from 1, as the rows of {test.name} do"
-        )
+    csvs.check_fit((train, test, sample_submission), train_labels, len(test_images), ids)
 
     np.save(folder / "train_images.npy", train_images)
     np.save(folder / "train_labels.npy", train_labels)
@@ -49,5 +33,5 @@ def preprocess(folder: Path, train: Path, test: Path, sample_submission: Path) -
     return {
         "train_rows": len(train_images),
         "test_rows": len(test_images),
-        "train_rows_per_class": per_class.tolist(),
+        "train_rows_per_class": np.bincount(train_labels).tolist(),
     }

@@ -30,11 +30,13 @@ def split(folder: Path, labels_path: Path, folds: int, holdout: float, seed: int
     from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 
     labels = np.load(labels_path)
-    rarest = int(np.bincount(labels).min())
-    if rarest < max(folds, 2):
-        remedy = "lower split.folds" if folds > 2 else "more rows are needed"
+    rows = np.bincount(labels)
+    rarest = int(rows.argmin())
+    if rows[rarest] < max(folds, 2):
+        remedy = "lower split.folds, or add rows of it" if folds > 2 else "add rows of it"
         raise UserError(
-            f"the rarest class has {rarest} rows, too few for {max(folds, 2)} parts; {remedy}"
+            f"{labels_path}: class {rarest} has {rows[rarest]} rows, too few for "
+            f"{max(folds, 2)} parts; {remedy}"
         )
     if folds == 1:
         parts = StratifiedShuffleSplit(n_splits=1, test_size=holdout, random_state=seed)
@@ -45,6 +47,8 @@ def split(folder: Path, labels_path: Path, folds: int, holdout: float, seed: int
         for fold, (_, held_out) in enumerate(parts.split(np.zeros(len(labels)), labels)):
             fold_ids[held_out] = fold
     except ValueError as error:
-        raise UserError(f"the rows cannot be split as split.* says: {error}") from error
+        raise UserError(
+            f"{labels_path}: cannot be split as split.holdout says ({error}); raise it"
+        ) from error
     np.save(folder / "fold_ids.npy", fold_ids)
     return {"held_out": np.bincount(fold_ids[fold_ids >= 0], minlength=folds).tolist()}

@@ -93,7 +93,10 @@ def steps(data: Dataset, preset: config.Config) -> list[Step]:
             manifest=tensors / "manifest.json",
             outputs=images,
             inputs=tuple(csvs),
-            code=("preprocess.py", "csvs.py:read_images", "csvs.py:read_labels"),
+            code=(
+                "preprocess.py",
+                *(f"csvs.py:{name}" for name in ("read_images", "read_labels", "check_fit")),
+            ),
         ),
         Step(
             name="split",

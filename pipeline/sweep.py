@@ -53,7 +53,7 @@ def load(path: Path) -> tuple[Config, list[Config]]:
     if not isinstance(word, str):
         raise UserError(f'{path}: base has to name a preset: base = "fast"')
     base = config.load_named(word, path, "base")
-    if base.others:
+    if base.ensemble.members:
         raise UserError(f"{path}: base: {word} puts presets together; name one of them")
     variants: list[Config] = []
     for changes in _grid(tables.get("grid", {}), path) + _listed(tables.get("variants", []), path):

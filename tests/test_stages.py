@@ -339,7 +339,7 @@ def module_path(name: str) -> Path | None:
 
 
 def test_the_modules_that_a_stage_imports_are_found() -> None:
-    assert {"csvs", "errors"} <= imported_modules(PACKAGE / "preprocess.py")
+    assert "csvs" in imported_modules(PACKAGE / "preprocess.py")
     assert {"augment", "networks", "schedule"} <= imported_modules(PACKAGE / "train.py")
     assert "sources/mnist" in imported_modules(PACKAGE / "sources" / "fashion.py")
     assert "sources" in imported_modules(PACKAGE / "download.py")

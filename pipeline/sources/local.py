@@ -2,6 +2,7 @@
 
 import gzip
 import lzma
+import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -52,10 +53,10 @@ def fetch(folder: Path, path: Path | None) -> dict[str, Any]:
         try:
             with _open(path, name) as source, (folder / name).open("wb") as target:
                 while block := source.read(1 << 20):
+                    if target.tell() + len(block) > LIMIT:
+                        raise _too_large(path, name)
                     target.write(block)
-                    if target.tell() > LIMIT:
-                        raise UserError(f"{path}: {name} unpacks to more than {LIMIT:,} bytes")
-        except (*DAMAGE, OSError) as error:
+        except (*DAMAGE, OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk's fault, not the archive's
             raise UserError(f"{path}: {name} is damaged ({error}); get it again") from error
@@ -82,9 +83,32 @@ def _open(path: Path, name: str) -> Iterator[IO[bytes]]:
 
 def _member(archive: zipfile.ZipFile, path: Path, name: str) -> IO[bytes]:
     """The one member with this name, whatever folder of the archive it lies in."""
+    for member in archive.infolist():
+        # Nothing is unpacked to where a member says; but such an archive is none to be trusted.
+        if member.filename.startswith("/") or ".." in member.filename.split("/"):
+            raise UserError(
+                f"{path}: its member {member.filename[:100]} would lie outside of the folder that "
+                "it is unpacked to; put the three CSVs into a zip or a folder of their own"
+            )
     found = [i for i in archive.infolist() if i.filename.rsplit("/", 1)[-1] == name]
     if len(found) != 1:
         raise UserError(f"{path}: holds {len(found)} members named {name}, and has to hold one")
-    if found[0].flag_bits & 1:
-        raise UserError(f"{path}: {name} is encrypted; unpack the archive and give the folder")
-    return archive.open(found[0])
+    [member] = found
+    instead = "unpack the archive and give the folder"
+    if member.flag_bits & 1:
+        raise UserError(f"{path}: {name} is encrypted; {instead}")
+    if stat.S_ISLNK(member.external_attr >> 16):
+        raise UserError(f"{path}: {name} is a link in it and no file; put the file itself there")
+    # The unpackers of the others cannot be told where to stop: a few bytes may become gigabytes.
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise UserError(f"{path}: {name} is not compressed by the usual method; {instead}")
+    if member.file_size > LIMIT:
+        raise _too_large(path, name)
+    return archive.open(member)
+
+
+def _too_large(path: Path, name: str) -> UserError:
+    return UserError(
+        f"{path}: {name} unpacks to more than {LIMIT:,} bytes, and cannot be a data set of digits; "
+        "get it again"
+    )

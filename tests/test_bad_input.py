@@ -1,0 +1,887 @@
+"""Data sets and presets that are wrong, each told in one line, with everything earlier as it was.
+
+One table: a name, what spoils a good data set, preset or archive, and what the line has to say.
+Every row goes through the real command line, stage by stage, in a project in which the good data
+set of the same name was built before.
+"""
+
+import gzip
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+from conftest import PIXEL_NAMES, build, contents, replace_cell, write_digits
+
+from pipeline import artifacts, cli, stages
+from pipeline.sources import local
+
+STAGES = ("config", "download", "preprocess", "split", "train")
+NAMES = ("train.csv", "test.csv", "sample_submission.csv")
+TRAIN, TEST, SAMPLE = NAMES
+PRESET = "[split]\nfolds = 4\n\n[train]\nepochs = 1\n"
+# In this file a data set is too large from here on, so that none of two gigabytes is written.
+SMALL_LIMIT = 150_000_000
+PATIENCE = 30  # seconds that a row may take; most take some hundredths
+
+Spoil = Callable[[Path], object]
+
+
+# --- what spoils a data set, home/tiny ------------------------------------------------------------
+
+
+def cell(name: str, line: int, column: int, text: str) -> Spoil:
+    return lambda home: replace_cell(home / "tiny" / name, line, column, text)
+
+
+def lines(name: str, change: Callable[[list[str]], object]) -> Spoil:
+    """Change the list of a file's lines, the header first."""
+
+    def spoil(home: Path) -> None:
+        path = home / "tiny" / name
+        changed = path.read_text().splitlines()
+        change(changed)
+        path.write_text("".join(f"{line}\n" for line in changed))
+
+    return spoil
+
+
+def columns(name: str, change: Callable[[list[str]], object]) -> Spoil:
+    """Change every row in the same way, the header too."""
+
+    def each(rows: list[str]) -> None:
+        for place, row in enumerate(rows):
+            cells = row.split(",")
+            change(cells)
+            rows[place] = ",".join(cells)
+
+    return lines(name, each)
+
+
+def header(name: str, *names: str) -> Spoil:
+    return lines(name, lambda rows: rows.__setitem__(0, ",".join(names)))
+
+
+def content(name: str, change: Callable[[bytes], bytes]) -> Spoil:
+    def spoil(home: Path) -> None:
+        path = home / "tiny" / name
+        path.write_bytes(change(path.read_bytes()))
+
+    return spoil
+
+
+def text(name: str, old: str, new: str) -> Spoil:
+    def change(data: bytes) -> bytes:
+        assert old.encode() in data
+        return data.replace(old.encode(), new.encode())
+
+    return content(name, change)
+
+
+def zipped_in_place(name: str, change: Callable[[bytes], bytes]) -> Spoil:
+    """name.gz in the place of `name`, changed after it was packed."""
+
+    def spoil(home: Path) -> None:
+        path = home / "tiny" / name
+        packed = change(gzip.compress(path.read_bytes(), mtime=0))
+        path.with_name(f"{name}.gz").write_bytes(packed)
+        path.unlink()
+
+    return spoil
+
+
+def missing(name: str) -> Spoil:
+    return lambda home: (home / "tiny" / name).unlink()
+
+
+def a_folder_in_the_place_of_a_file(home: Path) -> None:
+    (home / "tiny" / TEST).unlink()
+    (home / "tiny" / TEST).mkdir()
+
+
+def swapped(home: Path) -> None:
+    train, test = home / "tiny" / TRAIN, home / "tiny" / TEST
+    train.rename(home / "aside")
+    test.rename(train)
+    (home / "aside").rename(test)
+
+
+def duplicated(rows: list[str]) -> None:
+    rows[6:6] = [rows[5]]
+
+
+def rows_of_class_3(rows: list[str]) -> None:
+    rows[:] = [row for row in rows if not row.startswith("3,")]
+
+
+def one_row_of_class_3(rows: list[str]) -> None:
+    first = next(row for row in rows if row.startswith("3,"))
+    rows_of_class_3(rows)
+    rows.append(first)
+
+
+def reordered(cells: list[str]) -> None:
+    cells[5], cells[6] = cells[6], cells[5]
+
+
+def zeros(size: int) -> bytes:
+    """A deflate stream, a thousandth as long, that unpacks to `size` zeros."""
+    packer = zlib.compressobj(wbits=-15)
+    block = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
+    return block * (size >> 20) + packer.flush()
+
+
+def gzip_bomb(_: bytes) -> bytes:
+    return gzip.compress(b"")[:10] + zeros(3_000_000_000) + bytes(8)
+
+
+def as_one_line(_: bytes) -> bytes:
+    return b",".join([b"label", *(name.encode() for name in PIXEL_NAMES)]) + b"\n" + b"1" * 10**8
+
+
+def as_many_short_lines(data: bytes) -> bytes:
+    return data.partition(b"\n")[0] + b"\n" + b"1\n" * 10**7
+
+
+def as_one_wide_row_and_many_short_ones(data: bytes) -> bytes:
+    return data.partition(b"\n")[0] + b"\n" + b"," * 60_000 + b"\n" + b"1,\n" * 10**6
+
+
+# --- what spoils an archive, home/tiny.zip --------------------------------------------------------
+
+
+def archive(
+    change: Callable[[zipfile.ZipFile], object] = lambda archive: None,
+    leave_out: str = "",
+    method: int = zipfile.ZIP_DEFLATED,
+    patch: Callable[[bytearray], object] = lambda content: None,
+) -> Spoil:
+    """A zip of the good data set less one file, with something added to it, and patched."""
+
+    def spoil(home: Path) -> None:
+        path = home / "tiny.zip"
+        with zipfile.ZipFile(path, "w", method) as opened:
+            for name in NAMES:
+                if name != leave_out:
+                    opened.write(home / "tiny" / name, name)
+            change(opened)
+        content = bytearray(path.read_bytes())
+        patch(content)
+        path.write_bytes(content)
+
+    return spoil
+
+
+def member(name: str, mode: int = 0o644, content: bytes | None = None) -> Spoil:
+    """A zip in which test.csv goes by another name, with the mode of a file or a link."""
+
+    def spoil(home: Path) -> None:
+        entry = zipfile.ZipInfo(name)
+        entry.external_attr = mode << 16
+        data = (home / "tiny" / TEST).read_bytes() if content is None else content
+        archive(lambda opened: opened.writestr(entry, data), leave_out=TEST)(home)
+
+    return spoil
+
+
+def patched(field: int, value: bytes) -> Callable[[bytearray], None]:
+    """Change a field of the first member, at its place in the central directory."""
+
+    def patch(content: bytearray) -> None:
+        place = content.find(b"PK\x01\x02") + field
+        content[place : place + len(value)] = value
+
+    return patch
+
+
+def cut_short(content: bytearray) -> None:
+    del content[len(content) // 2 :]
+
+
+def overwritten(content: bytearray) -> None:
+    content[300:400] = bytes(byte ^ 0x55 for byte in content[300:400])
+
+
+def an_archive_that_says_less_than_it_holds(home: Path) -> None:
+    """Its directory promises 100 bytes of a member that unpacks to three gigabytes."""
+    bomb = zeros(3_000_000_000)
+    archive(lambda opened: opened.writestr(TEST, b"x"), leave_out=TEST)(home)
+    content = bytearray((home / "tiny.zip").read_bytes())
+    start, directory = content.find(b"PK\x03\x04", len(content) // 2), content.find(b"PK\x01\x02")
+    while TEST.encode() not in content[start : start + 50]:
+        start = content.find(b"PK\x03\x04", start + 1)
+    data = start + 30 + len(TEST)
+    entry = content.find(TEST.encode(), directory) - 46
+    for place, value in ((start + 18, len(bomb)), (start + 22, 100)):
+        content[place : place + 4] = value.to_bytes(4, "little")
+    for place, value in ((entry + 20, len(bomb)), (entry + 24, 100)):
+        content[place : place + 4] = value.to_bytes(4, "little")
+    end = content.find(b"PK\x05\x06")
+    moved = int.from_bytes(content[end + 16 : end + 20], "little") + len(bomb) - (directory - data)
+    content[end + 16 : end + 20] = moved.to_bytes(4, "little")
+    content[data:directory] = bomb
+    (home / "tiny.zip").write_bytes(content)
+
+
+def renamed(name: str) -> Spoil:
+    return lambda home: (home / "tiny").rename(home / name)
+
+
+# --- what spoils a preset, home/mine.toml ---------------------------------------------------------
+
+
+def preset(toml: str | bytes) -> Spoil:
+    data = toml.encode() if isinstance(toml, str) else toml
+    return lambda home: (home / "mine.toml").write_bytes(data)
+
+
+def train(toml: str) -> Spoil:
+    return preset(f"[train]\n{toml}\n")
+
+
+def split(toml: str) -> Spoil:
+    return preset(f"[split]\n{toml}\n")
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+PIXEL = "tiny/train.csv, line 5, column pixel8: "
+LABEL = "tiny/train.csv, line 2, column label: "
+ID = "tiny/sample_submission.csv, line 4, column ImageId: "
+BYTE, DIGIT = "a whole number from 0 to 255", "a whole number from 0 to 9"
+BEGIN = "the first line should begin with label,pixel0,pixel1"
+
+CASES: dict[str, tuple[Spoil, list[str]]] = {
+    # values
+    "a pixel that is a word": (cell(TRAIN, 5, 9, "x"), [PIXEL, "'x' is not", BYTE]),
+    "a pixel of 3.0": (cell(TRAIN, 5, 9, "3.0"), [PIXEL, "'3.0' is not", BYTE]),
+    "a pixel of 0.5": (cell(TRAIN, 5, 9, "0.5"), [PIXEL, "'0.5' is not", BYTE]),
+    "a pixel of -1": (cell(TRAIN, 5, 9, "-1"), [PIXEL, "'-1' is not", BYTE]),
+    "a pixel of 256": (cell(TRAIN, 5, 9, "256"), [PIXEL, "'256' is not", BYTE]),
+    "a pixel of 1e2": (cell(TRAIN, 5, 9, "1e2"), [PIXEL, "'1e2' is not", BYTE]),
+    "a pixel of 1e400": (cell(TRAIN, 5, 9, "1e400"), [PIXEL, "'1e400' is not", BYTE]),
+    "a pixel of 10^5000": (cell(TRAIN, 5, 9, "1" + "0" * 5000), [PIXEL, "is not", BYTE]),
+    "a pixel of 2^64": (cell(TRAIN, 5, 9, str(2**64)), [PIXEL, "is not", BYTE]),
+    "a pixel that is empty": (cell(TRAIN, 5, 9, ""), [PIXEL, "empty", BYTE]),
+    "a pixel that is a space": (cell(TRAIN, 5, 9, " "), [PIXEL, "empty", BYTE]),
+    "a pixel of NaN": (cell(TRAIN, 5, 9, "NaN"), [PIXEL, "'NaN' is not", BYTE]),
+    "a pixel of inf": (cell(TRAIN, 5, 9, "inf"), [PIXEL, "'inf' is not", BYTE]),
+    "a pixel in hexadecimal": (cell(TRAIN, 5, 9, "0x10"), [PIXEL, "'0x10' is not", BYTE]),
+    "a pixel in quotes": (cell(TRAIN, 5, 9, '"7"'), [PIXEL, "'\"7\"' is not", BYTE]),
+    "a pixel in other digits": (cell(TRAIN, 5, 9, "٣"), [PIXEL, "is not", BYTE]),
+    "a pixel with a NUL byte": (cell(TRAIN, 5, 9, "7\0"), [PIXEL, r"'7\x00' is not", BYTE]),
+    "a pixel with half a line end": (cell(TRAIN, 5, 9, "7\r7"), [PIXEL, r"'7\r7' is not", BYTE]),
+    "a formula": (cell(TRAIN, 5, 9, "=A1+1"), [PIXEL, "'=A1+1' is not", BYTE]),
+    "a pixel of the test set": (
+        cell(TEST, 21, 783, "256"),
+        ["tiny/test.csv, line 21, column pixel783: '256' is not", BYTE],
+    ),
+    "a label of 10": (cell(TRAIN, 2, 0, "10"), [LABEL, "'10' is not", DIGIT]),
+    "a label of -1": (cell(TRAIN, 2, 0, "-1"), [LABEL, "'-1' is not", DIGIT]),
+    "a label of 3.0": (cell(TRAIN, 2, 0, "3.0"), [LABEL, "'3.0' is not", DIGIT]),
+    "a label that is a word": (cell(TRAIN, 2, 0, "three"), [LABEL, "'three' is not", DIGIT]),
+    "a label that is empty": (cell(TRAIN, 2, 0, ""), [LABEL, "empty", DIGIT]),
+    # rows
+    "a row that is short": (
+        lines(TRAIN, lambda rows: rows.__setitem__(6, rows[6].rpartition(",")[0])),
+        ["tiny/train.csv, line 7: 784 values where there should be 785"],
+    ),
+    "a row that is long": (
+        lines(TEST, lambda rows: rows.__setitem__(6, rows[6] + ",0")),
+        ["tiny/test.csv, line 7: 785 values where there should be 784"],
+    ),
+    "rows that are all long": (
+        lines(TRAIN, lambda rows: rows.__setitem__(slice(1, None), [r + ",0" for r in rows[1:]])),
+        ["tiny/train.csv, line 2: 786 values where there should be 785"],
+    ),
+    "a short row and a long one": (
+        lines(TEST, lambda rows: rows.__setitem__(slice(3, 5), ["1", rows[3] + "," + rows[4]])),
+        ["tiny/test.csv, line 4: 1 values where there should be 784"],
+    ),
+    "a row of commas": (
+        lines(TRAIN, lambda rows: rows.append("," * 784)),
+        ["tiny/train.csv, line 82, column label: empty", DIGIT],
+    ),
+    "a row of words": (
+        lines(TRAIN, lambda rows: rows.append("Total: 80 rows")),
+        ["tiny/train.csv, line 82, column label: 'Total: 80 rows' is not", DIGIT],
+    ),
+    "a second header": (
+        lines(TEST, lambda rows: rows.append(rows[0])),
+        ["tiny/test.csv, line 22, column pixel0: 'pixel0' is not", BYTE],
+    ),
+    "a row that never ends": (
+        content(TRAIN, as_one_line),
+        ["tiny/train.csv, line 2: longer than 65,536 bytes"],
+    ),
+    "rows of one value, millions of them": (
+        content(TRAIN, as_many_short_lines),
+        ["tiny/train.csv, line 2: 1 values where there should be 785"],
+    ),
+    "a row of thousands of values and many of two": (
+        content(TEST, as_one_wide_row_and_many_short_ones),
+        ["tiny/test.csv, line 2, column pixel0: empty", BYTE],
+    ),
+    "no rows to train on": (
+        lines(TRAIN, lambda rows: rows.__delitem__(slice(1, None))),
+        ["tiny/train.csv: no row is labelled 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"],
+    ),
+    "no rows to test on": (
+        lines(TEST, lambda rows: rows.__delitem__(slice(1, None))),
+        ["tiny/test.csv: there are no rows in it"],
+    ),
+    "one class missing": (
+        lines(TRAIN, rows_of_class_3),
+        ["tiny/train.csv: no row is labelled 3; every class has to be there"],
+    ),
+    # headers
+    "a column missing": (
+        columns(TRAIN, lambda cells: cells.pop()),
+        ["tiny/train.csv, line 1: column pixel783 missing"],
+    ),
+    "the labels missing": (
+        columns(TRAIN, lambda cells: cells.pop(0)),
+        ["tiny/train.csv, line 1: column label missing"],
+    ),
+    "a column more": (
+        columns(TEST, lambda cells: cells.append("9")),
+        ["tiny/test.csv, line 1: column 9 unknown"],
+    ),
+    "an index before the columns": (
+        columns(TRAIN, lambda cells: cells.insert(0, "")),
+        ["tiny/train.csv, line 1: column '' unknown"],
+    ),
+    "a column renamed": (
+        header(TRAIN, "digit", *PIXEL_NAMES),
+        ["tiny/train.csv, line 1: column label missing; column digit unknown"],
+    ),
+    "columns that count from 1": (
+        header(TEST, *(f"pixel{i}" for i in range(1, 785))),
+        ["tiny/test.csv, line 1: column pixel0 missing; column pixel784 unknown"],
+    ),
+    "columns reordered": (
+        columns(TRAIN, reordered),
+        ["tiny/train.csv, line 1: column pixel5 stands where pixel4 should"],
+    ),
+    "the labels last": (
+        columns(TRAIN, lambda cells: cells.append(cells.pop(0))),
+        ["tiny/train.csv, line 1: column pixel0 stands where label should"],
+    ),
+    "a column twice": (
+        columns(TRAIN, lambda cells: cells.append(cells[4])),
+        ["tiny/train.csv, line 1: column pixel3 there twice"],
+    ),
+    "no header": (lines(TRAIN, lambda rows: rows.pop(0)), ["tiny/train.csv, line 1: ", BEGIN]),
+    "a line before the header": (
+        lines(TRAIN, lambda rows: rows.insert(0, "sep=,")),
+        ["tiny/train.csv, line 1: ", BEGIN, "'sep=,'"],
+    ),
+    "test.csv for train.csv": (swapped, ["tiny/train.csv, line 1: column label missing"]),
+    # files that are no such tables
+    "semicolons": (text(TRAIN, ",", ";"), ["tiny/train.csv, line 1: ", BEGIN, "commas"]),
+    "tabs": (text(TRAIN, ",", "\t"), ["tiny/train.csv, line 1: ", BEGIN, "commas"]),
+    "semicolons in the rows alone": (
+        lines(TEST, lambda rows: rows.__setitem__(slice(1, 3), [rows[1].replace(",", ";")])),
+        ["tiny/test.csv, line 2, column pixel0: ", BYTE],
+    ),
+    "UTF-16": (
+        content(TRAIN, lambda data: data.decode().encode("utf-16")),
+        ["tiny/train.csv: this is UTF-16", "save it as UTF-8"],
+    ),
+    "UTF-16 without a mark": (
+        content(TEST, lambda data: data.decode().encode("utf-16-be")),
+        ["tiny/test.csv: this is UTF-16", "save it as UTF-8"],
+    ),
+    "nothing but NUL bytes": (
+        content(TRAIN, lambda data: bytes(len(data))),
+        ["tiny/train.csv: this is UTF-16 or no text at all"],
+    ),
+    "NUL bytes from some row on": (
+        content(TEST, lambda data: data[:20_000] + bytes(len(data) - 20_000)),
+        ["tiny/test.csv, line ", r"\x00' is not", BYTE],
+    ),
+    "a web page": (
+        content(TRAIN, lambda _: b"<!DOCTYPE html>\n<html><body>Please log in</body></html>\n"),
+        ["tiny/train.csv, line 1: ", BEGIN, "'<!DOCTYPE html>'"],
+    ),
+    "a workbook": (
+        content(TEST, lambda _: b"PK\x03\x04\x14\x00\x06\x00" + bytes(range(256)) * 30),
+        ["tiny/test.csv: this is UTF-16 or no text at all"],
+    ),
+    "an empty file": (content(TRAIN, lambda _: b""), ["tiny/train.csv, line 1: ", BEGIN]),
+    "old Macintosh line ends": (text(TEST, "\n", "\r"), ["tiny/test.csv, line 1: "]),
+    "a file missing": (missing(TEST), ["tiny: test.csv is missing there"]),
+    "a folder for a file": (a_folder_in_the_place_of_a_file, ["tiny: test.csv is missing there"]),
+    # sample submissions
+    "ids with a gap": (
+        lines(SAMPLE, lambda rows: rows.pop(3)),
+        ["tiny/sample_submission.csv: 19 rows, but ", "tiny/test.csv has 20"],
+    ),
+    "ids with a gap, and one more at the end": (
+        lines(SAMPLE, lambda rows: (rows.pop(3), rows.append("21,0"))),
+        [ID, "4 where 3 should stand"],
+    ),
+    "an id twice": (cell(SAMPLE, 4, 0, "2"), [ID, "2 where 3 should stand"]),
+    "ids that count from 0": (
+        lines(SAMPLE, lambda rows: rows.__setitem__(slice(1, None), [f"{i},0" for i in range(20)])),
+        ["tiny/sample_submission.csv, line 2, column ImageId: 0 where 1 should stand"],
+    ),
+    "ids of another competition": (
+        header(SAMPLE, "id", "digit"),
+        ["tiny/sample_submission.csv, line 1: ", "ImageId,Label"],
+    ),
+    "too many ids": (
+        lines(SAMPLE, lambda rows: rows.append("21,0")),
+        ["tiny/sample_submission.csv: 21 rows, but ", "tiny/test.csv has 20"],
+    ),
+    "no ids": (
+        lines(SAMPLE, lambda rows: rows.__delitem__(slice(1, None))),
+        ["tiny/sample_submission.csv: 0 rows, but ", "tiny/test.csv has 20"],
+    ),
+    "an id that is a word": (cell(SAMPLE, 4, 0, "three"), [ID, "'three' is not"]),
+    "an id beyond all numbers": (cell(SAMPLE, 4, 0, "9" * 30), [ID, "is not"]),
+    "a sample's label that is empty": (
+        cell(SAMPLE, 4, 1, ""),
+        ["tiny/sample_submission.csv, line 4, column Label: empty", DIGIT],
+    ),
+    # gzipped files
+    "a gzip cut short": (
+        zipped_in_place(TEST, lambda packed: packed[:-2000]),
+        ["tiny: test.csv is damaged", "get it again"],
+    ),
+    "a gzip cut within its header": (
+        zipped_in_place(TEST, lambda packed: packed[:5]),
+        ["tiny: test.csv is damaged", "get it again"],
+    ),
+    "a gzip with a byte changed": (
+        zipped_in_place(TRAIN, lambda packed: packed[:900] + b"\xff\xff" + packed[902:]),
+        ["tiny: train.csv is damaged", "get it again"],
+    ),
+    "a gzip with another checksum": (
+        zipped_in_place(TRAIN, lambda packed: packed[:-8] + bytes(4) + packed[-4:]),
+        ["tiny: train.csv is damaged", "get it again"],
+    ),
+    "a web page for a gzip": (
+        zipped_in_place(SAMPLE, lambda _: b"<!DOCTYPE html>"),
+        ["tiny: sample_submission.csv is damaged", "get it again"],
+    ),
+    "a gzip that unpacks to gigabytes": (
+        zipped_in_place(TRAIN, gzip_bomb),
+        [f"tiny: train.csv unpacks to more than {SMALL_LIMIT:,} bytes", "get it again"],
+    ),
+    "a pixel in a gzip": (
+        lambda home: (
+            cell(TRAIN, 5, 9, "256")(home),
+            zipped_in_place(TRAIN, lambda packed: packed)(home),
+        ),
+        ["tiny/train.csv.gz, line 5, column pixel8: '256' is not", BYTE],
+    ),
+    # archives
+    "no zip": (
+        lambda home: (home / "tiny" / TRAIN).rename(home / "tiny.zip"),
+        ["tiny.zip: this is no zip archive; give a folder or a .zip"],
+    ),
+    "a zip cut short": (archive(patch=cut_short), ["tiny.zip: this is no zip archive"]),
+    "a zip without members": (
+        lambda home: zipfile.ZipFile(home / "tiny.zip", "w").close(),
+        ["tiny.zip: holds 0 members named train.csv"],
+    ),
+    "a zip without one of the files": (
+        archive(leave_out=TEST),
+        ["tiny.zip: holds 0 members named test.csv, and has to hold one"],
+    ),
+    "a zip with overwritten content": (
+        archive(patch=overwritten),
+        ["tiny.zip: train.csv is damaged", "get it again"],
+    ),
+    "a zip with another checksum": (
+        archive(patch=patched(16, bytes(4))),
+        ["tiny.zip: train.csv is damaged", "get it again"],
+    ),
+    "a zip whose name is no text": (
+        archive(
+            patch=lambda content: (patched(8, b"\x00\x08")(content), patched(46, b"\xff")(content))
+        ),
+        ["tiny.zip: train.csv is damaged", "get it again"],
+    ),
+    "a member twice": (
+        archive(lambda opened: opened.writestr("again/train.csv", b"")),
+        ["tiny.zip: holds 2 members named train.csv, and has to hold one"],
+    ),
+    "a member under one name twice": (
+        archive(lambda opened: opened.writestr(TEST, b"")),
+        ["tiny.zip: holds 2 members named test.csv, and has to hold one"],
+    ),
+    "a member that climbs out": (
+        member("../test.csv"),
+        ["tiny.zip: its member ../test.csv would lie outside", "into a zip or a folder"],
+    ),
+    "a member that climbs out further in": (
+        member("data/../../test.csv"),
+        ["tiny.zip: its member data/../../test.csv would lie outside"],
+    ),
+    "a member that climbs out beside good ones": (
+        archive(lambda opened: opened.writestr("../../evil.txt", b"evil")),
+        ["tiny.zip: its member ../../evil.txt would lie outside"],
+    ),
+    "a member with an absolute path": (
+        member("/test.csv"),
+        ["tiny.zip: its member /test.csv would lie outside"],
+    ),
+    "a member with the path of a drive": (
+        member("C:\\data\\test.csv"),
+        ["tiny.zip: holds 0 members named test.csv"],
+    ),
+    "a member that is a link": (
+        member(TEST, stat.S_IFLNK | 0o777, b"/etc/passwd"),
+        ["tiny.zip: test.csv is a link", "put the file itself there"],
+    ),
+    "a member that is a folder": (
+        member("test.csv/", content=b""),
+        ["tiny.zip: holds 0 members named test.csv"],
+    ),
+    "a member that says it has gigabytes": (
+        archive(patch=patched(24, (3_000_000_000).to_bytes(4, "little"))),
+        [f"tiny.zip: train.csv unpacks to more than {SMALL_LIMIT:,} bytes", "get it again"],
+    ),
+    "a member that has gigabytes and does not say so": (
+        an_archive_that_says_less_than_it_holds,
+        ["tiny.zip: test.csv is damaged", "get it again"],
+    ),
+    "a member that is encrypted": (
+        archive(patch=patched(8, b"\x01")),
+        ["tiny.zip: train.csv is encrypted; unpack the archive and give the folder"],
+    ),
+    "a member packed by bzip2": (
+        archive(method=zipfile.ZIP_BZIP2),
+        ["tiny.zip: train.csv is not compressed by the usual method; unpack the archive"],
+    ),
+    "a member packed by LZMA": (
+        archive(method=zipfile.ZIP_LZMA),
+        ["tiny.zip: train.csv is not compressed by the usual method; unpack the archive"],
+    ),
+    "a member packed by Deflate64": (
+        archive(patch=patched(10, b"\x09\x00")),
+        ["tiny.zip: train.csv is not compressed by the usual method; unpack the archive"],
+    ),
+    "a pixel in a zip": (
+        lambda home: (cell(TEST, 5, 8, "256")(home), archive()(home)),
+        ["tiny.zip/test.csv, line 5, column pixel8: '256' is not", BYTE],
+    ),
+    # paths
+    "a data set that is nowhere": (
+        lambda home: shutil.rmtree(home / "tiny"),
+        ["there is no dataset ", "tiny", "or the path of a folder or zip that holds train.csv"],
+    ),
+    "a data set with a space in its name": (
+        renamed("my digits"),
+        ["my digits: ", "use only letters, digits, - and _"],
+    ),
+    "a data set with the name of a source": (renamed("mnist"), ["mnist: rename it"]),
+    "a preset that is nowhere": (
+        lambda home: (home / "mine.toml").unlink(),
+        ["mine.toml: there is no such file"],
+    ),
+    "a preset that is a folder": (
+        lambda home: ((home / "mine.toml").unlink(), (home / "mine.toml").mkdir()),
+        ["mine.toml: cannot be read: ", "directory"],
+    ),
+    # presets
+    "TOML that is none": (preset("[train\n"), ["mine.toml: not valid TOML: ", "line 1"]),
+    "TOML in another encoding": (preset(b"# Gr\xf6\xdfe"), ["mine.toml: cannot be read: "]),
+    "TOML with a NUL byte": (preset("[train]\0"), ["mine.toml: not valid TOML: ", "line 1"]),
+    "a number without end": (
+        train(f"epochs = {'9' * 5000}"),
+        ["mine.toml: not valid TOML: "],
+    ),
+    "brackets without end": (
+        train(f"epochs = {'[' * 100_000}"),
+        ["mine.toml: not valid TOML: "],
+    ),
+    "an unknown table": (
+        preset("[trian]\nepochs = 1"),
+        ["mine.toml: unknown table [trian], did you mean train?"],
+    ),
+    "an unknown key": (
+        train("epoch = 1"),
+        ["mine.toml: unknown key train.epoch, did you mean epochs?"],
+    ),
+    "a key twice": (train("epochs = 1\nepochs = 2"), ["mine.toml: not valid TOML: ", "line 3"]),
+    "a key without its table": (preset("folds = 3"), ["mine.toml: put folds under [split]"]),
+    "a value in a table's place": (preset("train = 3"), ["mine.toml: ", "write [train] above"]),
+    "a list of tables": (preset("[[train]]\nepochs = 3"), ["mine.toml: train has to be a table"]),
+    "a text for a number": (
+        train('epochs = "three"'),
+        ["mine.toml: train.epochs has to be a whole number, not 'three'"],
+    ),
+    "a fraction for a whole number": (
+        train("batch_size = 1.5"),
+        ["mine.toml: train.batch_size has to be a whole number, not 1.5"],
+    ),
+    "a list for a number": (
+        train(f"epochs = [{'1, ' * 10_000}]"),
+        ["mine.toml: train.epochs has to be a whole number, not [1, 1"],
+    ),
+    "a date for a number": (
+        train("epochs = 2026-01-01"),
+        ["mine.toml: train.epochs has to be a whole number, not "],
+    ),
+    "a number for a text": (
+        train("network = 3"),
+        ["mine.toml: train.network has to be a text in quotes, not 3"],
+    ),
+    "true for a number": (
+        train("dropout = true"),
+        ["mine.toml: train.dropout has to be a number, not True"],
+    ),
+    "0 folds": (split("folds = 0"), ["mine.toml: split.folds has to lie between 1 and 100, not 0"]),
+    "10^9 folds": (
+        split("folds = 1000000000"),
+        ["mine.toml: split.folds has to lie between 1 and 100, not 1000000000"],
+    ),
+    "-1 folds": (split("folds = -1"), ["mine.toml: split.folds has to lie between 1 and 100"]),
+    "more folds than images of a class": (
+        split("folds = 9"),
+        ["train_labels.npy: class 0 has 8 rows, too few for 9 parts", "lower split.folds"],
+    ),
+    "a hold-out too small for ten classes": (
+        split("folds = 1\nholdout = 0.05"),
+        ["train_labels.npy: ", "split.holdout"],
+    ),
+    "a hold-out of everything": (split("holdout = 1.0"), ["mine.toml: split.holdout has to lie"]),
+    "a negative rate": (
+        train("learning_rate = -0.1"),
+        ["mine.toml: train.learning_rate has to lie between", "not -0.1"],
+    ),
+    "a negative share": (train("dropout = -0.5"), ["mine.toml: train.dropout has to lie between"]),
+    "a rate of nan": (train("learning_rate = nan"), ["mine.toml: train.learning_rate has to lie"]),
+    "a rate of 1e400": (
+        train("learning_rate = 1e400"),
+        ["mine.toml: train.learning_rate has to lie between"],
+    ),
+    "a rate of 10^400": (
+        train(f"learning_rate = 1{'0' * 400}"),
+        ["mine.toml: train.learning_rate has to lie between"],
+    ),
+    "a seed of 2^31": (train(f"seed = {2**31}"), ["mine.toml: train.seed has to lie between"]),
+    "an unknown choice": (
+        train("decay = 'cosine'"),
+        ["mine.toml: train.decay has to be one of linear, none, not 'cosine'"],
+    ),
+    "an unknown network": (
+        preset(f"{PRESET}network = 'strode'"),
+        ["train.network: ", "'strode'", "pipeline/networks.py"],
+    ),
+    "a network without a name": (preset(f"{PRESET}network = ''"), ["train.network: ", "''"]),
+    "a member that is nowhere": (
+        preset("[ensemble]\nmembers = ['other.toml']"),
+        ["mine.toml: ensemble.members: ", "other.toml: there is no such file"],
+    ),
+    "a member that is itself": (
+        preset("[ensemble]\nmembers = ['mine.toml']"),
+        ["mine.toml: ensemble.members: "],
+    ),
+    "a member divided otherwise": (
+        preset("[ensemble]\nmembers = ['fast']"),
+        ["mine.toml: ensemble.members: fast has another [split]"],
+    ),
+}
+
+
+def test_the_table_is_as_long_as_was_promised() -> None:
+    assert len(CASES) >= 60
+
+
+# --- the rows, one by one -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a good data set and a good preset; not to be changed."""
+    home = tmp_path_factory.mktemp("good")
+    write_digits(home / "tiny")
+    (home / "mine.toml").write_text(PRESET)
+    return home
+
+
+@pytest.fixture(scope="module")
+def built(good: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A project in which the good data set was built. All rows of the table leave it as it is."""
+    project = tmp_path_factory.mktemp("built") / "project"
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(Path(cli.__file__).parent, project / "pipeline", ignore=ignored)
+    (project / "submissions").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "ROOT", project)
+        # No row changes the code, and reading it is most of what a row would take.
+        patch.setattr(artifacts, "code_fingerprint", cache(artifacts.code_fingerprint))
+        build(str(good / "tiny"), str(good / "mine.toml"))
+        yield project
+
+
+@pytest.fixture
+def home(good: Path, tmp_path: Path) -> Path:
+    """A copy of the good data set and preset, to be spoilt."""
+    return Path(shutil.copytree(good, tmp_path / "home"))
+
+
+def arguments(home: Path, stage: str) -> list[str]:
+    """The command line of a stage for what lies in `home`."""
+    [dataset] = [
+        *home.glob("*.zip"),
+        *(path for path in home.glob("*") if path.is_dir() and path.suffix != ".toml"),
+    ][:1] or [home / "tiny"]
+    command = [stage, "--config", str(home / "mine.toml")]
+    return command if stage == "config" else [*command, "--dataset", str(dataset), "--if-stale"]
+
+
+def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    """Run the command line in this process; gives the exit code and what it says on stderr."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["digits", *words])
+        patch.setattr(sys.stdout, "reconfigure", lambda **_: None, raising=False)
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+    assert caught.value.code is None or isinstance(caught.value.code, int)
+    return caught.value.code or 0, capsys.readouterr().err
+
+
+def first_failure(capsys: pytest.CaptureFixture[str], home: Path) -> tuple[int, str]:
+    """Run the stages one after another up to the first that fails."""
+    for stage in STAGES:
+        code, errors = call(capsys, *arguments(home, stage))
+        if code:
+            return code, errors
+        assert errors == ""
+    pytest.fail("all stages took it")
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_bad_input_ends_in_one_line_and_everything_stands(
+    built: Path,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    spoil, said = CASES[name]
+    spoil(home)
+    monkeypatch.setattr(stages, "ROOT", built)
+    monkeypatch.setattr(local, "LIMIT", SMALL_LIMIT)
+    monkeypatch.chdir(built)
+    before, around = contents(built), listing(home.parent)
+    began = time.monotonic()
+
+    code, errors = first_failure(capsys, home)
+
+    assert time.monotonic() - began < PATIENCE
+    assert code == 2
+    assert errors.startswith("digits: ")
+    assert errors.count("\n") == 1
+    assert len(errors) < 1000
+    for words in said:
+        assert words in errors
+    assert contents(built) == before
+    assert listing(home.parent) == around
+
+
+def listing(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and date of everything below a folder."""
+    found = {path: path.lstat() for path in folder.rglob("*")}
+    return {str(path): (stat.st_size, stat.st_mtime_ns) for path, stat in found.items()}
+
+
+def test_the_good_data_set_is_taken(
+    built: Path,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What the table is spoilt from is good, and so is its zip: nothing is due."""
+    monkeypatch.setattr(stages, "ROOT", built)
+    monkeypatch.chdir(built)
+    before = contents(built)
+    for stage in STAGES:
+        assert call(capsys, *arguments(home, stage)) == (0, "")
+    assert contents(built) == before
+
+
+def test_a_class_with_fewer_images_than_folds_stops_the_split(
+    project: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such data are good for other presets, so that the first two stages take them."""
+    build(str(home / "tiny"), str(home / "mine.toml"))
+    lines(TRAIN, one_row_of_class_3)(home)
+    before = contents(project / "data/tiny")
+    code, errors = first_failure(capsys, home)
+    assert code == 2
+    assert errors == (
+        "digits: data/tiny/tensors/train_labels.npy: class 3 has 1 rows, too few for 4 parts; "
+        "lower split.folds, or add rows of it\n"
+    )
+    after = contents(project / "data/tiny")
+    for name in before.keys() | after.keys():
+        if not name.startswith(("raw/", "tensors/")):
+            assert after.get(name) == before.get(name)
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+# The rows whose files are much larger than what they pretend to be.
+LARGE = (
+    "a row that never ends",
+    "rows of one value, millions of them",
+    "a row of thousands of values and many of two",
+    "a gzip that unpacks to gigabytes",
+    "a member that says it has gigabytes",
+    "a member that has gigabytes and does not say so",
+    "brackets without end",
+)
+MEMORY = 600_000_000  # bytes; what is measured is two thirds of it
+PROGRAM = """\
+import json, resource, sys
+from pipeline import cli
+from pipeline.sources import local
+local.LIMIT = int(sys.argv[1])
+codes = []
+for words in json.loads(sys.argv[2]):
+    sys.argv = ["digits", *words]
+    try:
+        cli.main()
+    except SystemExit as end:
+        codes.append(end.code)
+usage = resource.getrusage(resource.RUSAGE_SELF)
+print(json.dumps([codes, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)]))
+"""
+
+
+def test_large_input_is_refused_within_little_memory(
+    project: Path, good: Path, tmp_path: Path
+) -> None:
+    commands = []
+    for number, name in enumerate(LARGE):
+        home = Path(shutil.copytree(good, tmp_path / f"home{number}"))
+        CASES[name][0](home)
+        commands.append(arguments(home, "download"))
+    process = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(SMALL_LIMIT), json.dumps(commands)],
+        cwd=project,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE * len(LARGE),
+    )
+    codes, peak = json.loads(process.stdout.splitlines()[-1])
+    assert codes == [2] * len(LARGE), process.stderr
+    assert peak < MEMORY
+    assert not contents(project / "data")
