@@ -161,7 +161,7 @@ def stat_cache(root: Path, trusted: bool = True) -> Iterator[dict[str, list[Any]
         trusted: False to begin with none, and to forget those that were remembered.
     """
     path = root / "data" / STAT_CACHE
-    before = _read_sealed(path) or {}
+    before = read_sealed(path) or {}
     cache = dict(before) if trusted else {}
     yield cache
     if cache != before and path.parent.is_dir():
@@ -312,7 +312,7 @@ def _code(step: Step) -> dict[str, str]:
 
 def read_manifest(step: Step) -> dict[str, Any] | None:
     """A step's manifest; None where there is none, or one that is damaged."""
-    return _read_sealed(step.manifest)
+    return read_sealed(step.manifest)
 
 
 def add_fact(step: Step, name: str, value: object) -> None:
@@ -329,8 +329,8 @@ def _write_sealed(path: Path, value: Mapping[str, Any]) -> None:
     write_json(path, {**value, "sha256": _digest(value)})
 
 
-def _read_sealed(path: Path) -> dict[str, Any] | None:
-    """What `_write_sealed` wrote; None where there is nothing, or something else."""
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """What manifests and their like hold; None where there is none, or one that is damaged."""
     value = read_json(path)
     return None if value is None or value.pop("sha256", None) != _digest(value) else value
 
