@@ -124,13 +124,16 @@ report: $(REPORT) ## a page to look at: what was learnt, and every error
 
 # --- around them ----------------------------------------------------------------------------------
 
-.PHONY: help status test lint bench cost reproduce lock clean distclean
+.PHONY: help status test soak lint bench cost reproduce lock clean distclean
 
 status: $(INSTALLED) ## what is fresh, what is stale and why
 	@$(RUN) status $(CHOICE)
 
 test: $(INSTALLED) ## the whole test suite
 	@$(VENV_PYTHON) -m pytest
+
+soak: $(INSTALLED) ## 200 times: edit, run, kill, run, compare; about an hour
+	@$(VENV_PYTHON) tests/soak.py
 
 lint: $(INSTALLED) ## style and types
 	@$(VENV_PYTHON) -m ruff check . && $(VENV_PYTHON) -m ruff format --check . && $(VENV_PYTHON) -m mypy

@@ -229,10 +229,9 @@ def write_environment(project: Project) -> None:
     (python.parents[1] / f".installed-{checksum.strip().replace(' ', '-')}").touch()
 
 
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A fresh clone, in which nothing was made; not to be changed."""
-    project = Project(tmp_path_factory.mktemp("pristine") / "home")
+def new_project(home: Path) -> Project:
+    """A fresh clone, in which nothing was made, and what stands beside it."""
+    project = Project(home)
     project.clone.mkdir(parents=True)
     for name in COPIED:
         shutil.copy(ROOT / name, project.clone)
@@ -243,6 +242,12 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project.preset("single").write_text(SINGLE, encoding="ascii")
     write_environment(project)
     return project
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A fresh clone; not to be changed."""
+    return new_project(tmp_path_factory.mktemp("pristine") / "home")
 
 
 @pytest.fixture(scope="module")
