@@ -12,6 +12,7 @@ Standard library only: `make` asks this module what is stale each time it is run
 import ast
 import contextlib
 import fcntl
+import functools
 import glob
 import hashlib
 import json
@@ -188,11 +189,19 @@ def code_fingerprint(entry: str, folder: Path = CODE) -> str:
     if not name.endswith(".py"):
         return fingerprint(folder / name)
     try:
-        tree = ast.parse((folder / name).read_text(encoding="utf-8"))
+        digest = _syntax_fingerprint((folder / name).read_text(encoding="utf-8"), definition)
     except SyntaxError as error:
         raise UserError(f"pipeline/{name}, line {error.lineno}: {error.msg}") from error
-    if definition and not any(definition in _defines(statement) for statement in tree.body):
+    if digest is None:
         raise UserError(f"pipeline/{name} defines no {definition!r}, which the preset names")
+    return digest
+
+
+@functools.cache  # every fold asks for the same
+def _syntax_fingerprint(source: str, definition: str) -> str | None:
+    tree = ast.parse(source)
+    if definition and not any(definition in _defines(statement) for statement in tree.body):
+        return None
     code = [_shape(node) for node in _uses(tree, definition)] if definition else _shape(tree)
     return hashlib.sha256(repr(code).encode()).hexdigest()
 
