@@ -65,7 +65,7 @@ class State:
         preset = PAIR.replace("folds = 2", f"folds = 2\nseed = {self.draw}")
         preset = preset.replace("epochs = 1", f"epochs = {2 + self.epochs}")
         project.preset("pair").write_text(preset, encoding="ascii")
-        set_cell(project.dataset / "test.csv", 7, 300, str(100 + self.data))
+        set_cell(project.dataset / "test.csv", 7, 300, str(255 * self.data))
         path = project.code("write.py")
         code = path.read_text(encoding="utf-8")
         chosen = ("argmax", "argmin")[self.code]
