@@ -1,16 +1,20 @@
 """Kills, damage and company, step by step: whatever happens, the bytes are those of a quiet run."""
 
+import ast
+import io
 import itertools
 import os
+import pickle
 import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import Work, contents, killed_at, settle, works
 
@@ -399,3 +403,65 @@ def test_a_memory_of_fingerprints_with_a_flipped_bit_is_not_used(tmp_path: Path)
     with artifacts.stat_cache(tmp_path) as cache:
         assert cache == {}
         assert staleness([step], cache) == {"long": None}
+
+
+# --- nothing is unpickled ------------------------------------------------------------------------
+
+
+class Payload:
+    """Whoever unpickles it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def arrays_that_have_to_be_unpickled(path: Path) -> Iterator[bytes]:
+    """An array of objects, and a pickle that only has an array's name."""
+    content = io.BytesIO()
+    np.save(content, np.array([Payload(path)], dtype=object), allow_pickle=True)
+    yield content.getvalue()
+    yield pickle.dumps(Payload(path))
+
+
+def test_no_stage_unpickles_what_it_reads(
+    built: tuple[Path, list[tuple[Step, Work]]], tmp_path: Path
+) -> None:
+    _, steps_and_works = built
+    harmed, steps = tmp_path / "harmed", [step for step, _ in steps_and_works]
+    for step, work in steps_and_works:
+        if step.stage in ("train", "report"):  # these are not the real ones here
+            continue
+        for path in (path for path in step.inputs if path.suffix == ".npy"):
+            sound = path.read_bytes()
+            for content in arrays_that_have_to_be_unpickled(harmed):
+                path.write_bytes(content)
+                with pytest.raises(UserError, match="is not the file that"):
+                    run(step, work, steps)
+                with pytest.raises(ValueError, match="allow_pickle="):
+                    work(tmp_path)  # as though nobody had checked
+            path.write_bytes(sound)
+    assert not harmed.exists()
+    np.load(io.BytesIO(next(arrays_that_have_to_be_unpickled(harmed))), allow_pickle=True)
+    assert harmed.exists(), "it does what it is feared for"
+
+
+def test_nothing_in_the_package_could_unpickle() -> None:
+    """No module for it is imported, and no loader is told that it may."""
+    found = []
+    for path in sorted(artifacts.CODE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = {name.name.partition(".")[0] for name in node.names}
+                names.add((getattr(node, "module", None) or "").partition(".")[0])
+                found += names & {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+            elif isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+                found += [node.arg] * (ast.unparse(node.value) != "False")
+            elif isinstance(node, ast.keyword) and node.arg == "safe_mode":
+                found += [node.arg] * (ast.unparse(node.value) != "True")
+            elif isinstance(node, ast.Attribute | ast.Name):
+                name = node.attr if isinstance(node, ast.Attribute) else node.id
+                found += [name] * (name in ("read_pickle", "enable_unsafe_deserialization"))
+    assert found == []
