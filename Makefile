@@ -75,6 +75,8 @@ REPORT     := $(call files_of,report)
 .PHONY: $(call files_of,stale)
 # When its turn comes, what it rests on may have come out the same. Deleted files are no such case.
 recheck = $(if $(filter $@,$(call files_of,again)),,--if-stale)
+# Another make, with the same plan, may have made them again since.
+export DIGITS_ASKED := $(call files_of,asked)
 
 $(DOWNLOAD): | $(INSTALLED)
 	@$(RUN) download $(CHOICE) $(recheck)

@@ -365,6 +365,7 @@ def run(
     work: Callable[[Path], Mapping[str, Any]],
     made_by: Iterable[Step],
     if_stale: bool = False,
+    asked: int | None = None,
 ) -> bool:
     """Do a step's work in its workplace, then put outputs and manifest under their final names.
 
@@ -375,16 +376,19 @@ def run(
             there when it is called again for the same inputs, parameters and code.
         made_by: the steps before it, whose outputs are checked before they are used.
         if_stale: leave the step alone if it is fresh.
+        asked: when the step was asked for, in nanoseconds since 1970; now, if None.
 
     Returns:
-        False if nothing had to be done: the step is fresh and if_stale is set, or another process
-        did the same work while this one waited for it.
+        False if nothing had to be done: the step is fresh, and if_stale is set or another process
+        did the same work since it was asked for.
 
     Raises:
         UserError: an input is missing or damaged, or was changed while the work was done.
     """
-    with _locked(step) as waited, stat_cache(step.root) as cache:
-        if (waited or if_stale) and _own_staleness(step, cache) is None:
+    asked = time.time_ns() if asked is None else asked
+    with _locked(step), stat_cache(step.root) as cache:
+        made_since = step.manifest.exists() and step.manifest.stat().st_ctime_ns > asked
+        if (if_stale or made_since) and _own_staleness(step, cache) is None:
             return False
         _check_inputs(step, made_by, cache)
         inputs = {step.label(path): fingerprint(path, cache) for path in step.inputs}
@@ -477,13 +481,13 @@ def _clear(workplace: Path) -> None:
     shutil.rmtree(workplace)
 
 
-def _locked(step: Step) -> contextlib.AbstractContextManager[bool]:
+def _locked(step: Step) -> contextlib.AbstractContextManager[None]:
     return locked(step.workplace.with_suffix(".lock"), step.name)
 
 
 @contextlib.contextmanager
-def locked(path: Path, name: str) -> Iterator[bool]:
-    """Hold a lock, waiting if need be, and then saying for whom; gives whether it had to wait.
+def locked(path: Path, name: str) -> Iterator[None]:
+    """Hold a lock, waiting if need be, and then saying for whom.
 
     The lock belongs to the process and goes with it, so that a dead one never blocks the next.
 
@@ -493,11 +497,9 @@ def locked(path: Path, name: str) -> Iterator[bool]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
-        waited = False
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            waited = True
             file.seek(0)
             holder = file.read().strip() or "unknown"
             print(f"{name}: waiting for process {holder}, which is at it", file=sys.stderr)
@@ -505,4 +507,4 @@ def locked(path: Path, name: str) -> Iterator[bool]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield waited
+        yield

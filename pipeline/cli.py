@@ -62,7 +62,8 @@ def _run(
         print(f"{step.name}: fresh", flush=True)
         return
     print(f"{step.name}: {why}; into {os.path.relpath(step.manifest.parent)}/", flush=True)
-    if artifacts.run(step, work, steps, if_stale):
+    asked = os.environ.get("DIGITS_ASKED")  # make asked, when it looked what is stale
+    if artifacts.run(step, work, steps, if_stale, int(asked) if asked else None):
         manifest = artifacts.read_manifest(step)
         assert manifest is not None
         print(f"{step.name}: done in {manifest['facts']['seconds']:.1f} s", flush=True)

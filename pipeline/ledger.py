@@ -68,6 +68,6 @@ def settle(path: Path, ref: str, status: str, public_score: str) -> None:
         write(path, entries)
 
 
-def locked(path: Path) -> contextlib.AbstractContextManager[bool]:
+def locked(path: Path) -> contextlib.AbstractContextManager[None]:
     """Hold the ledger's lock, which goes with the process that holds it; says when it waits."""
     return artifacts.locked(path.with_name(f".{path.name}.lock"), path.name)

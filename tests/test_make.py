@@ -190,11 +190,11 @@ class Project:
 
 def environment() -> dict[str, str]:
     """The environment less what a `make test` or a user's settings around this would change."""
-    ours = ("DATASET", "CONFIG", "MESSAGE", "VENV", "PYTHON", "EXTRAS", "DIGITS_DEBUG", "GNUMAKE")
+    ours = ("DATASET", "CONFIG", "MESSAGE", "VENV", "PYTHON", "EXTRAS", "GNUMAKE")
     return {
         name: value
         for name, value in os.environ.items()
-        if name not in ours and not name.startswith(("MAKE", "MFLAGS", "PYTHON"))
+        if name not in ours and not name.startswith(("DIGITS", "MAKE", "MFLAGS", "PYTHON"))
     }
 
 
