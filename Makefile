@@ -81,6 +81,8 @@ REPORT     := $(call files_of,report)
 .PHONY: $(call files_of,stale)
 # When its turn comes, what it rests on may have come out the same. Deleted files are no such case.
 recheck = $(if $(filter $@,$(call files_of,again)),,--if-stale)
+# Another make, with the same plan, may have made them again since.
+export DIGITS_ASKED := $(call files_of,asked)
 
 $(DOWNLOAD): | $(INSTALLED)
 	@$(RUN) download $(CHOICE) $(recheck)
@@ -133,13 +135,16 @@ report: $(REPORT) ## a page to look at: what was learnt, and every error
 
 # --- around them ----------------------------------------------------------------------------------
 
-.PHONY: help status test lint bench cost reproduce lock clean distclean
+.PHONY: help status test soak lint bench cost reproduce lock clean distclean
 
 status: $(INSTALLED) ## what is fresh, what is stale and why
 	@$(RUN) status $(CHOICE)
 
 test: $(INSTALLED) ## the whole test suite
 	@$(VENV_PYTHON) -m pytest
+
+soak: $(INSTALLED) ## 200 times: edit, run, kill, run, compare; about an hour
+	@$(VENV_PYTHON) tests/soak.py
 
 lint: $(INSTALLED) ## style and types
 	@$(VENV_PYTHON) -m ruff check . && $(VENV_PYTHON) -m ruff format --check . && $(VENV_PYTHON) -m mypy

@@ -12,11 +12,15 @@ Standard library only: `make` asks this module what is stale each time it is run
 import ast
 import contextlib
 import fcntl
+import functools
+import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +32,8 @@ from pipeline.errors import UserError
 CODE = Path(__file__).parent
 # What `fingerprint` remembers of the files that it has read, kept beside the data.
 STAT_CACHE = ".fingerprints.json"
+# What a workplace is for, written there first.
+MARKER = "origin.json"
 
 
 @dataclass(frozen=True)
@@ -74,9 +80,12 @@ def atomic(path: Path) -> Iterator[Path]:
 
     The bytes are on the disk before the rename, so that not even a power cut leaves a name
     without its content. If the block raises, the temporary file goes and `path` is untouched.
+    What a killed process left of the same file goes too.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    writer = f"{os.getpid()}-{threading.get_native_id()}"
+    temporary = path.with_name(f".{path.name}.{writer}.tmp")
+    _remove_unfinished(path.parent, path.name)
     try:
         yield temporary
         _flush(temporary)
@@ -89,6 +98,24 @@ def write_json(path: Path, value: object) -> None:
     """Write `value` to `path` as indented JSON, atomically."""
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _remove_unfinished(folder: Path, name: str = "") -> None:
+    """Remove the temporary files, of one file or of all in a folder, whose process is dead."""
+    for path in folder.glob(f".{glob.escape(name) or '*'}.*.tmp"):
+        writer = re.search(r"\.(\d{1,9})(-\d+)?\.tmp$", path.name)
+        if writer and not _alive(int(writer[1])):
+            path.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def _flush(path: Path) -> None:
@@ -125,19 +152,25 @@ def fingerprint(path: Path, cache: dict[str, list[Any]] | None = None) -> str:
 
 
 @contextlib.contextmanager
-def stat_cache(root: Path) -> Iterator[dict[str, list[Any]]]:
+def stat_cache(root: Path, trusted: bool = True) -> Iterator[dict[str, list[Any]]]:
     """Give the fingerprints remembered for the files below `root`; keep what is added to them.
 
     It is a cache and nothing else: without it, or with a damaged one, files are read again.
+
+    Args:
+        root: the project's folder.
+        trusted: False to begin with none, and to forget those that were remembered.
     """
     path = root / "data" / STAT_CACHE
-    before = read_json(path) or {}
-    cache = dict(before)
+    before = read_sealed(path) or {}
+    cache = dict(before) if trusted else {}
     yield cache
     if cache != before and path.parent.is_dir():
         # A read-only folder costs time, not correctness.
         with contextlib.suppress(OSError):
-            write_json(path, {name: known for name, known in cache.items() if Path(name).exists()})
+            _write_sealed(
+                path, {name: known for name, known in cache.items() if Path(name).exists()}
+            )
 
 
 def code_fingerprint(entry: str, folder: Path = CODE) -> str:
@@ -156,14 +189,27 @@ def code_fingerprint(entry: str, folder: Path = CODE) -> str:
     if not name.endswith(".py"):
         return fingerprint(folder / name)
     try:
-        tree = ast.parse((folder / name).read_text(encoding="utf-8"))
+        source = (folder / name).read_text(encoding="utf-8")
+        digest = _syntax_fingerprint(source, definition if named else None)
     except SyntaxError as error:
         raise UserError(f"pipeline/{name}, line {error.lineno}: {error.msg}") from error
-    if named and not any(definition in _defines(statement) for statement in tree.body):
+    if digest is None:
         raise UserError(
             f"train.network: pipeline/{name} defines no {definition!r}; name one that it defines"
         )
-    code = [_shape(node) for node in _uses(tree, definition)] if named else _shape(tree)
+    return digest
+
+
+@functools.cache  # every fold asks for the same
+def _syntax_fingerprint(source: str, definition: str | None) -> str | None:
+    """Of one definition and what it uses, or of everything; None if there is no such definition."""
+    tree = ast.parse(source)
+    if definition is None:
+        code = _shape(tree)
+    elif any(definition in _defines(statement) for statement in tree.body):
+        code = [_shape(node) for node in _uses(tree, definition)]
+    else:
+        return None
     return hashlib.sha256(repr(code).encode()).hexdigest()
 
 
@@ -229,9 +275,9 @@ def _own_staleness(step: Step, cache: dict[str, list[Any]] | None) -> str | None
     manifest = read_manifest(step)
     if manifest is None:
         return "missing" if not step.manifest.exists() else "its manifest is damaged"
-    damage = _damage(step, manifest, cache)
-    if damage:
-        return damage
+    wrong = _damage(step, manifest, cache)
+    if wrong:
+        return wrong
     for path in step.inputs:
         # An input that is not there is the business of the step that makes it.
         if path.exists() and manifest["inputs"].get(step.label(path)) != fingerprint(path, cache):
@@ -258,6 +304,16 @@ def _damage(
     return None
 
 
+def damage(step: Step, cache: dict[str, list[Any]] | None = None) -> str | None:
+    """What keeps a step's outputs from being used as they are; None if nothing does."""
+    manifest = read_manifest(step)
+    if manifest is not None:
+        return _damage(step, manifest, cache)
+    if step.manifest.exists():
+        return f"the manifest of {step.name} is damaged"
+    return f"{step.name} has not run yet"
+
+
 def changed_outputs(step: Step) -> list[Path]:
     """The outputs that are there but are not what the step wrote."""
     manifest = read_manifest(step) or {"outputs": {}}
@@ -272,27 +328,31 @@ def _code(step: Step) -> dict[str, str]:
 
 def read_manifest(step: Step) -> dict[str, Any] | None:
     """A step's manifest; None where there is none, or one that is damaged."""
-    manifest = read_json(step.manifest)
-    if manifest is None or manifest.pop("sha256", None) != _digest(manifest):
-        return None
-    return manifest
-
-
-def _write_manifest(step: Step, manifest: Mapping[str, Any]) -> None:
-    """Write a manifest with the digest of the rest in it, by which a mangled one is known."""
-    write_json(step.manifest, {**manifest, "sha256": _digest(manifest)})
-
-
-def _digest(manifest: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    return read_sealed(step.manifest)
 
 
 def add_fact(step: Step, name: str, value: object) -> None:
     """Record one more fact in a step's manifest; no step becomes stale by it."""
-    manifest = read_manifest(step)
-    assert manifest is not None
-    manifest["facts"][name] = value
-    _write_manifest(step, manifest)
+    with _locked(step):
+        manifest = read_manifest(step)
+        assert manifest is not None
+        manifest["facts"][name] = value
+        _write_sealed(step.manifest, manifest)
+
+
+def _write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object with the digest of the rest in it, by which a mangled one is known."""
+    write_json(path, {**value, "sha256": _digest(value)})
+
+
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """What manifests and their like hold; None where there is none, or one that is damaged."""
+    value = read_json(path)
+    return None if value is None or value.pop("sha256", None) != _digest(value) else value
+
+
+def _digest(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -312,6 +372,7 @@ def run(
     work: Callable[[Path], Mapping[str, Any]],
     made_by: Iterable[Step],
     if_stale: bool = False,
+    asked: int | None = None,
 ) -> bool:
     """Do a step's work in its workplace, then put outputs and manifest under their final names.
 
@@ -322,22 +383,26 @@ def run(
             there when it is called again for the same inputs, parameters and code.
         made_by: the steps before it, whose outputs are checked before they are used.
         if_stale: leave the step alone if it is fresh.
+        asked: when the step was asked for, in nanoseconds since 1970; now, if None.
 
     Returns:
-        False if nothing had to be done: the step is fresh and if_stale is set, or another process
-        did the same work while this one waited for it.
+        False if nothing had to be done: the step is fresh, and if_stale is set or another process
+        did the same work since it was asked for.
 
     Raises:
-        UserError: an input is missing or damaged.
+        UserError: an input is missing or damaged, or was changed while the work was done.
     """
-    with _locked(step) as waited, stat_cache(step.root) as cache:
-        if (waited or if_stale) and _own_staleness(step, cache) is None:
+    asked = time.time_ns() if asked is None else asked
+    with _locked(step), stat_cache(step.root) as cache:
+        made_since = step.manifest.exists() and step.manifest.stat().st_ctime_ns > asked
+        if (if_stale or made_since) and _own_staleness(step, cache) is None:
             return False
         _check_inputs(step, made_by, cache)
+        inputs = {step.label(path): fingerprint(path, cache) for path in step.inputs}
         origin = {
             "stage": step.stage,
             "params": dict(step.params),
-            "inputs": {step.label(path): fingerprint(path, cache) for path in step.inputs},
+            "inputs": inputs,
             "code": _code(step),
         }
         _prepare(step.workplace, origin)
@@ -354,22 +419,59 @@ def run(
         for path in step.outputs:
             _flush(step.workplace / path.name)
             outputs[step.label(path)] = fingerprint(step.workplace / path.name)
+        for path in step.inputs:
+            if not path.exists() or fingerprint(path, cache) != inputs[step.label(path)]:
+                _clear(step.workplace)
+                raise UserError(f"{path} was changed while {step.name} read it; nothing came of it")
         for path in step.outputs:
             (step.workplace / path.name).replace(path)
-        _write_manifest(step, {**origin, "outputs": outputs, "facts": facts})
-        shutil.rmtree(step.workplace)
+        _write_sealed(step.manifest, {**origin, "outputs": outputs, "facts": facts})
+        _clear(step.workplace)
     return True
+
+
+def tidy(steps: Iterable[Step], reasons: Mapping[str, str | None]) -> None:
+    """Remove what killed runs left, in the folders of these steps and in those beside them.
+
+    These are files half written, and the workplaces of steps that are fresh by now, or gone with
+    the parameters that asked for them. Stale steps keep theirs: their work goes on from there.
+    What another process is at is left alone.
+
+    Args:
+        steps: all steps of a graph.
+        reasons: what `staleness` says of them.
+    """
+    wanted, folders = set(), set()
+    for step in steps:
+        folder = step.manifest.parent
+        folders.add(folder)
+        if step.root / "data" in folder.parents[1:]:
+            folders.update(folder.parent.glob("*/"))
+        if reasons[step.name] is not None:
+            wanted.add(step.workplace)
+    for folder in folders:
+        with contextlib.suppress(OSError):  # a read-only folder stays as it is
+            _remove_unfinished(folder)
+        for workplace in set(folder.glob(".*.partial")) - wanted:
+            with (
+                contextlib.suppress(OSError),
+                workplace.with_suffix(".lock").open("a") as file,
+            ):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _clear(workplace)
 
 
 def _check_inputs(step: Step, made_by: Iterable[Step], cache: dict[str, list[Any]]) -> None:
     for maker in made_by:
         if not set(maker.outputs) & set(step.inputs):
             continue
-        manifest = read_manifest(maker)
-        damage = _damage(maker, manifest, cache) if manifest else f"{maker.name} has not run yet"
-        if damage:
+        wrong = damage(maker, cache)
+        if wrong and maker.manifest.parent.exists():
+            with _locked(maker):  # it may be about to be put in its place
+                wrong = damage(maker, cache)
+        if wrong:
             raise UserError(
-                f"{damage}; run `make {step.stage}` with the same DATASET and CONFIG, which makes "
+                f"{wrong}; run `make {step.stage}` with the same DATASET and CONFIG, which makes "
                 f"all that {step.stage} needs"
             )
     for path in step.inputs:
@@ -379,31 +481,43 @@ def _check_inputs(step: Step, made_by: Iterable[Step], cache: dict[str, list[Any
 
 def _prepare(workplace: Path, origin: Mapping[str, Any]) -> None:
     """Keep what an interrupted run left if it was doing the very same work, else clear it."""
-    marker = workplace / "origin.json"
+    marker = workplace / MARKER
     if workplace.exists() and read_json(marker) != json.loads(json.dumps(origin)):
-        shutil.rmtree(workplace)
+        _clear(workplace)
     workplace.mkdir(parents=True, exist_ok=True)
     write_json(marker, origin)
 
 
+def _clear(workplace: Path) -> None:
+    # The marker first: should this be cut short, half of a workplace is not taken for all of it.
+    (workplace / MARKER).unlink(missing_ok=True)
+    shutil.rmtree(workplace)
+
+
+def _locked(step: Step) -> contextlib.AbstractContextManager[None]:
+    return locked(step.workplace.with_suffix(".lock"), step.name)
+
+
 @contextlib.contextmanager
-def _locked(step: Step) -> Iterator[bool]:
-    """Hold the step's lock, waiting if need be; gives whether it had to wait.
+def locked(path: Path, name: str) -> Iterator[None]:
+    """Hold a lock, waiting if need be, and then saying for whom.
 
     The lock belongs to the process and goes with it, so that a dead one never blocks the next.
+
+    Args:
+        path: the lock file; its folder is made if need be.
+        name: what the lock is for, as the user calls it.
     """
-    step.manifest.parent.mkdir(parents=True, exist_ok=True)
-    with (step.manifest.parent / f".{step.manifest.stem}.lock").open("a+") as file:
-        waited = False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            waited = True
             file.seek(0)
             holder = file.read().strip() or "unknown"
-            print(f"{step.name}: waiting for process {holder}, which is at it", file=sys.stderr)
+            print(f"{name}: waiting for process {holder}, which is at it", file=sys.stderr)
             fcntl.flock(file, fcntl.LOCK_EX)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield waited
+        yield

@@ -394,8 +394,10 @@ def show(
     tensors = stages.named(steps, "preprocess").manifest.parent
     said = stages.named(steps, "ensemble").outputs[1 if test else 0]
     images_path = tensors / f"{'test' if test else 'train'}_images.npy"
-    if not images_path.exists() or not said.exists():
-        raise UserError("nothing was predicted yet: run `make ensemble` with the same variables")
+    for stage in ("preprocess", "ensemble"):
+        wrong = artifacts.damage(stages.named(steps, stage))
+        if wrong:
+            raise UserError(f"{wrong}: run `make ensemble` with the same variables")
     images = np.load(images_path, mmap_mode="r")
     if row > len(images):
         raise UserError(f"there is no row {row}: there are {len(images):,}")
@@ -428,8 +430,8 @@ def runs(dataset: DatasetOption = "kaggle") -> None:
         if entry.dataset == home.name and entry.public_score:
             scores[entry.preset] = max(entry.public_score, scores.get(entry.preset, ""))
     found = []
-    for path in home.glob("*/ensemble/metrics.json"):
-        metrics, name = artifacts.read_json(path) or {}, path.parents[1].name
+    for path in home.glob("*/ensemble/manifest.json"):
+        metrics, name = _facts(path), path.parents[1].name
         if metrics.get("member_accuracies"):
             folders = [path.parents[2] / member for member in metrics["member_accuracies"]]
             found.append((metrics, name, sum(map(_seconds, folders))))
@@ -449,8 +451,15 @@ def runs(dataset: DatasetOption = "kaggle") -> None:
 
 def _seconds(preset_folder: Path) -> float:
     """How long the folds of a preset were trained."""
-    manifests = (artifacts.read_json(p) or {} for p in preset_folder.glob("fold-*/manifest.json"))
-    return sum(sum(m.get("facts", {}).get("epoch_seconds", [])) for m in manifests)
+    return sum(
+        sum(_facts(path).get("epoch_seconds", []))
+        for path in preset_folder.glob("fold-*/manifest.json")
+    )
+
+
+def _facts(manifest: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = (artifacts.read_sealed(manifest) or {}).get("facts", {})
+    return facts
 
 
 @app.command()
@@ -525,11 +534,9 @@ def status(
 ) -> None:
     """Say of each step whether it is fresh, stale (and why) or missing, and how long it took."""
     steps = _steps(dataset, preset)
-    if verify:
-        reasons = artifacts.staleness(steps)
-    else:
-        with artifacts.stat_cache(stages.ROOT) as cache:
-            reasons = artifacts.staleness(steps, cache)
+    # What is read again is remembered: `make` is to know what was found.
+    with artifacts.stat_cache(stages.ROOT, trusted=not verify) as cache:
+        reasons = artifacts.staleness(steps, cache)
     width = max(14, *(len(step.name) for step in steps))
     for step in steps:
         reason = reasons[step.name]

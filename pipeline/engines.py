@@ -60,8 +60,9 @@ def announced(
         print(f"{step.name}: fresh", flush=True)
         return
     print(f"{step.name}: {why}; into {os.path.relpath(step.manifest.parent)}/", flush=True)
+    asked = os.environ.get("DIGITS_ASKED")  # make asked, when it looked what is stale
     try:
-        done = artifacts.run(step, work, steps, if_stale)
+        done = artifacts.run(step, work, steps, if_stale, int(asked) if asked else None)
     except OSError as error:  # that a disk is full is told without a name
         place = os.path.relpath(step.manifest.parent)
         raise OutsideError(explained(error, place)) from error

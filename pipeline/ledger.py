@@ -2,12 +2,10 @@
 
 import contextlib
 import csv
-import fcntl
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from pipeline.artifacts import atomic
+from pipeline import artifacts
 from pipeline.errors import UserError
 
 
@@ -52,7 +50,7 @@ def read(path: Path) -> list[Entry]:
 def write(path: Path, entries: list[Entry]) -> None:
     """Replace the ledger, atomically. To be called with the ledger locked."""
     with (
-        atomic(path) as temporary,
+        artifacts.atomic(path) as temporary,
         temporary.open("w", encoding="utf-8", newline="") as file,
     ):
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -70,14 +68,6 @@ def settle(path: Path, ref: str, status: str, public_score: str) -> None:
         write(path, entries)
 
 
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> contextlib.AbstractContextManager[None]:
     """Hold the ledger's lock, which goes with the process that holds it; says when it waits."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with (path.parent / f".{path.name}.lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("waiting for another process, which is submitting", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return artifacts.locked(path.with_name(f".{path.name}.lock"), path.name)

@@ -34,8 +34,12 @@ PREDICT_BATCH = 500
 
 @dataclass
 class State:
-    """What a fold has behind it: a checkpoint less the variables of model and optimiser."""
+    """What a fold has behind it: a checkpoint less the variables of model and optimiser.
 
+    `training` says of which fold, parameters and labels it is.
+    """
+
+    training: str
     history: list[dict[str, float]] = field(default_factory=list)
     epoch_seconds: list[float] = field(default_factory=list)
     best_loss: float = float("inf")
@@ -93,7 +97,8 @@ def train(
     epoch_of_batches = _feed(images[rows], labels[rows], batch_size, seed)
     print(f"network {params.network}, {network.count_params():,} parameters, {len(rows):,} rows")
 
-    state = _restore(folder / CHECKPOINT, model)
+    identity = repr((fold, params)).encode() + labels.tobytes() + held_out.tobytes()
+    state = _restore(folder / CHECKPOINT, model, hashlib.sha256(identity).hexdigest())
     if state.history:
         print(f"going on after epoch {len(state.history)}")
     with TrainingBar(f"fold {fold}", params.epochs, steps, len(state.history)) as bar:
@@ -274,10 +279,10 @@ def _save(path: Path, model: Any, state: State) -> None:
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def _restore(path: Path, model: Any) -> State:
-    """Put the model where the checkpoint left it; without a sound one, start anew."""
+def _restore(path: Path, model: Any, training: str) -> State:
+    """Put the model where its checkpoint left it; without a sound one, start anew."""
     if not path.exists():
-        return State()
+        return State(training)
     variables = _variables(model)
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -285,9 +290,12 @@ def _restore(path: Path, model: Any) -> State:
             best = sorted(int(name[5:]) for name in arrays.files if name.startswith("best_"))
             weights = [arrays[f"best_{i}"] for i in best]
             state = State(**json.loads(str(arrays["state"])), best_weights=weights)
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        if state.training != training:
+            raise ValueError("it is another training's")
+    # RuntimeError: a flipped bit may say that the archive is encrypted, or of a later version.
+    except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile):
         print("the checkpoint of the run before is damaged; starting anew")
-        return State()
+        return State(training)
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
     return state

@@ -1,11 +1,16 @@
 """Tiny data and empty projects for the tests. Nothing here needs a network or TensorFlow."""
 
+import itertools
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,46 +125,84 @@ def fake_report(folder: Path, step: Step) -> dict[str, int]:
     return {"oof_errors": 0}
 
 
-def build(dataset: str, preset: str = "sprint") -> list[Step]:
-    """Run every stage in the project that `stages.ROOT` names, with `fake_training`."""
+Work = Callable[[Path], Mapping[str, Any]]
+
+
+def works(dataset: str, preset: str = "sprint") -> list[tuple[Step, Work]]:
+    """Every step in the project that `stages.ROOT` names, and its work, with `fake_training`."""
     data, settings = stages.dataset(dataset), config.load(preset)
     steps = stages.steps(data, settings)
     folds = stages.folders(steps)
-    for step in steps:
+
+    def work(step: Step, folder: Path) -> Mapping[str, Any]:
         paths = step.inputs
-        if step.stage == "download":
-            artifacts.run(step, lambda folder: download(folder, data.source, data.path), steps)
-        elif step.stage == "preprocess":
-            artifacts.run(step, lambda folder, paths=paths: preprocess(folder, *paths), steps)
-        elif step.stage == "split":
-            artifacts.run(
-                step,
-                lambda folder, paths=paths: split(
-                    folder, paths[0], settings.split.folds, settings.split.holdout, 0
-                ),
-                steps,
-            )
-        elif step.stage == "train":
-            artifacts.run(
-                step,
-                lambda folder, paths=paths, step=step: fake_training(
-                    folder, paths[0].parent, paths[-1], step.params["fold"]
-                ),
-                steps,
-            )
-        elif step.stage == "ensemble":
-            artifacts.run(
-                step, lambda folder, paths=paths: ensemble(folder, folds, *paths[-2:]), steps
-            )
-        elif step.stage == "report":
-            artifacts.run(step, lambda folder, step=step: fake_report(folder, step), steps)
-        elif step.stage == "write":
-            artifacts.run(
-                step,
-                lambda folder, paths=paths, step=step: write(folder / step.outputs[0].name, *paths),
-                steps,
-            )
+        match step.stage:
+            case "download":
+                return download(folder, data.source, data.path)
+            case "preprocess":
+                return preprocess(folder, *paths)
+            case "split":
+                return split(folder, paths[0], settings.split.folds, settings.split.holdout, 0)
+            case "train":
+                return fake_training(folder, paths[0].parent, paths[-1], step.params["fold"])
+            case "ensemble":
+                return ensemble(folder, folds, *paths[-2:])
+            case "write":
+                return write(folder / step.outputs[0].name, *paths)
+        return fake_report(folder, step)
+
+    return [(step, partial(work, step)) for step in steps]
+
+
+def build(dataset: str, preset: str = "sprint") -> list[Step]:
+    """Run every stage in the project that `stages.ROOT` names, with `fake_training`."""
+    made = works(dataset, preset)
+    steps = [step for step, _ in made]
+    for step, work in made:
+        artifacts.run(step, work, steps)
     return steps
+
+
+def settle(path: Path) -> None:
+    """Wait until a file is old enough for its fingerprint to be remembered."""
+    while time.time_ns() - path.stat().st_ctime_ns < 150_000_000:
+        time.sleep(0.02)
+
+
+# What a process does to files, of which Python tells before it is done.
+OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.utime"}
+
+
+def killed_at(moment: int, action: Callable[[], object]) -> bool:
+    """Do something in a process that is killed at a moment; says whether it lived that long.
+
+    Moments are counted from 1. There is one before every operation that changes what lies on the
+    disk, and one more in the middle of each file that is written, which then has half of it.
+    """
+    child = os.fork()
+    if child == 0:
+        moments = itertools.count(1)
+
+        def hook(event: str, arguments: tuple[Any, ...]) -> None:
+            mode = str(arguments[1]) if event == "open" else ""
+            if event not in OPERATIONS or (event == "open" and not set(mode) & set("wax+")):
+                return
+            if next(moments) == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if "w" in mode and next(moments) == moment:
+                Path(arguments[0]).write_bytes(b"half of")
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            sys.addaudithook(hook)
+            action()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        os._exit(1)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, -signal.SIGKILL)
+    return status != 0
 
 
 def run_digits(

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE
+from conftest import PATIENCE, settle
 
 from pipeline import artifacts
 from pipeline.artifacts import Step, atomic, code_fingerprint, fingerprint, run, staleness
@@ -60,12 +60,6 @@ def test_read_json_takes_objects_only(tmp_path: Path, content: str) -> None:
 
 
 # --- fingerprints of files -----------------------------------------------------------------------
-
-
-def settle(path: Path) -> None:
-    """Wait until a file is old enough for its fingerprint to be remembered."""
-    while time.time_ns() - path.stat().st_ctime_ns < 150_000_000:
-        time.sleep(0.02)
 
 
 def test_equal_content_has_equal_fingerprints(tmp_path: Path) -> None:

@@ -862,7 +862,7 @@ for words in json.loads(sys.argv[2]):
     except SystemExit as end:
         codes.append(end.code)
 # Not ru_maxrss, which begins with what the process that started this one had.
-peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]
+peak = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]
 print(json.dumps([codes, int(peak) * 1024]))
 """
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import build, contents, replace_cell, run_digits, write_digits
 
-from pipeline import cli, ledger, stages
+from pipeline import artifacts, cli, ledger, stages
 from pipeline.errors import OutsideError, UserError
 
 COMMANDS = sorted(
@@ -382,7 +382,11 @@ def test_show_of_a_row_that_is_not_there(
     code, errors = fails(monkeypatch, capsys, "show", row, *choice)
     assert code == 2
     assert said in errors
-    (project / "data/tiny/sprint/ensemble/oof.npy").unlink()
+    path = project / "data/tiny/sprint/ensemble/oof.npy"
+    path.write_bytes(path.read_bytes()[:-1])
+    code, errors = fails(monkeypatch, capsys, "show", "1", *choice)
+    assert "oof.npy is not the file that ensemble wrote: run `make ensemble`" in errors
+    path.unlink()
     code, errors = fails(monkeypatch, capsys, "show", "1", *choice)
     assert "run `make ensemble`" in errors
 
@@ -396,13 +400,14 @@ def test_runs_lists_the_best_first(
     monkeypatch.setattr(cli, "LEDGER", project / "submissions" / "ledger.csv")
     choice = ["runs", "--dataset", str(tiny_folder)]
     assert say(monkeypatch, capsys, *choice) == ["nothing was trained yet: make submission"]
-    build(str(tiny_folder), "sprint")
+    step = stages.named(build(str(tiny_folder), "sprint"), "ensemble")
     build(str(tiny_folder), "fast")
-    path = project / "data/tiny/sprint/ensemble/metrics.json"
-    worse = json.loads(path.read_text()) | {"oof_accuracy": 0.5, "fold_accuracies": [0.5]}
-    path.write_text(json.dumps(worse))
+    artifacts.add_fact(step, "oof_accuracy", 0.5)
+    artifacts.add_fact(step, "fold_accuracies", [0.5])
     entry = ledger.Entry(*"abc", "tiny", "sprint", *"defgh", public_score="0.49")
     ledger.write(cli.LEDGER, [entry, replace(entry, public_score="0.48")])
     _, best, second = say(monkeypatch, capsys, *choice)
     assert best.split()[:2] == ["fast", "1.00000"]
     assert second.split() == ["sprint", "0.50000", "0.00000", "0.5000", "0", "s", "0.49"]
+    step.manifest.write_text(step.manifest.read_text().replace("0.5", "0.9"))
+    assert len(say(monkeypatch, capsys, *choice)) == 2, "a figure that nobody measured"

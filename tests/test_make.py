@@ -190,11 +190,11 @@ class Project:
 
 def environment() -> dict[str, str]:
     """The environment less what a `make test` or a user's settings around this would change."""
-    ours = ("DATASET", "CONFIG", "MESSAGE", "VENV", "PYTHON", "EXTRAS", "DIGITS_DEBUG", "GNUMAKE")
+    ours = ("DATASET", "CONFIG", "MESSAGE", "VENV", "PYTHON", "EXTRAS", "GNUMAKE")
     return {
         name: value
         for name, value in os.environ.items()
-        if name not in ours and not name.startswith(("MAKE", "MFLAGS", "PYTHON"))
+        if name not in ours and not name.startswith(("DIGITS", "MAKE", "MFLAGS", "PYTHON"))
     }
 
 
@@ -229,10 +229,9 @@ def write_environment(project: Project) -> None:
     (python.parents[1] / f".installed-{checksum.strip().replace(' ', '-')}").touch()
 
 
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A fresh clone, in which nothing was made; not to be changed."""
-    project = Project(tmp_path_factory.mktemp("pristine") / "home")
+def new_project(home: Path) -> Project:
+    """A fresh clone, in which nothing was made, and what stands beside it."""
+    project = Project(home)
     project.clone.mkdir(parents=True)
     for name in COPIED:
         shutil.copy(ROOT / name, project.clone)
@@ -243,6 +242,12 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project.preset("single").write_text(SINGLE, encoding="ascii")
     write_environment(project)
     return project
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A fresh clone; not to be changed."""
+    return new_project(tmp_path_factory.mktemp("pristine") / "home")
 
 
 @pytest.fixture(scope="module")
@@ -752,17 +757,49 @@ def wait_for(event: Callable[[], bool], process: "subprocess.Popen[str]") -> Non
 
 def test_runs_at_the_same_time_share_the_work(built: Project, fresh: Project) -> None:
     checkpoint = fresh.path("data/blobs/single/fold-0/.manifest.partial/checkpoint.npz")
-    runs = [fresh.start("write", preset="single") for _ in range(2)]
+    runs = [fresh.start(*words, preset="single") for words in (["write"], ["write", "-j4"])]
     wait_for(checkpoint.exists, runs[0])
     late = fresh.make("train", preset="single")
     assert late.returncode == 0
     assert "train fold 0: waiting for process" in late.stderr
     assert "train fold 0: done by the other process" in late.stdout
-    for run in runs:
-        said = run.communicate(timeout=300)[0]
-        assert run.returncode == 0, said
+    said = [run.communicate(timeout=300)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], said
+    assert sorted(steps_done(*said)) == sorted(
+        [*BEFORE_TRAINING, *FOLDS["single"], *AFTER_TRAINING]
+    )
     assert fresh.outputs("single") == shared_outputs(built, "single")
     assert fresh.due(preset="single") == []
+
+
+def steps_done(*said: str) -> list[str]:
+    """The steps that these runs say they have made."""
+    return re.findall(r"^([a-z]+(?: fold \d+)?): done in ", "\n".join(said), re.MULTILINE)
+
+
+def test_a_fold_by_hand_beside_make_waits_for_it_and_is_done_once(
+    built: Project, project: Project
+) -> None:
+    shutil.rmtree(project.path("data/blobs/single"))
+    checkpoint = project.path("data/blobs/single/fold-0/.manifest.partial/checkpoint.npz")
+    run = project.start("write", preset="single")
+    wait_for(checkpoint.exists, run)
+    by_hand_ = by_hand(project, "train", "--fold", "0", preset="single")
+    said = run.communicate(timeout=300)[0]
+    assert by_hand_.returncode == run.returncode == 0
+    assert "train fold 0: waiting for process" in by_hand_.stderr
+    assert steps_done(said, by_hand_.stdout) == ["train fold 0", *AFTER_TRAINING]
+    assert project.outputs() == built.outputs()
+
+
+def test_two_runs_after_a_deletion_share_the_work(built: Project, project: Project) -> None:
+    """Nothing here is stale by itself: what rests on the deleted file is made because of it."""
+    project.path("data/blobs/pair/fold-0/oof.npy").unlink()
+    runs = [project.start("write", "-j4") for _ in range(2)]
+    said = [run.communicate(timeout=300)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], said
+    assert sorted(steps_done(*said)) == sorted(AFTER_PAIR["train fold 0"])
+    assert project.outputs() == built.outputs()
 
 
 # --- what is said ---------------------------------------------------------------------------------

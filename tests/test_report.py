@@ -287,3 +287,17 @@ def test_the_gallery_works_with_the_keyboard(made: Any, page: Page) -> None:
     focus = "document.activeElement.getAttribute('aria-label')"
     page.wait_for(f"{focus}?.startsWith('row {rows[1]}:')")
     assert page.complaints() == []
+
+
+# --- networks that were tampered with ------------------------------------------------------------
+
+
+def test_code_within_a_saved_network_is_not_run(tmp_path: Path, fresh_keras: Any) -> None:
+    """A Lambda layer is Python's bytecode, which Keras would have to unmarshal."""
+    from pipeline.report import _layers
+
+    layers = fresh_keras.layers
+    network = fresh_keras.Sequential([layers.Input((2,)), layers.Lambda(lambda x: x + 1)])
+    network.save(tmp_path / "weights.keras")
+    with pytest.raises(ValueError, match="safe_mode"):
+        _layers(tmp_path)

@@ -4,12 +4,14 @@ import contextlib
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from conftest import contents, digit_images
 from pipeline.config import Train
 from pipeline.errors import UserError
 from pipeline.networks import NETWORKS
-from pipeline.train import CHECKPOINT, predict, train
+from pipeline.train import CHECKPOINT, State, _restore, _save, predict, train
 
 # 150 rows in three folds of 50: five steps of 20 images an epoch, in calls of three and two.
 PARAMS = Train(
@@ -488,20 +490,82 @@ def test_float16_keeps_its_weights_in_float32(trained: Any, fresh_keras: Any) ->
     assert network.get_layer("conv2d").compute_dtype == "float16"
 
 
-@pytest.mark.parametrize("damage", [b"", b"no archive", None])
+def of_no_training(path: Path) -> None:
+    np.savez(path, variable_0=np.zeros(3))
+
+
+def with_an_object(path: Path) -> None:
+    """What NumPy can only write, and read, by pickling."""
+    with np.load(path) as arrays:
+        np.savez(path, **{**arrays, "variable_0": np.array([{}], dtype=object)})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"no archive"),
+        of_no_training,
+        with_an_object,
+    ],
+    ids=["empty", "no archive", "of no training", "with an object"],
+)
 def test_a_damaged_checkpoint_is_said_and_not_used(
-    trained: Any, tmp_path: Path, tensors: Path, damage: bytes | None, capsys: Any
+    trained: Any, tmp_path: Path, tensors: Path, damage: Callable[[Path], object], capsys: Any
 ) -> None:
     folder, _ = trained(PARAMS)
     run = tmp_path / "run"
     run.mkdir()
-    if damage is None:
-        np.savez(run / "checkpoint.npz", variable_0=np.zeros(3))
-    else:
-        (run / "checkpoint.npz").write_bytes(damage)
+    shutil.copy(folder / CHECKPOINT, run)
+    damage(run / CHECKPOINT)
     train_fold(run, tensors, PARAMS)
     assert "damaged; starting anew" in capsys.readouterr().out
     assert differing(folder, run) == []
+
+
+def test_the_checkpoint_of_another_fold_or_of_other_parameters_is_not_used(
+    trained: Any, tmp_path: Path, tensors: Path, capsys: Any
+) -> None:
+    """All of which have the same network."""
+    folder, _ = trained(PARAMS)
+    for params, fold in ((PARAMS, 2), (replace(PARAMS, seed=1), 1)):
+        run = tmp_path / f"{params.seed}-{fold}"
+        run.mkdir()
+        shutil.copy(folder / CHECKPOINT, run)
+        train_fold(run, tensors, params, fold)
+        said = capsys.readouterr().out
+        assert "damaged; starting anew" in said
+        assert "epoch 1/3" in said
+
+
+class Variable:
+    """As much of Keras' as a checkpoint needs."""
+
+    def __init__(self, value: np.ndarray) -> None:
+        self.value = value
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return self.value
+
+    def assign(self, value: np.ndarray) -> None:
+        self.value = value
+
+
+def test_no_flipped_bit_of_a_checkpoint_goes_unnoticed_or_is_a_crash(tmp_path: Path) -> None:
+    """Every bit of a small one. What is not said to be damaged holds what was written."""
+
+    variables = [Variable(np.arange(3, dtype=np.float32)), Variable(np.array(7))]
+    model = SimpleNamespace(variables=variables, optimizer=SimpleNamespace(variables=[]))
+    path, state = tmp_path / CHECKPOINT, State("this one", history=[{"loss": 0.5}])
+    _save(path, model, state)
+    sound = path.read_bytes()
+    for place in range(8 * len(sound)):
+        damaged = bytearray(sound)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        if _restore(path, model, "this one").history:
+            assert _restore(path, model, "this one") == state
+            assert [variable.value.tolist() for variable in variables] == [[0, 1, 2], 7]
 
 
 def test_a_short_training_has_short_averages(tmp_path: Path, tensors: Path) -> None:

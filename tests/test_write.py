@@ -1,10 +1,13 @@
 """write.py: the CSV is what the competition takes, and everything else is refused."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from pipeline.csvs import check_submission
 from pipeline.errors import UserError
@@ -146,3 +149,98 @@ def test_refuses_unix_line_ends_where_the_sample_has_those_of_windows(tmp_path: 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"s\.csv: there is no such file"):
         check_submission(tmp_path / "s.csv", make_sample(tmp_path))
+
+
+# --- the checker against an obvious one ----------------------------------------------------------
+
+
+def slow_check(data: bytes, sample: bytes) -> bool:
+    """Whether a CSV is the sample's header and a row for each of its ids, and nothing else."""
+    header, _, rest = sample.removeprefix(b"\xef\xbb\xbf").partition(b"\n")
+    end = b"\r\n" if header.endswith(b"\r") else b"\n"
+    ids = [int(line.partition(b",")[0]) for line in rest.split(b"\n") if line.strip()]
+    lines = data.split(end)
+    if lines[0] != header.removesuffix(b"\r") or lines[-1] != b"" or len(lines) != len(ids) + 2:
+        return False
+    rows = [re.fullmatch(rb"([0-9]+),([0-9]+)", line) for line in lines[1:-1]]
+    return all(
+        row is not None and int(row[1]) == image_id and int(row[2]) <= 9
+        for row, image_id in zip(rows, ids, strict=True)
+    )
+
+
+CELL = st.one_of(
+    st.integers(0, 12).map(str),
+    st.sampled_from(["-1", "+1", "1.0", "1e0", "01", "", " 1", "1 ", '"1"', "x", "nan", "\u0661"]),
+    st.sampled_from(["1,1", "1\r", "1\n", "\n1", "\0", "9" * 30, str(2**53 + 1), "256", "\ufeff1"]),
+)
+HEADER = st.sampled_from(
+    [
+        *("ImageId,Label", '"ImageId","Label"', "\ufeffImageId,Label", "ImageId, Label", ""),
+        *("imageid,label", "Label,ImageId", "ImageId,Label,"),
+    ]
+)
+
+
+@st.composite
+def submissions(draw: st.DrawFn) -> tuple[bytes, bytes]:
+    """A CSV, right or with a fault or two, and the sample that it should be like."""
+    end = draw(st.sampled_from(["\n", "\r\n"]))
+    header = draw(st.sampled_from(["ImageId,Label", "ImageId,Label", '"ImageId","Label"']))
+    first = draw(st.sampled_from([1, 1, 0, 7]))
+    count = draw(st.integers(0, 5))
+    ids = [str(first + i) for i in range(count)]
+    sample = "".join(line + end for line in [header, *(f"{image_id},0" for image_id in ids)])
+    sample = draw(st.sampled_from(["", "\ufeff"])) + sample
+    rows = [[image_id, str(draw(st.integers(0, 9)))] for image_id in ids]
+    ends = [end] * (count + 1)
+    for _ in range(draw(st.integers(0, 2))):
+        place = draw(st.integers(0, count))
+        match draw(st.sampled_from(["cell", "row", "header", "end", "without", "twice", "swap"])):
+            case "cell" if place < len(rows) and rows[place]:
+                rows[place][draw(st.integers(0, len(rows[place]) - 1))] = draw(CELL)
+            case "row":
+                rows.insert(min(place, len(rows)), draw(st.lists(CELL, max_size=3)))
+            case "header":
+                header = draw(HEADER)
+            case "end":
+                ends[place] = draw(st.sampled_from(["\n", "\r\n", "\r", "", "\n\n", end + end]))
+            case "without" if place < len(rows):
+                del rows[place]
+            case "twice" if place < len(rows):
+                rows.insert(place, list(rows[place]))
+            case "swap" if len(rows) > 1:
+                rows[0], rows[-1] = rows[-1], rows[0]
+    lines = [header, *(",".join(row) for row in rows)]
+    ends += [end] * (len(lines) - len(ends))
+    data = "".join(line + its_end for line, its_end in zip(lines, ends, strict=False)).encode()
+    if data and draw(st.integers(0, 3)) == 0:  # or one byte that is anything
+        place = draw(st.integers(0, len(data) - 1))
+        data = data[:place] + draw(st.binary(max_size=1)) + data[place + draw(st.integers(0, 1)) :]
+    return data, sample.encode()
+
+
+@settings(
+    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(submissions())
+@example((b"ImageId,Label\n", b"ImageId,Label\n"))
+@example((b"ImageId,Label\n1,7\n", b"ImageId,Label\n1,0"))
+@example((b"ImageId,Label\n1,7\n", b"ImageId,Label\r\n1,0\r\n"))
+@example((b"ImageId,Label\r\n1,7\r\n", b"ImageId,Label\n1,0\n"))
+@example((b"ImageId,Label\n1,7\n\r\n", b"ImageId,Label\n1,0\n"))
+@example((b"ImageId,Label\n1,7\n\n", b"ImageId,Label\n1,0\n"))
+@example((b"ImageId,Label\n01,07\n", b"ImageId,Label\n1,0\n"))
+def test_the_checker_agrees_with_the_obvious_one(
+    tmp_path: Path, files: tuple[bytes, bytes]
+) -> None:
+    data, sample = files
+    (tmp_path / "s.csv").write_bytes(data)
+    (tmp_path / "sample.csv").write_bytes(sample)
+    if slow_check(data, sample):
+        rows = check_submission(tmp_path / "s.csv", tmp_path / "sample.csv")
+        assert rows == sample.count(b",") - 1
+    else:
+        with pytest.raises(UserError) as caught:
+            check_submission(tmp_path / "s.csv", tmp_path / "sample.csv")
+        assert str(tmp_path / "s.csv") in str(caught.value)
