@@ -226,38 +226,24 @@ def sweep(
     parameters, width = [24, 32], of which every combination is trained; or single differences, each
     below [[variants]]. What was trained before is not trained again.
     """
+    import numpy as np
+    from rich.table import Table
+
     from pipeline import sweep
 
     base, variants = sweep.load(file)
-    data = stages.dataset(dataset)
-    steps = stages.steps(data, base)
-    runs = {"base": [training.step for training in engines.trainings(steps, base)]}
-    trainings = engines.trainings(steps, base)
-    for variant in variants:
-        # Its folds in the place of the base's: what they rest on is the same.
-        its_steps = stages.steps(data, variant)
-        its_trainings = engines.trainings(its_steps, variant)
-        runs[Path(variant.name).name] = [training.step for training in its_trainings]
-        trainings += its_trainings
-    steps = [
-        *(s for s in steps if s.stage in ("download", "preprocess", "split")),
-        *(t.step for t in trainings),
-    ]
+    steps, runs = sweep.graph(stages.dataset(dataset), base, variants)
+    trainings = [training for run in runs.values() for training in run]
     engines.train_folds(trainings, steps, True, jobs, _engine(engine), address)
-
-    import numpy as np
-    from rich.table import Table
 
     labels = np.load(stages.named(steps, "preprocess").outputs[1])
     fold_ids = np.load(stages.named(steps, "split").outputs[0])
     table = Table("variant", "out of fold", "±", "training", f"against {base.name}", "±", box=None)
     for row in sweep.compare(runs, labels, fold_ids):
-        against = (
-            ["", ""] if row.name == "base" else [f"{row.difference:+.5f}", f"{row.uncertainty:.5f}"]
-        )
-        table.add_row(
-            row.name, f"{row.accuracy:.5f}", f"{row.error:.5f}", f"{row.seconds:.0f} s", *against
-        )
+        cells = [row.name, f"{row.accuracy:.5f}", f"{row.error:.5f}", f"{row.seconds:.0f} s"]
+        if row.name != "base":
+            cells += [f"{row.difference:+.5f}", f"{row.uncertainty:.5f}"]
+        table.add_row(*cells)
     _print_table(table)
 
 

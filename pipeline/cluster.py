@@ -27,8 +27,8 @@ from pipeline.artifacts import Step
 from pipeline.config import Train
 from pipeline.engines import Training, announced, await_all
 from pipeline.errors import OutsideError, UserError
+from pipeline.train import CHECKPOINT, DAMAGE, train
 
-CHECKPOINT = "checkpoint.npz"  # as train.py names it, whose import would bring TensorFlow here
 TRIES = 3  # of one fold in a row without an epoch more
 
 
@@ -82,7 +82,8 @@ def _connect(address: str | None) -> Any:
             include_dashboard=False if not address else None,
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise OutsideError(f"no Ray cluster answers at {address}: {error}") from error
+        cluster = f"no Ray cluster answers at {address}" if address else "Ray cannot be started"
+        raise OutsideError(f"{cluster}: {error}") from error
     return ray
 
 
@@ -114,7 +115,8 @@ class _Cluster:
             if path.exists()
         }
         self.board = Board()
-        print(f"Ray: {len(nodes)} nodes, {'a GPU' if self.gpus else f'{self.cores} cores'} a fold")
+        each = f"{trainings[0].params.devices} GPU" if self.gpus else f"{self.cores} CPU"
+        print(f"Ray: {len(nodes)} nodes, {each} for each fold", flush=True)
 
     def train(self, folder: Path, training: Training) -> dict[str, Any]:
         """Have a fold trained somewhere; its files and checkpoints end in `folder`."""
@@ -161,6 +163,7 @@ class _Cluster:
             kind, content = self.ray.get(message)
             if kind == "where":
                 where = content
+                self.board.show(training, [], where)
             elif kind == CHECKPOINT:
                 with artifacts.atomic(folder / CHECKPOINT) as temporary:
                     temporary.write_bytes(content)
@@ -196,8 +199,6 @@ def train_fold(
     """
     import ray
 
-    from pipeline.train import train
-
     began = time.perf_counter()
     context = ray.get_runtime_context()
     yield (
@@ -226,7 +227,10 @@ def train_fold(
 
 
 def _epochs(checkpoint: Path) -> int:
-    return len(_history(checkpoint.read_bytes())) if checkpoint.exists() else 0
+    try:
+        return len(_history(checkpoint.read_bytes()))
+    except DAMAGE:  # or there is none; it is the task that says so and begins anew
+        return 0
 
 
 def _history(checkpoint: bytes) -> list[dict[str, float]]:
@@ -260,17 +264,20 @@ class Board:
 
     def show(self, training: Training, history: list[dict[str, float]], where: Any) -> None:
         """Move a fold's line."""
-        name, epochs, row = training.step.name, training.params.epochs, history[-1]
+        name, epochs = training.step.name, training.params.epochs
         gpus = ", ".join(f"GPU {gpu}" for gpu in where["gpus"]) or "CPU"
         place = f"{where['node']} ({where['ray_node'][:8]}), {gpus}"
         if name not in self.lines:
             self.lines[name] = self.bars.add_task(name, total=epochs, where=place)
         self.bars.update(self.lines[name], completed=len(history), where=place)
-        if not self.live:
+        if not self.live and history:
+            row = history[-1]
             self.say(
                 f"{name} on {place}, epoch {len(history)}/{epochs}: loss {row['loss']:.4f}, "
                 f"held out: loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.4f}"
             )
+        elif not self.live:
+            self.say(f"{name} on {place}: begun")
 
     def say(self, line: str) -> None:
         """Print a line above the bars."""

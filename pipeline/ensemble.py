@@ -48,7 +48,7 @@ def ensemble(
     rows, accuracy = int(held_out.sum()), float(right[held_out].mean())
     metrics = {
         "oof_accuracy": accuracy,
-        "oof_standard_error": math.sqrt(accuracy * (1 - accuracy) / rows),
+        "oof_standard_error": standard_error(accuracy, rows),
         "oof_rows": rows,
         "fold_accuracies": [float(right[fold_ids == i].mean()) for i in range(fold_ids.max() + 1)],
         "member_accuracies": {
@@ -71,3 +71,8 @@ def _gather(folders: Sequence[Path], fold_ids: NDArray[np.int8]) -> NDArray[np.f
 def _mean(probabilities: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     mean = np.mean(probabilities, axis=0, dtype=np.float64)
     return np.asarray(mean, dtype=np.float32)
+
+
+def standard_error(accuracy: float, rows: int) -> float:
+    """Of a share of so many rows, each of which is right or wrong by itself."""
+    return math.sqrt(accuracy * (1 - accuracy) / rows)

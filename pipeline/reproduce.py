@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline import artifacts, config, csvs, stages
+from pipeline.ensemble import standard_error
 from pipeline.errors import UserError, one_line
 
 
@@ -84,7 +85,7 @@ def _rows(name: str, place: str) -> list[str]:
             f"{data.name}, {what} ({rows:,})",
             f"{facts['train']['parameters']:,}",
             "" if theirs is None else f"{theirs:.4f}",
-            f"{ours:.4f} ± {_error(ours, rows):.4f}",
+            f"{ours:.4f} ± {standard_error(ours, rows):.4f}",
             verdict(
                 theirs,
                 ours,
@@ -103,7 +104,7 @@ def verdict(
     """How a figure compares with a published one; each has the error of the rows it rests on."""
     if published is None:
         return ""
-    error = math.hypot(_error(reached, rows), _error(published, published_rows))
+    error = math.hypot(standard_error(reached, rows), standard_error(published, published_rows))
     if reached >= published:
         said = "better"
     elif published - reached <= 2 * error:
@@ -111,10 +112,6 @@ def verdict(
     else:
         said = f"{(published - reached) / error:.1f} standard errors below"
     return said if same_data else f"{said}, on other data"
-
-
-def _error(accuracy: float, rows: int) -> float:
-    return math.sqrt(accuracy * (1 - accuracy) / rows)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import artifacts, config
+from pipeline import artifacts, config, stages
 from pipeline.artifacts import Step
 from pipeline.config import Config
+from pipeline.engines import Training, trainings
+from pipeline.ensemble import standard_error
 from pipeline.errors import UserError
 
 
@@ -83,8 +85,20 @@ def _listed(tables: Any, path: Path) -> list[dict[str, Any]]:
     return tables
 
 
+def graph(
+    data: stages.Dataset, base: Config, variants: list[Config]
+) -> tuple[list[Step], dict[str, list[Training]]]:
+    """The steps of a sweep, and the folds of each variant by its name; the base comes first."""
+    steps = stages.steps(data, base)
+    runs = {"base": trainings(steps, base)}
+    for variant in variants:
+        runs[Path(variant.name).name] = trainings(stages.steps(data, variant), variant)
+    shared = [step for step in steps if step.stage in ("download", "preprocess", "split")]
+    return shared + [training.step for run in runs.values() for training in run], runs
+
+
 def compare(
-    runs: dict[str, list[Step]], labels: NDArray[np.uint8], fold_ids: NDArray[np.int8]
+    runs: dict[str, list[Training]], labels: NDArray[np.uint8], fold_ids: NDArray[np.int8]
 ) -> list[Row]:
     """The table of a sweep.
 
@@ -100,7 +114,8 @@ def compare(
     """
     rows = []
     base: list[NDArray[np.float64]] = []
-    for name, steps in runs.items():
+    for name, run in runs.items():
+        steps = [training.step for training in run]
         right = [_right(step, labels, fold_ids) for step in steps]
         base = base or right
         every, gain = np.concatenate(right), np.concatenate(right) - np.concatenate(base)
@@ -111,7 +126,7 @@ def compare(
             Row(
                 name=name,
                 accuracy=float(every.mean()),
-                error=math.sqrt(every.mean() * (1 - every.mean()) / len(every)),
+                error=standard_error(float(every.mean()), len(every)),
                 seconds=sum(sum(each.get("epoch_seconds", [])) for each in facts),
                 difference=float(gain.mean()),
                 uncertainty=float(np.std(spread, ddof=1) / math.sqrt(len(spread))),

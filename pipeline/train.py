@@ -28,6 +28,9 @@ from pipeline.config import Train
 from pipeline.errors import UserError
 
 CHECKPOINT = "checkpoint.npz"
+# What NumPy says of a checkpoint that was damaged. RuntimeError: a flipped bit may claim that the
+# archive is encrypted, or of a later version.
+DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile)
 # Images a step where nothing is learnt: few enough for the caches of a small CPU.
 PREDICT_BATCH = 500
 
@@ -292,8 +295,7 @@ def _restore(path: Path, model: Any, training: str) -> State:
             state = State(**json.loads(str(arrays["state"])), best_weights=weights)
         if state.training != training:
             raise ValueError("it is another training's")
-    # RuntimeError: a flipped bit may say that the archive is encrypted, or of a later version.
-    except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile):
+    except DAMAGE:
         print("the checkpoint of the run before is damaged; starting anew")
         return State(training)
     for variable, value in zip(variables, values, strict=True):

@@ -140,6 +140,31 @@ def test_a_mistake_in_a_fold_is_told_once_and_not_tried_again(
     assert "tried again" not in said
 
 
+def test_a_fold_that_fails_again_and_again_leaves_the_others_alone(
+    little_copy: Path, little: Path
+) -> None:
+    """On a cluster that the command starts for itself and ends."""
+    code = little_copy / "pipeline" / "progress.py"  # what changes there trains nothing again
+    sound = code.read_text()
+    first = "        super().__init__()\n"
+    lack = "        if title == 'fold 1':\n            raise MemoryError('no room for it')\n"
+    code.write_text(sound.replace(first, first + lack))
+    process = start_little(little_copy, "train", "--engine", "ray", "--jobs", "2")
+    said, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    retried = "train fold 1: MemoryError: no room for it; tried again after epoch 0"
+    assert said.splitlines().count(retried) == 2
+    assert said.splitlines()[-1].startswith(
+        "digits: train fold 1: failed 3 times in a row, at last with MemoryError: no room for it"
+    )
+    assert "train fold 0: done" in said
+    code.write_text(sound)
+    process = start_little(little_copy, "train", "--if-stale")
+    said, _ = process.communicate(timeout=PATIENCE)
+    assert said.splitlines()[0] == "train fold 0: fresh"
+    assert little_results(little_copy) == little_results(little)
+
+
 def test_where_no_cluster_is_one_line_says_so(little_copy: Path) -> None:
     process = start_little(little_copy, "train", "--engine", "ray", "--address", "127.0.0.1:1")
     said, _ = process.communicate(timeout=PATIENCE)

@@ -76,20 +76,18 @@ def test_the_table_compares_on_the_same_rows(project: Path) -> None:
     write_digits(project / "tiny")
     (project / "pair.toml").write_text("[split]\nfolds = 2\n")
     steps = build("tiny", "pair.toml")
-    folds = [step for step in steps if step.stage == "train"]
+    folds = engines.trainings(steps, config.load("pair.toml"))
     labels = np.load(stages.named(steps, "preprocess").outputs[1])
     fold_ids = np.load(stages.named(steps, "split").outputs[0])
     base, variant = (
         config.load("pair.toml"),
         config.variant(config.load("pair.toml"), "sweeps/w/width=8", {"width": 8}, "w.toml"),
     )
-    others = [
-        each.step
-        for each in engines.trainings(stages.steps(stages.dataset("tiny"), variant), variant)
-    ]
+    others = engines.trainings(stages.steps(stages.dataset("tiny"), variant), variant)
     wrong = {base.name: ([0, 1, 2], [5]), variant.name: ([2], [5, 6])}
-    for name, its_steps in ((base.name, folds), (variant.name, others)):
-        for step, rows in zip(its_steps, wrong[name], strict=True):
+    for name, run in ((base.name, folds), (variant.name, others)):
+        for training, rows in zip(run, wrong[name], strict=True):
+            step = training.step
             predict(step, labels[fold_ids == step.params["fold"]], rows)
     first, second = sweep.compare({"base": folds, "width=8": others}, labels, fold_ids)
     assert (first.name, first.accuracy, first.difference) == ("base", 76 / 80, 0)
