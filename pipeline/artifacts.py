@@ -452,13 +452,11 @@ def tidy(steps: Iterable[Step], reasons: Mapping[str, str | None]) -> None:
     for folder in folders:
         with contextlib.suppress(OSError):  # a read-only folder stays as it is
             _remove_unfinished(folder)
-        for workplace in set(folder.glob(".*.partial")) - wanted:
-            with (
-                contextlib.suppress(OSError),
-                workplace.with_suffix(".lock").open("a") as file,
-            ):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _clear(workplace)
+            for workplace in set(folder.glob(".*.partial")) - wanted:
+                lock = workplace.with_suffix(".lock")
+                with contextlib.suppress(BlockingIOError), lock.open("a") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _clear(workplace)
 
 
 def _check_inputs(step: Step, made_by: Iterable[Step], cache: dict[str, list[Any]]) -> None:

@@ -63,7 +63,7 @@ class State:
     def apply(self, project: Project) -> None:
         """Edit the preset, the data and the code of a project as this says."""
         preset = PAIR.replace("folds = 2", f"folds = 2\nseed = {self.draw}")
-        preset = preset.replace("epochs = 1", f"epochs = {2 + self.epochs}")
+        preset = preset.replace("epochs = 1", f"epochs = {4 + 2 * self.epochs}")
         project.preset("pair").write_text(preset, encoding="ascii")
         set_cell(project.dataset / "test.csv", 7, 300, str(255 * self.data))
         path = project.code("write.py")
@@ -117,7 +117,8 @@ class Soak:
         redone = re.findall(r"^([a-z]+(?: fold \d+)?): .*; into ", said, re.MULTILINE)
         self.counts["steps made again"] += len(redone)
         self.counts["trainings that went on from a checkpoint"] += went_on
-        self.story.append(f"made again: {', '.join(redone) or 'nothing'}")
+        going_on = f", {went_on} of them from a checkpoint" if went_on else ""
+        self.story.append(f"made again: {', '.join(redone) or 'nothing'}{going_on}")
         self.compare(target)
 
     def compare(self, target: str) -> None:
@@ -240,10 +241,15 @@ class Soak:
 
     def run_and_kill(self) -> bool:
         """Start make and kill it, or one of its processes; returns whether nothing runs on."""
-        running = self.start()
-        delay = self.random.choice([0.7, 3.0, 9.0]) * self.random.random()
+        running, began = self.start(), time.monotonic()
+        # Half of the kills are aimed, as some moments are too short to be hit by chance.
+        aim = self.random.choice([*STAGES, *["checkpoint"] * 3, *[""] * 10])
+        while aim and running.poll() is None and not self._reached(aim):
+            time.sleep(0.005)
+        longest = 0.3 if aim else self.random.choice([0.7, 3.0, 9.0])
         with contextlib.suppress(subprocess.TimeoutExpired):
-            running.wait(delay)
+            running.wait(longest * self.random.random())
+        delay = time.monotonic() - began
         members = group(running.pid)
         if not members:
             running.wait()
@@ -265,6 +271,13 @@ class Soak:
             running.wait(PATIENCE)
         # A child whose make was killed works on; the next make finds it at it.
         return everything
+
+    def _reached(self, aim: str) -> bool:
+        """Whether a run has begun a stage, or has written a checkpoint."""
+        if aim == "checkpoint":
+            return any(self.project.path("data/blobs/pair").glob("*/.*.partial/checkpoint.npz"))
+        said = self.log.read_text(encoding="utf-8", errors="replace")
+        return re.search(rf"^{aim}\b.*; into ", said, re.MULTILINE) is not None
 
     def _at_work(self) -> str:
         """The stage that a killed run had begun and not ended."""

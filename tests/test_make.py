@@ -6,6 +6,7 @@ copy the result. Where it is enough to know what make would do, they ask it with
 """
 
 import ast
+import contextlib
 import gzip
 import json
 import os
@@ -110,8 +111,11 @@ class Project:
 
     def start(self, *words: str, preset: str = "pair") -> "subprocess.Popen[str]":
         """The same in the background, in a process group of its own."""
+        return self.start_call(self.command(*words, preset=preset, variables={}))
+
+    def start_call(self, command: list[str]) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            self.command(*words, preset=preset, variables={}),
+            command,
             cwd=self.clone,
             env=environment(),
             stdout=subprocess.PIPE,
@@ -388,8 +392,12 @@ def test_all_folds_by_hand_in_one_process_leave_the_same_files(
 
 
 def by_hand(project: Project, *words: str, preset: str) -> "subprocess.CompletedProcess[str]":
+    return project.call(by_hand_command(*words, preset=preset))
+
+
+def by_hand_command(*words: str, preset: str) -> list[str]:
     choice = ["--dataset", "../blobs", "--config", f"../{preset}.toml"]
-    return project.call(["../venv/bin/python", "-m", "pipeline", *words, *choice])
+    return ["../venv/bin/python", "-m", "pipeline", *words, *choice]
 
 
 def shared_outputs(project: Project, preset: str) -> dict[str, bytes]:
@@ -759,10 +767,11 @@ def test_runs_at_the_same_time_share_the_work(built: Project, fresh: Project) ->
     checkpoint = fresh.path("data/blobs/single/fold-0/.manifest.partial/checkpoint.npz")
     runs = [fresh.start(*words, preset="single") for words in (["write"], ["write", "-j4"])]
     wait_for(checkpoint.exists, runs[0])
-    late = fresh.make("train", preset="single")
+    with stopped(*runs):
+        late = fresh.start("train", preset="single")
+        read_until(late, "train fold 0: waiting for process")
+    assert "train fold 0: done by the other process" in late.communicate(timeout=300)[0]
     assert late.returncode == 0
-    assert "train fold 0: waiting for process" in late.stderr
-    assert "train fold 0: done by the other process" in late.stdout
     said = [run.communicate(timeout=300)[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], said
     assert sorted(steps_done(*said)) == sorted(
@@ -770,6 +779,24 @@ def test_runs_at_the_same_time_share_the_work(built: Project, fresh: Project) ->
     )
     assert fresh.outputs("single") == shared_outputs(built, "single")
     assert fresh.due(preset="single") == []
+
+
+@contextlib.contextmanager
+def stopped(*runs: "subprocess.Popen[str]") -> Iterator[None]:
+    """Let them stand still for a while, with whatever locks they hold."""
+    for run in runs:
+        os.killpg(run.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for run in runs:
+            os.killpg(run.pid, signal.SIGCONT)
+
+
+def read_until(process: "subprocess.Popen[str]", words: str) -> None:
+    assert process.stdout is not None
+    said = iter(process.stdout.readline, "")
+    assert any(words in line for line in said), f"it never said {words!r}"
 
 
 def steps_done(*said: str) -> list[str]:
@@ -784,11 +811,12 @@ def test_a_fold_by_hand_beside_make_waits_for_it_and_is_done_once(
     checkpoint = project.path("data/blobs/single/fold-0/.manifest.partial/checkpoint.npz")
     run = project.start("write", preset="single")
     wait_for(checkpoint.exists, run)
-    by_hand_ = by_hand(project, "train", "--fold", "0", preset="single")
-    said = run.communicate(timeout=300)[0]
-    assert by_hand_.returncode == run.returncode == 0
-    assert "train fold 0: waiting for process" in by_hand_.stderr
-    assert steps_done(said, by_hand_.stdout) == ["train fold 0", *AFTER_TRAINING]
+    with stopped(run):
+        late = project.start_call(by_hand_command("train", "--fold", "0", preset="single"))
+        read_until(late, "train fold 0: waiting for process")
+    said = [each.communicate(timeout=300)[0] for each in (run, late)]
+    assert run.returncode == late.returncode == 0
+    assert steps_done(*said) == ["train fold 0", *AFTER_TRAINING]
     assert project.outputs() == built.outputs()
 
 
