@@ -236,6 +236,7 @@ def little_project(home: Path) -> Path:
 
 
 def start_little(project: Path, *words: str) -> "subprocess.Popen[str]":
+    """Start a command of the command line on the little project."""
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "pipeline", *words),
@@ -246,6 +247,8 @@ def start_little(project: Path, *words: str) -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        # Tests that run in the background of a shell ignore Ctrl-C, and so would what they start.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.default_int_handler),
     )
 
 
