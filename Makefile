@@ -23,6 +23,10 @@ ifneq ($(words $(VENV))$(findstring :,$(VENV))$(findstring %,$(VENV)),1)
 $(error VENV has to be one path without spaces, : and %, and is "$(VENV)"; a relative one will do: make VENV=.venv)
 endif
 
+ifneq ($(filter-out local ray,$(ENGINE))$(words $(ENGINE)),1)
+$(error ENGINE has to be local or ray, and is "$(ENGINE)")
+endif
+
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := help
 
@@ -94,15 +98,17 @@ $(SPLIT): | $(PREPROCESS)
 	@$(RUN) split $(CHOICE) $(recheck)
 
 # With -j each fold has a process of its own, which takes its share of the machine. Without, and on a
-# cluster, the first one's trains all that are due: the import of TensorFlow takes seconds. (What is
-# due because of a deleted file is every fold.)
+# cluster, the first one's trains all that are due: the import of TensorFlow takes seconds. (After a
+# deletion that is every fold, which are named then: those that are named are trained in any case.)
+comma     := ,
 parallel  = $(filter -j%,$(MAKEFLAGS))
 engine    = --engine $(call quoted,$(ENGINE)) $(if $(parallel),--jobs $(or $(parallel:-j%=%),$(words $(TRAIN))))
 folder_of = $(patsubst %/,%,$(dir $(1)))
 fold_of   = $(patsubst fold-%,%,$(notdir $(call folder_of,$(1))))
 member_of = $(notdir $(call folder_of,$(call folder_of,$(1))))
 one_fold  = $(RUN) train $(CHOICE) $(engine) $(recheck) --member $(call member_of,$@) --fold $(call fold_of,$@)
-all_folds = $(if $(TRAINED),,$(eval TRAINED := yes)$(RUN) train $(CHOICE) $(engine) $(if $(filter $(TRAIN),$(call files_of,again)),,--if-stale))
+each_fold = $(subst $() ,$(comma),$(sort $(foreach fold,$(TRAIN),$(call fold_of,$(fold)))))
+all_folds = $(if $(TRAINED),,$(eval TRAINED := yes)$(RUN) train $(CHOICE) $(engine) $(if $(filter $(TRAIN),$(call files_of,again)),--folds $(each_fold)))
 $(TRAIN): | $(SPLIT)
 	@$(if $(and $(parallel),$(filter local,$(ENGINE))),$(one_fold),$(all_folds))
 
@@ -179,7 +185,7 @@ help: ## this
 	@echo 'start with: make demo; then make submission CONFIG=fast'
 	@echo 'variables'
 	@echo '  DATASET=$(DATASET)  kaggle, sample, mnist, fashion, or a folder or zip with the three CSVs'
-	@echo '  CONFIG=$(CONFIG)  sprint, fast, default, best, demo, or a TOML file'
+	@echo '  CONFIG=$(CONFIG)  sprint, fast, default, best, demo, a tutorial'"'"'s, or a TOML file'
 	@echo '  MESSAGE=  what to say of a submission'
 	@echo '  WAIT=$(WAIT)  seconds to wait for the score'
 	@echo '  FORCE=  1 sends the very same file a second time'

@@ -114,7 +114,7 @@ def _check_copies(folder: Path, source: Path) -> None:
         for copy in copies:
             original = found.get(copy.name, source / copy.name)
             message = message.replace(str(copy), str(original))
-        raise UserError(f"{message}; mend it there, what was made before stands") from error
+        raise UserError(f"{message}; mend it there") from error
 
 
 @app.command()
@@ -154,7 +154,12 @@ def train(
         str | None, typer.Option(help="Only this preset of those that CONFIG puts together.")
     ] = None,
     folds: Annotated[
-        str, typer.Option("--folds", "--fold", help="all, or one or several: 2 or 0,2.")
+        str,
+        typer.Option(
+            "--folds",
+            "--fold",
+            help="all: those that are due. Or some, such as 2 or 0,2: these, due or not.",
+        ),
     ] = "all",
     epochs: Annotated[int | None, typer.Option(min=1, help="A trial of so many epochs.")] = None,
     limit: Annotated[
@@ -183,6 +188,7 @@ def train(
     if member is not None and member not in names:
         raise UserError(f"there is no member {member}: {preset} trains {', '.join(names)}")
     wanted = _folds(folds, preset, settings.split.folds)
+    if_stale = if_stale or folds == "all"
     trainings = [
         training
         for training in engines.trainings(steps, settings)
@@ -233,6 +239,10 @@ def sweep(
 
     base, variants = sweep.load(file)
     steps, runs = sweep.graph(stages.dataset(dataset), base, variants)
+    _all_fresh(
+        [step for step in steps if step.stage != "train"],
+        f"make split DATASET={dataset}` with the base as CONFIG",
+    )
     trainings = [training for run in runs.values() for training in run]
     engines.train_folds(trainings, steps, True, jobs, _engine(engine), address)
 
@@ -245,6 +255,9 @@ def sweep(
             cells += [f"{row.difference:+.5f}", f"{row.uncertainty:.5f}"]
         table.add_row(*cells)
     _print_table(table)
+    print(
+        f"±: one standard error; that of a difference from how it varies over {sweep.units(base)}"
+    )
 
 
 @app.command()
@@ -313,6 +326,15 @@ def report(
     announced(step, steps, lambda folder: report(folder / step.outputs[0].name, sources), if_stale)
 
 
+def _all_fresh(steps: list[Step], remedy: str) -> None:
+    """Raise UserError, with the command that helps, if one of these steps is stale."""
+    with artifacts.stat_cache(stages.ROOT) as cache:
+        reasons = artifacts.staleness(steps, cache)
+    for name, reason in reasons.items():
+        if reason:
+            raise UserError(f"{name}: {reason}; run `{remedy} first")
+
+
 def _score(submission: Path) -> str:
     """The public score of these very bytes, where the ledger has one."""
     from pipeline import ledger
@@ -347,11 +369,7 @@ def submit(
     steps = _steps(dataset, preset)
     raw, written = steps[0], stages.named(steps, "write")
     needed = steps[: steps.index(written) + 1]
-    with artifacts.stat_cache(stages.ROOT) as cache:
-        stale = {name: why for name, why in artifacts.staleness(needed, cache).items() if why}
-    if stale:
-        name, reason = next(iter(stale.items()))
-        raise UserError(f"{name}: {reason}; run `make submission` with the same variables first")
+    _all_fresh(needed, f"make submission DATASET={dataset} CONFIG={preset}`")
     if from_competition:
         if stages.dataset(dataset).source != "local":
             raise UserError("--from-competition is for a folder or zip of your own")
@@ -383,7 +401,8 @@ def show(
     for stage in ("preprocess", "ensemble"):
         wrong = artifacts.damage(stages.named(steps, stage))
         if wrong:
-            raise UserError(f"{wrong}: run `make ensemble` with the same variables")
+            words = f"DATASET={dataset} CONFIG={preset}"
+            raise UserError(f"{wrong}: run `make ensemble {words}`")
     images = np.load(images_path, mmap_mode="r")
     if row > len(images):
         raise UserError(f"there is no row {row}: there are {len(images):,}")
@@ -422,7 +441,7 @@ def runs(dataset: DatasetOption = "kaggle") -> None:
             folders = [path.parents[2] / member for member in metrics["member_accuracies"]]
             found.append((metrics, name, sum(map(_seconds, folders))))
     if not found:
-        print("nothing was trained yet: make submission")
+        print(f"nothing was trained on {dataset} yet: make submission DATASET={dataset}")
         return
     table = Table("preset", "out of fold", "±", "folds", "training", "public score", box=None)
     for metrics, name, seconds in sorted(found, key=lambda run: -run[0]["oof_accuracy"]):
@@ -558,7 +577,9 @@ def main() -> None:
             raise KeyboardInterrupt
         sys.exit(code)
     except TyperException as error:
-        _fail(f"{error.format_message()}; see `digits --help`", 2)
+        context = getattr(error, "ctx", None)
+        command = f" {context.info_name}" if context and context.parent else ""
+        _fail(f"{error.format_message().rstrip('.')}; see `digits{command} --help`", 2)
     except UserError as error:
         _fail(str(error), 2)
     except OutsideError as error:

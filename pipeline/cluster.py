@@ -116,7 +116,7 @@ class _Cluster:
         }
         self.board = Board()
         each = f"{trainings[0].params.devices} GPU" if self.gpus else f"{self.cores} CPU"
-        print(f"Ray: {len(nodes)} nodes, {each} for each fold", flush=True)
+        print(f"Ray: {len(nodes)} node{'s' * (len(nodes) > 1)}, {each} for each fold", flush=True)
 
     def train(self, folder: Path, training: Training) -> dict[str, Any]:
         """Have a fold trained somewhere; its files and checkpoints end in `folder`."""
@@ -169,6 +169,10 @@ class _Cluster:
                     temporary.write_bytes(content)
                 self.board.show(training, _history(content), where)
             elif kind == "facts":
+                self.board.say(
+                    f"{training.step.name}: accuracy {content['held_out_accuracy']:.5f} on "
+                    f"{content['held_out_rows']:,} held-out rows"
+                )
                 return {**content, "ray_node": where["ray_node"]}
             else:
                 (folder / kind).write_bytes(content)
@@ -213,7 +217,7 @@ def train_fold(
         path = folder / CHECKPOINT
         if checkpoint is not None:
             path.write_bytes(checkpoint)
-        training = pool.submit(train, folder, tensors, tensors / names[-1], fold, params, jobs)
+        training = pool.submit(train, folder, tensors, tensors / names[-1], fold, params, jobs=jobs)
         seen = path.stat().st_mtime_ns if path.exists() else 0
         while not wait([training], timeout=0.1).done:
             if path.exists() and path.stat().st_mtime_ns != seen:
@@ -274,7 +278,8 @@ class Board:
             row = history[-1]
             self.say(
                 f"{name} on {place}, epoch {len(history)}/{epochs}: loss {row['loss']:.4f}, "
-                f"held out: loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.4f}"
+                f"accuracy {row['accuracy']:.4f}, held out: loss {row['val_loss']:.4f}, "
+                f"accuracy {row['val_accuracy']:.4f}"
             )
         elif not self.live:
             self.say(f"{name} on {place}: begun")

@@ -146,12 +146,24 @@ def load(preset: str) -> Config:
     """
     path = _path(preset)
     tables = read_toml(path)
+    if "base" in tables:
+        raise UserError(f"{path}: this is a sweep and no preset: digits sweep {path}")
     settings = parse(tables, path.stem, str(path))
     if not settings.ensemble.members:
         return settings
     if "train" in tables:
         raise UserError(f"{path}: [train] has no effect, as ensemble.members names who is trained")
-    return dataclasses.replace(settings, others=_members(settings, path))
+    members = _members(settings, path)
+    split, whose = settings.split, path.name
+    if "split" not in tables:
+        split, whose = members[0].split, members[0].name
+    for member in members:
+        if member.split != split:
+            raise UserError(
+                f"{path}: ensemble.members: {member.name} has another [split] than {whose}; all "
+                "have to hold out the same rows"
+            )
+    return dataclasses.replace(settings, split=split, others=members)
 
 
 def _path(preset: str) -> Path:
@@ -162,7 +174,7 @@ def _path(preset: str) -> Path:
             if Path(f"{preset}.toml").exists():
                 raise UserError(f"there is no preset {preset!r}, did you mean {preset}.toml?")
             raise UserError(
-                f"there is no preset {preset!r}{_nearest(preset, preset_names())}; there are "
+                f"there is no preset {preset!r}{nearest(preset, preset_names())}; there are "
                 f"{', '.join(preset_names())}, and CONFIG may also be a path to a .toml file"
             )
     else:
@@ -201,11 +213,6 @@ def _members(settings: Config, path: Path) -> tuple[Config, ...]:
         member = load_named(word, path, "ensemble.members")
         if member.ensemble.members:
             raise UserError(f"{path}: ensemble.members: {word} is itself put together from others")
-        if member.split != settings.split:
-            raise UserError(
-                f"{path}: ensemble.members: {word} has another [split]; all have to hold out the "
-                "same rows"
-            )
         if member.name in {other.name for other in members}:
             raise UserError(f"{path}: ensemble.members names {member.name} twice")
         members.append(member)
@@ -258,13 +265,16 @@ def parse(tables: Mapping[str, Any], name: str, where: str) -> Config:
             homes = [home for home, kind in TABLES.items() if table in _parameters(kind)]
             if homes:
                 raise UserError(f"{where}: put {table} under [{homes[0]}]")
-            raise UserError(f"{where}: unknown table [{table}]{_nearest(table, TABLES)}")
+            raise UserError(f"{where}: unknown table [{table}]{nearest(table, TABLES)}")
         if not isinstance(values, dict):
             raise UserError(f"{where}: {table} has to be a table: write [{table}] above its keys")
         parameters = _parameters(TABLES[table])
         for key, value in values.items():
+            homes = [home for home, kind in TABLES.items() if key in _parameters(kind)]
+            if key not in parameters and homes:
+                raise UserError(f"{where}: put {key} under [{homes[0]}], not [{table}]")
             if key not in parameters:
-                raise UserError(f"{where}: unknown key {table}.{key}{_nearest(key, parameters)}")
+                raise UserError(f"{where}: unknown key {table}.{key}{nearest(key, parameters)}")
             values[key] = _checked(parameters[key], value, f"{where}: {table}.{key}")
         parts[table] = TABLES[table](**values)
     return Config(name=name, **parts)
@@ -320,6 +330,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 
-def _nearest(word: str, known: Any) -> str:
+def nearest(word: str, known: Any) -> str:
+    """A question after the known word that is most like another one."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.0)
     return f", did you mean {near[0]}?" if near else ""

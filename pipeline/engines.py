@@ -37,6 +37,7 @@ class Training:
             "fold_ids_path": fold_ids,
             "fold": self.step.params["fold"],
             "params": self.params,
+            "title": self.step.name.removeprefix("train "),
         }
 
 

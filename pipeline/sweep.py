@@ -4,6 +4,7 @@ A sweep is a TOML file: `base`, a preset; `[grid]`, lists of values of parameter
 which every combination is trained; `[[variants]]`, differences one by one.
 """
 
+import dataclasses
 import itertools
 import math
 from dataclasses import dataclass
@@ -57,8 +58,14 @@ def load(path: Path) -> tuple[Config, list[Config]]:
     base = config.load_named(word, path, "base")
     if base.ensemble.members:
         raise UserError(f"{path}: base: {word} puts presets together; name one of them")
+    parameters = {field.name for field in dataclasses.fields(config.Train)}
     variants: list[Config] = []
     for changes in _grid(tables.get("grid", {}), path) + _listed(tables.get("variants", []), path):
+        for key in changes.keys() - parameters:
+            near = config.nearest(key, parameters)
+            raise UserError(
+                f"{path}: {key} is no parameter of [train], the table that varies{near}"
+            )
         name = ",".join(f"{key}={value}" for key, value in changes.items())
         full = f"sweeps/{path.stem}/{name}"
         if full in {variant.name for variant in variants}:
@@ -133,6 +140,11 @@ def compare(
             )
         )
     return rows
+
+
+def units(base: Config) -> str:
+    """What the uncertainty of a difference is taken from."""
+    return "the folds" if base.split.folds > 1 else "the rows"
 
 
 def _right(

@@ -56,6 +56,7 @@ def train(
     fold_ids_path: Path,
     fold: int,
     params: Train,
+    title: str = "",
     jobs: int = 1,
 ) -> dict[str, Any]:
     """Train the network of one fold; write its weights, history and probabilities to `folder`.
@@ -69,6 +70,7 @@ def train(
         fold_ids_path: the file that split left.
         fold: the fold that is held out.
         params: the parameters of this stage.
+        title: what the lines that are printed begin with; else the fold.
         jobs: how many folds are trained on this machine at a time. It changes no result.
 
     Returns:
@@ -78,6 +80,7 @@ def train(
     Raises:
         UserError: there is no such network, or not so many devices.
     """
+    title = title or f"fold {fold}"
     seed = _fold_seed(params.seed, fold)
     machine = runtime.prepare(seed, params.precision, params.devices, jobs)
     print(f"device {machine.device} ({machine.device_reason})")
@@ -103,8 +106,8 @@ def train(
     identity = repr((fold, params)).encode() + labels.tobytes() + held_out.tobytes()
     state = _restore(folder / CHECKPOINT, model, hashlib.sha256(identity).hexdigest())
     if state.history:
-        print(f"going on after epoch {len(state.history)}")
-    with TrainingBar(f"fold {fold}", params.epochs, steps, len(state.history)) as bar:
+        print(f"{title}: going on after epoch {len(state.history)}")
+    with TrainingBar(title, params.epochs, steps, len(state.history)) as bar:
         for epoch in range(len(state.history), params.epochs):
             if params.patience and epoch > state.best_epoch + params.patience:
                 break
@@ -141,7 +144,7 @@ def train(
         _save_network(network, folder / "weights.keras")
     _write_history(folder / "history.csv", state.history)
     loss, accuracy = _score(oof, unseen_labels)
-    print(f"fold {fold}: accuracy {accuracy:.5f} on {len(oof):,} held-out rows")
+    print(f"{title}: accuracy {accuracy:.5f} on {len(oof):,} held-out rows")
     return {
         **machine.facts(),
         "parameters": network.count_params(),

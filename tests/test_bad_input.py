@@ -691,7 +691,7 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
         ["mine.toml: ensemble.members: "],
     ),
     "a member divided otherwise": (
-        preset("[ensemble]\nmembers = ['fast']"),
+        preset("[ensemble]\nmembers = ['default', 'fast']"),
         ["mine.toml: ensemble.members: fast has another [split]"],
     ),
 }

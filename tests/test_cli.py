@@ -385,10 +385,10 @@ def test_show_of_a_row_that_is_not_there(
     path = project / "data/tiny/sprint/ensemble/oof.npy"
     path.write_bytes(path.read_bytes()[:-1])
     code, errors = fails(monkeypatch, capsys, "show", "1", *choice)
-    assert "oof.npy is not the file that ensemble wrote: run `make ensemble`" in errors
+    assert "oof.npy is not the file that ensemble wrote: run `make ensemble DATASET=" in errors
     path.unlink()
     code, errors = fails(monkeypatch, capsys, "show", "1", *choice)
-    assert "run `make ensemble`" in errors
+    assert "run `make ensemble DATASET=" in errors
 
 
 def test_runs_lists_the_best_first(
@@ -399,7 +399,9 @@ def test_runs_lists_the_best_first(
 ) -> None:
     monkeypatch.setattr(cli, "LEDGER", project / "submissions" / "ledger.csv")
     choice = ["runs", "--dataset", str(tiny_folder)]
-    assert say(monkeypatch, capsys, *choice) == ["nothing was trained yet: make submission"]
+    assert say(monkeypatch, capsys, *choice) == [
+        f"nothing was trained on {choice[-1]} yet: make submission DATASET={choice[-1]}"
+    ]
     step = stages.named(build(str(tiny_folder), "sprint"), "ensemble")
     build(str(tiny_folder), "fast")
     artifacts.add_fact(step, "oof_accuracy", 0.5)

@@ -110,6 +110,17 @@ def test_members_are_presets_by_name_or_by_path(tmp_path: Path) -> None:
     assert both.members[1].train.epochs == 3
 
 
+def test_members_bring_their_split_with_them(tmp_path: Path) -> None:
+    for name, epochs in (("one", 1), ("two", 2)):
+        text = f"[split]\nfolds = 2\n[train]\nepochs = {epochs}\n"
+        (tmp_path / f"{name}.toml").write_text(text)
+    both = tmp_path / "both.toml"
+    both.write_text('[ensemble]\nmembers = ["one.toml", "two.toml"]\n')
+    settings = config.load(str(both))
+    assert settings.split.folds == 2
+    assert [member.train.epochs for member in settings.others] == [1, 2]
+
+
 def test_a_preset_without_members_is_its_own() -> None:
     fast = config.load("fast")
     assert fast.members == (fast,)
@@ -118,7 +129,8 @@ def test_a_preset_without_members_is_its_own() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('[ensemble]\nmembers = ["fast"]', "ensemble.members: fast has another [split]"),
+        ('[split]\n[ensemble]\nmembers = ["fast"]', "fast has another [split] than mine.toml"),
+        ('[ensemble]\nmembers = ["default", "fast"]', "fast has another [split] than default"),
         ('[ensemble]\nmembers = ["best"]', "best is itself put together from others"),
         ('[ensemble]\nmembers = ["default", "default"]', "names default twice"),
         ('[ensemble]\nmembers = ["defualt"]', "did you mean default?"),

@@ -336,7 +336,6 @@ def test_without_j_all_folds_that_are_due_share_a_process(project: Project) -> N
 
     replace(project.preset("pair"), "epochs = 1", "epochs = 2")
     [call] = trainings()
-    assert call.endswith("--if-stale")
     assert "--fold" not in call
     assert [call[-8:] for call in trainings("-j2")] == ["--fold 0", "--fold 1"]
     # Each of two takes half of the machine; without a number there are as many as folds.
@@ -344,12 +343,19 @@ def test_without_j_all_folds_that_are_due_share_a_process(project: Project) -> N
         assert all("--jobs 2 " in call for call in trainings(words))
     # A cluster has one driver, whatever -j says.
     [call] = trainings("-j2", "ENGINE=ray")
-    assert "--engine 'ray' --jobs 2 --if-stale" in call
+    assert "--engine 'ray' --jobs 2" in call
     assert "--fold" not in call
     # What rests on a deleted file is to be made whatever comes out.
     project.path("data/blobs/tensors/test_images.npy").unlink()
     [call] = trainings()
-    assert "--if-stale" not in call
+    assert call.endswith("--folds 0,1")
+
+
+def test_an_unknown_engine_is_refused_before_anything_runs(fresh: Project) -> None:
+    result = fresh.make("train", ENGINE="spark")
+    assert result.returncode == 2
+    assert 'ENGINE has to be local or ray, and is "spark"' in result.stderr
+    assert not fresh.path("data/blobs").exists()
 
 
 def test_members_are_trained_once_and_put_together(project: Project) -> None:
@@ -746,7 +752,7 @@ def test_a_killed_training_goes_on_to_the_same_files(built: Project, project: Pr
 
     result = project.make("write", preset="single")
     assert result.returncode == 0, result.stderr
-    went_on = re.search(r"^going on after epoch (\d+)$", result.stdout, re.MULTILINE)
+    went_on = re.search(r"^fold 0: going on after epoch (\d+)$", result.stdout, re.MULTILINE)
     assert went_on
     epoch = int(went_on[1])
     assert f"epoch {epoch + 1}/6" in result.stdout

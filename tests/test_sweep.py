@@ -49,6 +49,7 @@ def test_a_base_of_ones_own_lies_beside_the_sweep(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ('base = "fast"\n[grid]\nfolds = [2]\n', "folds is no parameter of [train]"),
         ("[grid]\nwidth = [8]\n", "base has to name a preset"),
         ("base = 3\n[grid]\nwidth = [8]\n", "base has to name a preset"),
         ('base = "fest"\n[grid]\nwidth = [8]\n', "there is no preset 'fest', did you mean fast"),
@@ -57,7 +58,10 @@ def test_a_base_of_ones_own_lies_beside_the_sweep(tmp_path: Path) -> None:
         ('base = "fast"\nwidth = 3\n', "unknown key width"),
         ('base = "fast"\n[grid]\nwidth = 8\n', "has to give each key a list"),
         ('base = "fast"\n[grid]\nwidth = []\n', "has to give each key a list"),
-        ('base = "fast"\n[grid]\nwidht = [8]\n', "train.widht, did you mean width"),
+        (
+            'base = "fast"\n[grid]\nwidht = [8]\n',
+            "widht is no parameter of [train], the table that varies, did you mean width?",
+        ),
         ('base = "fast"\n[grid]\nwidth = [8, 0]\n', "train.width has to lie between 1 and 1024"),
         ('base = "fast"\n[grid]\nwidth = [8, 8]\n', "width=8 is there twice"),
         ('base = "fast"\n[variants]\nwidth = 8\n', "variants has to be tables"),
@@ -115,7 +119,7 @@ def test_the_command_trains_what_is_missing_and_prints_the_table(
     trained: list[tuple[int, int]] = []
 
     def train(
-        folder: Path, tensors: Path, fold_ids_path: Path, fold: int, params: Any, jobs: int
+        folder: Path, tensors: Path, fold_ids_path: Path, fold: int, params: Any, **rest: object
     ) -> Any:
         trained.append((params.width, fold))
         return fake_training(folder, tensors, fold_ids_path, fold) | {"epoch_seconds": [2.0, 1.0]}
@@ -132,7 +136,9 @@ def test_the_command_trains_what_is_missing_and_prints_the_table(
         cli.main()
     assert not ended.value.code
     assert trained == [(8, 0), (8, 1), (16, 0), (16, 1)]
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()][-4:]
+    *said, legend = capsys.readouterr().out.splitlines()
+    assert legend == "±: one standard error; that of a difference from how it varies over the folds"
+    lines = [line.split() for line in said[-4:]]
     assert lines[0][0] == "variant"
     assert lines[1][:2] == ["base", "1.00000"]
     assert lines[2][:5] == ["width=8", "1.00000", "0.00000", "6", "s"]
@@ -141,3 +147,20 @@ def test_the_command_trains_what_is_missing_and_prints_the_table(
     with pytest.raises(SystemExit):
         cli.main()
     assert len(trained) == 4
+
+
+def test_a_sweep_says_what_it_rests_on(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_digits(project / "tiny")
+    path = written(project, 'base = "fast"\n[grid]\nwidth = [8]\n')
+    monkeypatch.setattr("sys.argv", ["digits", "sweep", str(path), "--dataset", "tiny"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    said = (
+        "digits: download: missing; run `make split DATASET=tiny` with the base as CONFIG first\n"
+    )
+    assert capsys.readouterr().err == said
+    with pytest.raises(UserError, match="this is a sweep and no preset: digits sweep"):
+        config.load(str(path))
