@@ -30,13 +30,16 @@ def gpus(tf: Any, there: Sequence[Any], count: int) -> list[Any]:
         count: how many are wanted.
 
     Raises:
-        UserError: there are not so many.
+        UserError: there are not so many, or the environment holds no number.
     """
     if _taken:
         return list(_taken)
     if count > len(there):
         raise UserError(f"train.devices is {count}, and TensorFlow sees {len(there)} GPU")
-    jobs = int(os.environ.get("DIGITS_JOBS_PER_GPU", "1"))
+    word = os.environ.get("DIGITS_JOBS_PER_GPU", "1")
+    if not word.isdigit() or word == "0":
+        raise UserError(f"DIGITS_JOBS_PER_GPU has to be a whole number from 1, and is {word!r}")
+    jobs = int(word)
     # The driver's own numbers, which other processes know a GPU by, also if we may see some only.
     numbers = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     if len(numbers) != len(there):

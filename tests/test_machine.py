@@ -472,7 +472,7 @@ def test_a_missing_python_is_told_of_in_one_line(odd: Project) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not keep this limit")
 def test_training_without_memory_ends_in_one_line(project: Path) -> None:
-    process = digits(project, "train", *CHOICE, limits={resource.RLIMIT_AS: 2 << 30})
+    process = digits(project, "train", "--fold", "0", *CHOICE, limits={resource.RLIMIT_AS: 2 << 30})
     told(process, "training needs 3.0 GiB of addresses, and 2.0 GiB are allowed", "ulimit -v")
     assert not list(project.glob("data/tiny/mine/fold-0/.manifest.partial/*.npz"))
 
@@ -533,7 +533,7 @@ def test_memory_that_runs_out_later_is_told_of_in_one_line(
     monkeypatch.setattr("pipeline.train.train", train)
     monkeypatch.setattr(stages, "ROOT", project)
     monkeypatch.chdir(project)
-    monkeypatch.setattr(sys, "argv", ["digits", "train", *CHOICE])
+    monkeypatch.setattr(sys, "argv", ["digits", "train", "--fold", "0", *CHOICE])
     monkeypatch.setattr(sys.stdout, "reconfigure", lambda **_: None, raising=False)
     with pytest.raises(SystemExit) as caught:
         cli.main()

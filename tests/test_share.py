@@ -127,6 +127,13 @@ def test_more_gpus_than_there_are(tmp_path: Path) -> None:
         share.gpus(FakeTensorFlow(), ["a"], 2)
 
 
+@pytest.mark.parametrize("word", ["two", "0", "-1", ""])
+def test_a_number_of_jobs_that_is_none(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    monkeypatch.setenv("DIGITS_JOBS_PER_GPU", word)
+    with pytest.raises(UserError, match="DIGITS_JOBS_PER_GPU has to be a whole number from 1"):
+        share.gpus(FakeTensorFlow(), ["a"], 1)
+
+
 @pytest.mark.parametrize(
     ("cores", "jobs", "parts"),
     [
