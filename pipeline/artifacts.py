@@ -405,13 +405,15 @@ def run(
             "inputs": inputs,
             "code": _code(step),
         }
-        _prepare(step.workplace, origin)
+        resumed = _prepare(step.workplace, origin)
         began = time.perf_counter()
         try:
             facts = dict(work(step.workplace))
         except UserError:
-            # With something else given, nothing of this will be of use; it may be gigabytes.
-            shutil.rmtree(step.workplace)
+            # With something else given, nothing of this will be of use; it may be gigabytes. What
+            # an earlier run left is spared: it got further, perhaps on another machine.
+            if not resumed:
+                _clear(step.workplace)
             raise
         # A fold that was trained elsewhere knows better: it may have waited for a place.
         facts.setdefault("seconds", round(time.perf_counter() - began, 2))
@@ -477,13 +479,19 @@ def _check_inputs(step: Step, made_by: Iterable[Step], cache: dict[str, list[Any
             raise UserError(f"{path} is missing")
 
 
-def _prepare(workplace: Path, origin: Mapping[str, Any]) -> None:
-    """Keep what an interrupted run left if it was doing the very same work, else clear it."""
+def _prepare(workplace: Path, origin: Mapping[str, Any]) -> bool:
+    """Keep what an interrupted run left if it was doing the very same work, else clear it.
+
+    Returns whether something was kept.
+    """
     marker = workplace / MARKER
-    if workplace.exists() and read_json(marker) != json.loads(json.dumps(origin)):
+    if workplace.exists():
+        if read_json(marker) == json.loads(json.dumps(origin)):
+            return True
         _clear(workplace)
-    workplace.mkdir(parents=True, exist_ok=True)
+    workplace.mkdir(parents=True)
     write_json(marker, origin)
+    return False
 
 
 def _clear(workplace: Path) -> None:

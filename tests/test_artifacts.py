@@ -452,6 +452,23 @@ def test_the_same_work_goes_on_where_it_was_stopped(root: Path) -> None:
     assert not step.workplace.exists()
 
 
+def test_a_mistake_clears_what_it_left_and_spares_what_was_there(root: Path) -> None:
+    step = two_steps(root)[0]
+
+    def mistaken(folder: Path) -> dict[str, object]:
+        (folder / "large").touch()
+        raise UserError("there is no such thing")
+
+    with pytest.raises(UserError):
+        run(step, mistaken, [])
+    assert not step.workplace.exists()
+    with pytest.raises(KeyboardInterrupt):
+        run(step, stopped_after_half, [])
+    with pytest.raises(UserError):
+        run(step, mistaken, [])
+    assert (step.workplace / "half").read_text() == "done so far"
+
+
 @pytest.mark.parametrize("what", ["input", "parameter", "code"])
 def test_other_work_begins_from_nothing(root: Path, what: str) -> None:
     step = two_steps(root)[0]
