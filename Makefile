@@ -1,8 +1,6 @@
-# The pipeline as a graph. `make` with no target explains itself.
+# The order of the stages. `make` with no target lists the targets.
 #
-# Which artifacts are stale is decided by content, not by dates: one quick call of pipeline/plan.py
-# names each stage's files, and those of them whose inputs, parameters or code have changed. Make
-# does the rest: the order, what runs side by side under -j, and stopping at the first error.
+# Each stage is `digits STAGE`, which does its work if it is due; pipeline/artifacts.py decides that.
 
 ifeq ($(filter grouped-target,$(.FEATURES)),)
 $(error GNU Make 4.3 or newer is needed, this is $(MAKE_VERSION). macOS: `brew install make`, then type gmake)
@@ -18,158 +16,77 @@ PYTHON  ?= python3
 EXTRAS  ?=
 ENGINE  ?= local
 
-# Make takes a space, a colon or a percent sign in the name of a file for something else.
+# Make misreads spaces, colons and percent signs in file names.
 ifneq ($(words $(VENV))$(findstring :,$(VENV))$(findstring %,$(VENV)),1)
-$(error VENV has to be one path without spaces, : and %, and is "$(VENV)"; a relative one will do: make VENV=.venv)
+$(error VENV must be one path without spaces, : and %, not "$(VENV)"; a relative path works too: make VENV=.venv)
 endif
 
 ifneq ($(filter-out local ray,$(ENGINE))$(words $(ENGINE)),1)
-$(error ENGINE has to be local or ray, and is "$(ENGINE)")
+$(error ENGINE must be local or ray, not "$(ENGINE)")
 endif
-
-MAKEFLAGS += --no-builtin-rules
-.DEFAULT_GOAL := help
 
 ifneq ($(filter demo,$(MAKECMDGOALS)),)
 override DATASET := sample
 override CONFIG  := demo
 endif
 
-# --- the environment ------------------------------------------------------------------------------
-
-# Its stamp carries a checksum of what is to be installed: a change of it installs again, a mere
-# change of dates does not.
-VENV_PYTHON := $(VENV)/bin/python
-INSTALLED := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | cksum | tr ' ' '-')$(EXTRAS)
-ifeq ($(wildcard $(VENV_PYTHON))$(filter help clean distclean lock,$(or $(MAKECMDGOALS),help)),)
-ifneq ($(shell $(PYTHON) -c 'import sys; print((3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null),True)
-$(error Python 3.11, 3.12 or 3.13 is needed, and $(PYTHON) is none; name one with PYTHON=, for example: make PYTHON=python3.13 demo)
+ifneq ($(filter clean distclean,$(MAKECMDGOALS)),)
+ifneq ($(filter-out clean distclean,$(MAKECMDGOALS)),)
+$(error clean first, then make the rest with a second command)
 endif
 endif
 
-RUN := $(VENV_PYTHON) -m pipeline
+MAKEFLAGS += --no-builtin-rules
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*## .*/\1/p' Makefile)
+
+DIGITS = $(VENV)/bin/python -m pipeline
 quoted = '$(subst ','\'',$(1))'
 CHOICE = --dataset $(call quoted,$(DATASET)) --config $(call quoted,$(CONFIG))
+STAGE  = @$(DIGITS) $@ $(CHOICE)
 
-$(INSTALLED):
-	@echo "installing into $(VENV) (once; about 2 GB, some minutes)"
-	@$(PYTHON) -m venv '$(VENV)'
-	@$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	@$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
-	@$(if $(EXTRAS),$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[$(EXTRAS)]')
-	@rm -f '$(VENV)'/.installed-*; touch '$@'
+# `make -j2` trains two folds at a time, `make -j` all of them.
+jobs     = $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS)))
+TRAINING = --engine $(ENGINE) --jobs $(or $(jobs),$(if $(filter -j,$(MAKEFLAGS)),100,1))
 
 # --- the stages -----------------------------------------------------------------------------------
 
-STAGES := download preprocess split train ensemble write report submission submit demo
-ifneq ($(filter $(STAGES),$(MAKECMDGOALS)),)
-ifneq ($(filter clean distclean,$(MAKECMDGOALS)),)
-$(error clean first, then make the rest with a second command)
-endif
+download: $(VENV) ; $(STAGE) ## 1. fetch the three CSVs
+preprocess: download ; $(STAGE) ## 2. turn the CSVs into arrays
+split: preprocess ; $(STAGE) ## 3. assign each row to a fold
+train: split ; $(STAGE) $(TRAINING) ## 4. train a network for each fold; -j2 trains two at a time
+ensemble: train ; $(STAGE) ## 5. average the folds' predictions
+write: ensemble ; $(STAGE) ## 6. write the CSV for the competition
+report: write ; $(STAGE) ## 7. write the report: what was learnt, and every error
 
-PLAN := $(shell $(or $(wildcard $(VENV_PYTHON)),$(PYTHON)) -m pipeline.plan $(call quoted,$(DATASET)) $(call quoted,$(CONFIG)))
-ifeq ($(PLAN),)
-$(error nothing was run)
-endif
-files_of = $(patsubst $(1)=%,%,$(filter $(1)=%,$(PLAN)))
+demo: submission ## everything, on 5,000 real digits; no account, no download
+submission: report ; @$(DIGITS) result $(CHOICE) ## the CSV and the report, and everything they need
+submit: write ; $(STAGE) $(SUBMITTING) ## the CSV, sent to Kaggle: MESSAGE="what is new"
 
-DOWNLOAD   := $(call files_of,download)
-PREPROCESS := $(call files_of,preprocess)
-SPLIT      := $(call files_of,split)
-TRAIN      := $(call files_of,train)
-ENSEMBLE   := $(call files_of,ensemble)
-WRITE      := $(call files_of,write)
-REPORT     := $(call files_of,report)
-
-# What the plan calls stale is made, whatever its date; what it does not, is not.
-.PHONY: $(call files_of,stale)
-# When its turn comes, what it rests on may have come out the same. Deleted files are no such case.
-recheck = $(if $(filter $@,$(call files_of,again)),,--if-stale)
-# Another make, with the same plan, may have made them again since.
-export DIGITS_ASKED := $(call files_of,asked)
-
-$(DOWNLOAD): | $(INSTALLED)
-	@$(RUN) download $(CHOICE) $(recheck)
-
-$(PREPROCESS): | $(DOWNLOAD)
-	@$(RUN) preprocess $(CHOICE) $(recheck)
-
-$(SPLIT): | $(PREPROCESS)
-	@$(RUN) split $(CHOICE) $(recheck)
-
-# With -j each fold has a process of its own, which takes its share of the machine. Without, and on a
-# cluster, the first one's trains all that are due: the import of TensorFlow takes seconds. (After a
-# deletion that is every fold, which are named then: those that are named are trained in any case.)
-comma     := ,
-parallel  = $(filter -j%,$(MAKEFLAGS))
-engine    = --engine $(call quoted,$(ENGINE)) $(if $(parallel),--jobs $(or $(parallel:-j%=%),$(words $(TRAIN))))
-folder_of = $(patsubst %/,%,$(dir $(1)))
-fold_of   = $(patsubst fold-%,%,$(notdir $(call folder_of,$(1))))
-member_of = $(notdir $(call folder_of,$(call folder_of,$(1))))
-one_fold  = $(RUN) train $(CHOICE) $(engine) $(recheck) --member $(call member_of,$@) --fold $(call fold_of,$@)
-each_fold = $(subst $() ,$(comma),$(sort $(foreach fold,$(TRAIN),$(call fold_of,$(fold)))))
-all_folds = $(if $(TRAINED),,$(eval TRAINED := yes)$(RUN) train $(CHOICE) $(engine) $(if $(filter $(TRAIN),$(call files_of,again)),--folds $(each_fold)))
-$(TRAIN): | $(SPLIT)
-	@$(if $(and $(parallel),$(filter local,$(ENGINE))),$(one_fold),$(all_folds))
-
-$(ENSEMBLE): | $(TRAIN)
-	@$(RUN) ensemble $(CHOICE) $(recheck)
-
-$(WRITE): | $(ENSEMBLE)
-	@$(RUN) write $(CHOICE) $(recheck)
-
-$(REPORT): | $(WRITE)
-	@$(RUN) report $(CHOICE) $(recheck)
-
-endif
-
-.PHONY: download preprocess split train ensemble write report submission submit demo
-
-demo: submission ## everything on 5,000 real digits that need no account and no download
-submission: $(WRITE) $(REPORT) ## the CSV for the competition, and all that it needs
-	@$(if $(call files_of,stale),,echo "nothing to do";) $(VENV_PYTHON) -m pipeline.result $(call quoted,$(DATASET)) $(call quoted,$(CONFIG))
-submit: $(WRITE) ## the same, sent to Kaggle; give it MESSAGE="what is new"
-	@$(RUN) submit $(CHOICE) --message $(call quoted,$(MESSAGE)) --wait $(call quoted,$(WAIT)) $(if $(FORCE),--force)
-
-download: $(DOWNLOAD) ## 1. the three CSVs
-preprocess: $(PREPROCESS) ## 2. the CSVs as arrays
-split: $(SPLIT) ## 3. the folds
-train: $(TRAIN) ## 4. one network a fold
-ensemble: $(ENSEMBLE) ## 5. their probabilities put together
-write: $(WRITE) ## 6. the CSV
-report: $(REPORT) ## a page to look at: what was learnt, and every error
+SUBMITTING = --message $(call quoted,$(MESSAGE)) --wait $(call quoted,$(WAIT)) $(if $(FORCE),--force)
 
 # --- around them ----------------------------------------------------------------------------------
 
-.PHONY: help status test soak lint bench cost reproduce lock clean distclean
+status: $(VENV) ; $(STAGE) ## show what is fresh, what is stale and why
 
-status: $(INSTALLED) ## what is fresh, what is stale and why
-	@$(RUN) status $(CHOICE)
+test: $(VENV) ; @$(VENV)/bin/python -m pytest ## run all tests
+test-fast: $(VENV) ; @$(VENV)/bin/python -m pytest -m "not slow" --ignore tests/system ## run the tests that take no time, in about a minute
+soak: $(VENV) ; @$(VENV)/bin/python tests/system/soak.py ## edit, run, kill, run and compare, 200 times; about an hour
+lint: $(VENV) ## check style and types
+	@$(VENV)/bin/python -m ruff check . && $(VENV)/bin/python -m ruff format --check . && $(VENV)/bin/python -m mypy
 
-test: $(INSTALLED) ## the whole test suite
-	@$(VENV_PYTHON) -m pytest
-
-soak: $(INSTALLED) ## 200 times: edit, run, kill, run, compare; about an hour
-	@$(VENV_PYTHON) tests/soak.py
-
-lint: $(INSTALLED) ## style and types
-	@$(VENV_PYTHON) -m ruff check . && $(VENV_PYTHON) -m ruff format --check . && $(VENV_PYTHON) -m mypy
-
-bench: $(INSTALLED) ## the presets beside the notebook that everybody forks; about half an hour
-	@$(RUN).bench $(call quoted,$(DATASET))
-
-cost: $(INSTALLED) ## time and memory of each stage as the data grow; some minutes
-	@$(RUN).bench.cost $(call quoted,$(DATASET))
+bench: $(VENV) ; @$(DIGITS) bench --dataset $(call quoted,$(DATASET)) ## measure the presets against the notebook; half an hour
+cost: $(VENV) ; @$(DIGITS) cost --dataset $(call quoted,$(DATASET)) ## measure how time and memory grow with the data
 
 given = $(if $(filter file,$(origin $(1))),'',$(call quoted,$($(1))))
-reproduce: $(INSTALLED) ## the networks of well-known tutorials, as published and as reached here
-	@$(RUN).reproduce $(call given,CONFIG) $(call given,DATASET)
+reproduce: $(VENV) ; @$(DIGITS) reproduce --config $(call given,CONFIG) --dataset $(call given,DATASET) ## train the networks of well-known tutorials
 
 lock: ## choose the newest versions that pyproject.toml allows (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --generate-hashes --python-version 3.11 \
 	  --upgrade --quiet -o requirements.lock
 
-clean: ## remove what can be made again; raw data and submissions stay
+clean: ## remove what can be rebuilt; raw data and submissions stay
 	@[ ! -d data ] || find data -mindepth 2 -maxdepth 2 ! -name raw -exec rm -rf {} +
 	@rm -rf data/.fingerprints.json
 
@@ -177,19 +94,41 @@ one_word = $(subst $() ,|,$(1))
 distclean: ## remove all data and the environment; submissions stay
 	@[ ! -d data ] || find data -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
 	@rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
-	@rm -rf $(if $(filter $(call one_word,$(CURDIR))/%,$(call one_word,$(abspath $(VENV)))),$(call quoted,$(VENV))) # not one that is shared
+	@rm -rf $(if $(filter $(call one_word,$(CURDIR))/%,$(call one_word,$(abspath $(VENV)))),$(call quoted,$(VENV))) # not a shared one
 
-help: ## this
+help: ## list targets and variables
 	@echo 'targets'
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
 	@echo 'start with: make demo; then make submission CONFIG=fast'
 	@echo 'variables'
 	@echo '  DATASET=$(DATASET)  kaggle, sample, mnist, fashion, or a folder or zip with the three CSVs'
-	@echo '  CONFIG=$(CONFIG)  sprint, fast, default, best, demo, a tutorial'"'"'s, or a TOML file'
-	@echo '  MESSAGE=  what to say of a submission'
+	@echo '  CONFIG=$(CONFIG)  a preset: sprint, fast, default, best, demo, a tutorial'"'"'s, or a TOML file'
+	@echo '  MESSAGE=  the description of a submission'
 	@echo '  WAIT=$(WAIT)  seconds to wait for the score'
-	@echo '  FORCE=  1 sends the very same file a second time'
+	@echo '  FORCE=  1 submits this exact file a second time'
 	@echo '  VENV=$(VENV)  the environment; several clones may share one'
-	@echo '  PYTHON=$(PYTHON)  the Python that makes it: 3.11, 3.12 or 3.13'
-	@echo '  ENGINE=$(ENGINE)  who trains: local, or ray for a cluster, that at RAY_ADDRESS= or one of its own'
+	@echo '  PYTHON=$(PYTHON)  the Python to create it with: 3.11, 3.12 or 3.13'
+	@echo '  ENGINE=$(ENGINE)  where to train: local, or ray for a cluster, at RAY_ADDRESS= or one of its own'
 	@echo '  EXTRAS=$(EXTRAS)  gpu for NVIDIA'"'"'s libraries'
+
+# --- the environment ------------------------------------------------------------------------------
+
+# The stamp's name contains a checksum of what is to be installed: when that changes, it is installed
+# again; when only dates change, it is not.
+INSTALLED := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | cksum | tr ' ' '-')$(EXTRAS)
+PIP       := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: $(VENV)
+$(VENV): $(INSTALLED)
+
+$(INSTALLED):
+ifeq ($(wildcard $(VENV)/bin/python),)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || \
+	  { echo 'Python 3.11, 3.12 or 3.13 is needed, and $(PYTHON) is not; name one with PYTHON=, for example: make PYTHON=python3.13 demo' >&2; exit 2; }
+endif
+	@echo "installing into $(VENV) (once; about 2.6 GB, some minutes)"
+	@$(PYTHON) -m venv '$(VENV)'
+	@$(PIP) --require-hashes -r requirements.lock
+	@$(PIP) --no-build-isolation --no-deps --config-settings editable_mode=compat -e .
+	@$(if $(EXTRAS),$(PIP) --no-build-isolation --config-settings editable_mode=compat -e '.[$(EXTRAS)]')
+	@rm -f '$(VENV)'/.installed-*; touch '$@'

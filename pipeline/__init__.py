@@ -1,18 +1,19 @@
 """Digit Recognizer, from the competition's CSVs to a score on its leaderboard.
 
-The stages, in the order in which data flows through them; each is a module of this package:
+The stages, in the order in which data flows:
 
-download -> preprocess -> split -> train (once a fold) -> ensemble -> write -> submit
+download -> preprocess -> split -> train (once per fold) -> ensemble -> write -> report -> submit
 
-`stages.py` names what each one reads and writes, `artifacts.py` keeps the files whole and knows
-which are stale, `config.py` holds every parameter, and `cli.py` makes each stage a command.
+Each is a module or folder of this package. `stages.py` declares what each reads and writes,
+`artifacts.py` keeps files complete and knows which are stale, `config.py` holds every parameter,
+and `cli.py` is the command line.
 """
 
 import os
 import sys
 
-# Python takes a short write of a module's bytecode for a whole one. On a disk that is all but full
-# it would leave a part of it, and this package could not be imported again, with space or without.
+# Python mistakes a partially written bytecode file for a complete one. On a disk that is almost
+# full, this package could then not be imported again, even with space.
 _disk = os.statvfs(__path__[0])
 if _disk.f_bavail * _disk.f_frsize < 16 << 20:
     sys.dont_write_bytecode = True

@@ -1,6 +1,6 @@
-"""`python -m pipeline` is `digits`, run from the folder that you stand in."""
+"""`python -m pipeline` is the same as `digits`."""
 
 from pipeline.cli import main
 
-if __name__ == "__main__":  # which it is not in the processes that `train --jobs` starts
+if __name__ == "__main__":  # not in the processes that `train --jobs` starts
     main()

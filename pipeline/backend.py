@@ -1,7 +1,7 @@
 """Keras on TensorFlow, imported without TensorFlow's start-up chatter.
 
-The import takes seconds, so nothing imports this module before it has to train. What TensorFlow's
-C++ part writes to stderr while it is loaded obeys no setting; it is kept aside, and shown only if
+The import takes seconds, so nothing imports this module before it is needed. No setting silences
+what TensorFlow's C++ part writes to stderr while it is loaded; it is captured, and only shown if
 the import fails.
 """
 
@@ -29,10 +29,10 @@ with tempfile.TemporaryFile() as _aside:
         os.dup2(_stderr, 2)
         os.close(_stderr)
 
-# `fit` is only ever given data sets that bring their own order here.
+# `fit` is only given datasets that have their own order.
 warnings.filterwarnings("ignore", message="`shuffle=True` was passed")
 
-# Every fold is a model of its own, which TensorFlow takes for one that is traced again and again.
+# Every fold is a model of its own; TensorFlow mistakes that for one that is traced repeatedly.
 tf.get_logger().setLevel("ERROR")
 
 __all__ = ["keras", "tf"]

@@ -1,4 +1,4 @@
-"""Stage 5: put the folds' probabilities together, and estimate the accuracy."""
+"""Stage 5: average the folds' predictions, and estimate the accuracy."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,59 +12,61 @@ from pipeline.artifacts import write_json
 
 
 def ensemble(
-    folder: Path,
-    members: Mapping[str, Sequence[Path]],
-    labels_path: Path,
-    fold_ids_path: Path,
+    fold_oof: Mapping[str, Sequence[Path]],
+    fold_test: Mapping[str, Sequence[Path]],
+    train_labels: Path,
+    fold_ids: Path,
+    oof: Path,
+    test: Path,
+    metrics: Path,
 ) -> dict[str, Any]:
-    """Average the test probabilities of all networks; gather and average the out-of-fold ones.
+    """Average the test probabilities of all networks, and the out-of-fold ones row by row.
 
-    Leaves test.npy, float32 (m, 10), the mean over members and folds; oof.npy, float32 (n, 10),
-    each row predicted by the networks that have not seen it, one a member, NaN where no fold holds
-    the row out; and metrics.json, which is also what is returned.
-
-    Members count alike: weights fitted out of fold gained nothing (EXPERIMENTS.md).
+    All members count alike: weights fitted out of fold gained nothing (train/EXPERIMENTS.md).
 
     Args:
-        folder: an existing folder.
-        members: for each preset that takes part the folders that train left, in the order of the
-            folds.
-        labels_path: train_labels.npy, uint8 (n,).
-        fold_ids_path: fold_ids.npy, int8 (n,).
+        fold_oof: for each preset, a file per fold with the probabilities of its held-out rows,
+            float32 (held-out rows, 10).
+        fold_test: for each preset, a file per fold with the test probabilities, float32 (m, 10).
+        train_labels: uint8 (n,).
+        fold_ids: int8 (n,).
+        oof: to be written, float32 (n, 10): each row predicted by networks that have not seen it,
+            one for each member; NaN where no fold holds out the row.
+        test: to be written, float32 (m, 10): the mean over members and folds.
+        metrics: to be written, JSON: what this function returns.
 
     Returns:
-        Facts for the manifest: the out-of-fold accuracy, its standard error sqrt(p (1 - p) / n),
-        the number of rows n that it rests on, each fold's accuracy, and each member's own.
+        Metadata: the out-of-fold accuracy, its standard error, the number of rows it is based on,
+        and the accuracy of each fold and of each member.
     """
-    labels, fold_ids = np.load(labels_path), np.load(fold_ids_path)
-    held_out = fold_ids >= 0
-    own = {name: _gather(folders, fold_ids) for name, folders in members.items()}
-    oof = _mean(list(own.values()))
-    tests = [np.load(fold / "test.npy") for folders in members.values() for fold in folders]
-    np.save(folder / "oof.npy", oof)
-    np.save(folder / "test.npy", _mean(tests))
+    labels, folds = np.load(train_labels), np.load(fold_ids)
+    held_out = folds >= 0
+    members = {name: _gather(paths, folds) for name, paths in fold_oof.items()}
+    mean = _mean(list(members.values()))
+    np.save(oof, mean)
+    np.save(test, _mean([np.load(path) for paths in fold_test.values() for path in paths]))
 
-    right = oof.argmax(axis=1) == labels
+    right = mean.argmax(axis=1) == labels
     rows, accuracy = int(held_out.sum()), float(right[held_out].mean())
-    metrics = {
+    found = {
         "oof_accuracy": accuracy,
         "oof_standard_error": standard_error(accuracy, rows),
         "oof_rows": rows,
-        "fold_accuracies": [float(right[fold_ids == i].mean()) for i in range(fold_ids.max() + 1)],
+        "fold_accuracies": [float(right[folds == i].mean()) for i in range(folds.max() + 1)],
         "member_accuracies": {
-            name: float((its.argmax(axis=1) == labels)[held_out].mean())
-            for name, its in own.items()
+            name: float((member.argmax(axis=1) == labels)[held_out].mean())
+            for name, member in members.items()
         },
     }
-    write_json(folder / "metrics.json", metrics)
-    return metrics
+    write_json(metrics, found)
+    return found
 
 
-def _gather(folders: Sequence[Path], fold_ids: NDArray[np.int8]) -> NDArray[np.float32]:
+def _gather(paths: Sequence[Path], folds: NDArray[np.int8]) -> NDArray[np.float32]:
     """One member's out-of-fold probabilities in the order of the rows, float32 (n, 10)."""
-    oof = np.full((len(fold_ids), 10), np.nan, dtype=np.float32)
-    for fold, folder in enumerate(folders):
-        oof[fold_ids == fold] = np.load(folder / "oof.npy")
+    oof = np.full((len(folds), 10), np.nan, dtype=np.float32)
+    for fold, path in enumerate(paths):
+        oof[folds == fold] = np.load(path)
     return oof
 
 
@@ -74,5 +76,5 @@ def _mean(probabilities: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
 
 
 def standard_error(accuracy: float, rows: int) -> float:
-    """Of a share of so many rows, each of which is right or wrong by itself."""
+    """Binomial standard error of an accuracy, sqrt(p (1 - p) / n)."""
     return math.sqrt(accuracy * (1 - accuracy) / rows)

@@ -1,52 +1,72 @@
-"""The two ways in which a run may end badly. Both end in one line that says what to do."""
+"""How a command ends. Every error becomes one line that says what to do, and an exit code.
+
+| code | meaning |
+|---|---|
+| 0 | success, or nothing to do |
+| 1 | external failure: the network, the service, the disk, memory |
+| 2 | user error: an option, a preset, a file |
+| 130 | stopped with Ctrl-C |
+"""
 
 import errno
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+
+RESUMES = "then run the same command again; it continues from here"
 
 
 class UserError(Exception):
-    """Something that the user can put right: an argument, a parameter, a file. Exit code 2."""
+    """Something the user can fix: an option, a parameter, a file."""
 
 
-class OutsideError(Exception):
-    """Something outside failed: the network, the service, the disk. Exit code 1."""
+class ExternalError(Exception):
+    """Something outside failed: the network, the service, the disk."""
 
 
-GOES_ON = "then the same command goes on from here"
 REMEDIES = {
-    errno.ENOSPC: f"free some space, {GOES_ON}",
-    errno.EDQUOT: f"free some space, {GOES_ON}",
-    errno.EFBIG: f"lift the limit with `ulimit -f unlimited`, {GOES_ON}",
-    errno.EACCES: f"get the right to it, or work in a folder of your own; {GOES_ON}",
-    errno.EPERM: f"get the right to it, or work in a folder of your own; {GOES_ON}",
-    errno.EROFS: f"make it writable, or work in another folder; {GOES_ON}",
-    errno.ENOMEM: f"close other programs, {GOES_ON}",
+    errno.ENOSPC: f"free some space, {RESUMES}",
+    errno.EDQUOT: f"free some space, {RESUMES}",
+    errno.EFBIG: f"lift the limit with `ulimit -f unlimited`, {RESUMES}",
+    errno.EACCES: f"get permission, or work in a folder of your own, {RESUMES}",
+    errno.EPERM: f"get permission, or work in a folder of your own, {RESUMES}",
+    errno.EROFS: f"make it writable, or work in another folder, {RESUMES}",
+    errno.ENOMEM: f"close other programs, {RESUMES}",
 }
 
 
+def ending(error: BaseException) -> tuple[str, int]:
+    """The line and the exit code with which an error ends a command."""
+    if isinstance(error, UserError):
+        return str(error), 2
+    if isinstance(error, ExternalError):
+        return str(error), 1
+    if isinstance(error, OSError):
+        return explained(error), 1
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped; run the same command again to continue from here", 130
+    if hasattr(error, "format_message"):  # what Typer says of a wrong option
+        context = getattr(error, "ctx", None)
+        command = f" {context.info_name}" if context and context.parent else ""
+        return f"{error.format_message().rstrip('.')}; see `digits{command} --help`", 2
+    if _ran_out(error):
+        return f"out of memory; close other programs or raise the limit, {RESUMES}", 1
+    return f"{type(error).__name__}: {error} (a bug in the pipeline; --debug shows where)", 1
+
+
 def explained(error: OSError, place: str = "a file") -> str:
-    """The file or folder, or else the place, what the system says of it, and what to do."""
-    number, said = error.errno, error.strerror or str(error)
-    if number is None and "written" in said:  # NumPy's "100 requested and 20 written"
-        number, said = errno.ENOSPC, f"not all could be written ({said})"
+    """What the system says about a file or folder, and the remedy.
+
+    Args:
+        error: the system's error.
+        place: where it happened, for errors that name no file.
+    """
+    number, message = error.errno, error.strerror or str(error)
+    if number is None and "written" in message:  # NumPy's "100 requested and 20 written"
+        number, message = errno.ENOSPC, f"it could not be written completely ({message})"
     remedy = REMEDIES.get(number or 0)
-    return f"{error.filename or place}: {said}{f'; {remedy}' if remedy else ''}"
+    return f"{error.filename or place}: {message}{f'; {remedy}' if remedy else ''}"
 
 
-@contextmanager
-def one_line() -> Iterator[None]:
-    """End the process in one line and an exit code, for modules that are run beside `digits`."""
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-    try:
-        yield
-    except UserError as error:
-        print(f"digits: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        print(f"digits: {explained(error)}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("digits: stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+def _ran_out(error: BaseException) -> bool:
+    """Whether an error means that memory ran out."""
+    if isinstance(error, ImportError):  # TensorFlow's libraries did not fit
+        return "failed to map segment" in str(error) or "Cannot allocate memory" in str(error)
+    return isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"

@@ -1,40 +1,40 @@
-"""Whether there is memory to train in. A process that runs out of it is killed without a word."""
+"""Check for memory before training: a process that runs out of it is killed without a message."""
 
 import resource
 from pathlib import Path
 
-from pipeline.errors import GOES_ON, OutsideError
+from pipeline.errors import RESUMES, ExternalError
 
-# What the smallest training was seen to need, rounded down: memory, and with it addresses.
+# What the smallest run was seen to need, rounded down: memory, and address space with it.
 MEMORY = 600 << 20
 ADDRESSES = 3 << 30
 
 
 def check() -> None:
-    """Refuse to begin what could not even load its libraries.
+    """Refuse to start what could not even load its libraries.
 
     Raises:
-        OutsideError: there is too little memory; the message says what to do.
+        ExternalError: there is too little memory; the message says what to do.
     """
     addresses, _ = resource.getrlimit(resource.RLIMIT_AS)
     if addresses != resource.RLIM_INFINITY and addresses < ADDRESSES:
-        raise OutsideError(
-            f"training needs {_gib(ADDRESSES)} of addresses, and {_gib(addresses)} are allowed; "
-            f"lift the limit with `ulimit -v unlimited`, {GOES_ON}"
+        raise ExternalError(
+            f"training needs {_gib(ADDRESSES)} of address space, and the limit is "
+            f"{_gib(addresses)}; lift it with `ulimit -v unlimited`, {RESUMES}"
         )
     left = available()
     if left is not None and left < MEMORY:
-        raise OutsideError(
-            f"training needs at least {_gib(MEMORY)} of memory, and {_gib(left)} are left; close "
-            f"other programs, or give the container more, {GOES_ON}"
+        raise ExternalError(
+            f"training needs at least {_gib(MEMORY)} of memory, and {_gib(left)} is left; close "
+            f"other programs, or give the container more, {RESUMES}"
         )
 
 
 def available(root: Path = Path("/")) -> int | None:
-    """Bytes that a process may still use, as Linux says it; None where it does not.
+    """Bytes that a process may still use; None where the system does not say.
 
     Args:
-        root: where proc/ and sys/ lie.
+        root: the folder that contains proc/ and sys/.
     """
     found = []
     try:
@@ -43,20 +43,13 @@ def available(root: Path = Path("/")) -> int | None:
         found.append((sizes["MemAvailable"] + sizes.get("SwapFree", 0)) << 10)
     except (OSError, ValueError, KeyError, IndexError):
         pass
-    # A container's own limit, in the two ways in which Linux keeps it.
+    # A container's own limit, in cgroup versions 2 and 1.
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
         try:
             found.append(int((root / "sys/fs/cgroup" / name).read_text(encoding="ascii")))
         except (OSError, ValueError):  # "max"
             continue
     return min(found, default=None)
-
-
-def ran_out(error: BaseException) -> bool:
-    """Whether an error says, in its own words, that there was too little memory."""
-    if isinstance(error, ImportError):  # a library of TensorFlow's for which there was no room
-        return "failed to map segment" in str(error) or "Cannot allocate memory" in str(error)
-    return isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
 
 
 def _gib(size: int) -> str:

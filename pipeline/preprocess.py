@@ -1,4 +1,4 @@
-"""Stage 2: from the competition's CSVs to arrays that load in milliseconds."""
+"""Stage 2: turn the competition's CSVs into arrays, which load in milliseconds."""
 
 from pathlib import Path
 from typing import Any
@@ -8,30 +8,43 @@ import numpy as np
 from pipeline import csvs
 
 
-def preprocess(folder: Path, train: Path, test: Path, sample_submission: Path) -> dict[str, Any]:
-    """Check the CSVs and write them as arrays into `folder`.
+def preprocess(
+    train: Path,
+    test: Path,
+    sample_submission: Path,
+    train_images: Path,
+    train_labels: Path,
+    test_images: Path,
+) -> dict[str, Any]:
+    """Check the CSVs and write them as arrays.
 
-    Leaves train_images.npy (n, 28, 28, 1), train_labels.npy (n,) and test_images.npy
-    (m, 28, 28, 1), all uint8, pixels as they are in the CSV: 0 is background, 255 full ink.
+    Args:
+        train: train.csv.
+        test: test.csv.
+        sample_submission: sample_submission.csv.
+        train_images: to be written, uint8 (n, 28, 28, 1), pixels as in the CSV: 0 is background,
+            255 full ink.
+        train_labels: to be written, uint8 (n,).
+        test_images: to be written, uint8 (m, 28, 28, 1).
 
     Returns:
-        Facts for the manifest: the numbers of rows, and of training rows of each class.
+        Metadata: the numbers of rows, and of training rows in each class.
 
     Raises:
         UserError: something is wrong with a CSV; the message says what and where.
     """
-    train_images, train_labels = csvs.read_images(train, labelled=True)
-    test_images, _ = csvs.read_images(test, labelled=False)
+    images, labels = csvs.read_images(train, labelled=True)
+    images_to_predict, _ = csvs.read_images(test, labelled=False)
     ids, _ = csvs.read_labels(sample_submission)
-    assert train_labels is not None
+    assert labels is not None
 
-    csvs.check_fit((train, test, sample_submission), train_labels, len(test_images), ids)
+    csvs.check_fit((train, test, sample_submission), labels, len(images_to_predict), ids)
 
-    np.save(folder / "train_images.npy", train_images)
-    np.save(folder / "train_labels.npy", train_labels)
-    np.save(folder / "test_images.npy", test_images)
+    np.save(train_images, images)
+    np.save(train_labels, labels)
+    np.save(test_images, images_to_predict)
     return {
-        "train_rows": len(train_images),
-        "test_rows": len(test_images),
-        "train_rows_per_class": np.bincount(train_labels).tolist(),
+        "train_rows": len(images),
+        "test_rows": len(images_to_predict),
+        "train_rows_per_class": np.bincount(labels).tolist(),
     }

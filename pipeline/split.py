@@ -5,50 +5,47 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.config import Split
 from pipeline.errors import UserError
 
 
-def split(folder: Path, labels_path: Path, folds: int, holdout: float, seed: int) -> dict[str, Any]:
-    """Draw stratified folds and write them to fold_ids.npy in `folder`.
-
-    fold_ids is int8 (n,): the fold that holds the row out, or -1 for a row that none does (which
-    there is only when folds = 1, the single hold-out).
+def split(train_labels: Path, fold_ids: Path, params: Split) -> dict[str, Any]:
+    """Draw stratified folds.
 
     Args:
-        folder: an existing folder.
-        labels_path: train_labels.npy, uint8 (n,).
-        folds: how many; with 1, a share of `holdout` of the rows is held out.
-        holdout: that share.
-        seed: seed of the draw.
+        train_labels: uint8 (n,).
+        fold_ids: to be written, int8 (n,): the fold that holds out the row, or -1 if none does
+            (only with folds = 1, the single hold-out).
+        params: the number of folds, the share to hold out if it is 1, and the seed.
 
     Returns:
-        Facts for the manifest: the number of rows held out in each fold.
+        Metadata: the number of rows held out in each fold.
 
     Raises:
         UserError: a class has fewer rows than there are folds.
     """
     from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 
-    labels = np.load(labels_path)
+    labels, folds = np.load(train_labels), params.folds
     rows = np.bincount(labels)
     rarest = int(rows.argmin())
     if rows[rarest] < max(folds, 2):
-        remedy = "lower split.folds, or add rows of it" if folds > 2 else "add rows of it"
+        remedy = "lower split.folds or add rows of it" if folds > 2 else "add rows of it"
         raise UserError(
-            f"{labels_path}: class {rarest} has {rows[rarest]} rows, too few for "
+            f"{train_labels}: class {rarest} has {rows[rarest]} rows, too few for "
             f"{max(folds, 2)} parts; {remedy}"
         )
     if folds == 1:
-        parts = StratifiedShuffleSplit(n_splits=1, test_size=holdout, random_state=seed)
+        parts = StratifiedShuffleSplit(1, test_size=params.holdout, random_state=params.seed)
     else:
-        parts = StratifiedKFold(n_splits=folds, shuffle=True, random_state=seed)
-    fold_ids = np.full(len(labels), -1, dtype=np.int8)
+        parts = StratifiedKFold(n_splits=folds, shuffle=True, random_state=params.seed)
+    ids = np.full(len(labels), -1, dtype=np.int8)
     try:
         for fold, (_, held_out) in enumerate(parts.split(np.zeros(len(labels)), labels)):
-            fold_ids[held_out] = fold
+            ids[held_out] = fold
     except ValueError as error:
         raise UserError(
-            f"{labels_path}: cannot be split as split.holdout says ({error}); raise it"
+            f"{train_labels}: split.holdout is too small ({error}); raise it"
         ) from error
-    np.save(folder / "fold_ids.npy", fold_ids)
-    return {"held_out": np.bincount(fold_ids[fold_ids >= 0], minlength=folds).tolist()}
+    np.save(fold_ids, ids)
+    return {"held_out": np.bincount(ids[ids >= 0], minlength=folds).tolist()}

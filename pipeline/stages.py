@@ -1,214 +1,296 @@
-"""What each stage reads and what it leaves: the graph that `make` walks.
+"""The stages: for each, what it reads and writes, its parameters and its function.
 
-data/<dataset>/raw/                  the three CSVs of the competition          (download)
-data/<dataset>/tensors/              the same as arrays                         (preprocess)
-data/<dataset>/folds/<split>/        which row is held out in which fold        (split)
-data/<dataset>/<preset>/fold-<i>/    weights, history, probabilities            (train)
-data/<dataset>/<preset>/ensemble/    the folds' probabilities put together      (ensemble)
-submissions/<dataset>-<preset>.csv   the labels, in the competition's format    (write)
-submissions/<dataset>-<preset>.html  what was learnt, and what was got wrong    (report)
+They are declared in the order in which data flows. `digits STAGE` and the graph come from these
+declarations. To add a stage, write its function in a module of its own, declare it here, and add
+one line to the Makefile.
 
-Standard library only: `make` imports it each time it is run.
+Standard library only: every command imports this module.
 """
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+import os
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline import config
-from pipeline.artifacts import Step
-from pipeline.errors import UserError
-from pipeline.sources import NAMED, SOURCES, local
+from pipeline.artifacts import Files, Task
+from pipeline.config import Preset
+from pipeline.download import Dataset, user_files
+from pipeline.download import dataset as find_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
+LEDGER = ROOT / "submissions" / "ledger.csv"
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """A dataset's name, the source that delivers it, and the path of a folder or zip, if any."""
+class Choice:
+    """What a task is for: a graph, and in a stage that runs per fold, one preset and fold of it."""
+
+    graph: "Graph"
+    preset: Preset
+    fold: int = 0
+
+    @property
+    def dataset(self) -> Dataset:
+        """The dataset of the graph."""
+        return self.graph.dataset
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The declaration of one stage.
+
+    Attributes:
+        name: of the stage and of its command.
+        help: what it does, for `--help`.
+        function: "pipeline.split:split". It takes the paths that it reads and writes, and its
+            parameters, by the names below, and returns metadata for the manifest.
+        folder: where its files go; filled in from a Choice.
+        reads: for each name a file that an earlier stage writes, as "split.fold_ids". If that stage
+            runs per fold, the files of all folds, in lists, by preset. "?" at the end: only where
+            the labels of the test set are public.
+        writes: for each name the file's name in `folder`; "?" as above.
+        params: the stage's own parameters, and nothing else's: a change of them makes it stale.
+        code: what counts as its code beside the function: definitions that a parameter names, and
+            files in other languages (see `code.fingerprints`).
+        files: what it reads that no stage writes.
+        per_fold: whether it runs once for each fold of each member of the preset.
+        manifest: the manifest's file name in `folder`.
+    """
 
     name: str
-    source: str
-    path: Path | None = None
+    help: str
+    function: str
+    folder: str
+    reads: Mapping[str, str]
+    writes: Mapping[str, str]
+    params: Callable[[Choice], Mapping[str, Any]] = lambda choice: {}
+    code: Callable[[Choice], tuple[str, ...]] = lambda choice: ()
+    files: Callable[[Choice], Mapping[str, Files]] = lambda choice: {}
+    per_fold: bool = False
+    manifest: str = "manifest.json"
 
 
-def dataset(word: str) -> Dataset:
-    """What `DATASET=word` stands for.
-
-    Raises:
-        UserError: it is neither a source's name nor a folder or zip that can be used.
-    """
-    if word in NAMED:
-        return Dataset(word, word)
-    path = Path(word).expanduser()
-    if not path.exists():
-        raise UserError(
-            f"there is no dataset {word!r}: give one of {', '.join(NAMED)}, or the path of a "
-            "folder or zip that holds train.csv, test.csv and sample_submission.csv"
-        )
-    name = path.resolve().stem if path.is_file() else path.resolve().name
-    if name in NAMED:
-        raise UserError(f"{word}: rename it; {name} is the name of a dataset that is built in")
-    if not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
-        raise UserError(
-            f"{word}: its name becomes the dataset's; use only letters, digits, - and _ in it"
-        )
-    return Dataset(name, "local", path.resolve())
-
-
-def steps(data: Dataset, preset: config.Config) -> list[Step]:
-    """Every step from the source to the submission, in the order in which data flows."""
-    root, split = ROOT, preset.split
-    home = root / "data" / data.name
-    raw, tensors = home / "raw", home / "tensors"
-    # Presets that divide the rows alike share one draw.
-    drawn: dict[str, float] = {"split.folds": split.folds, "split.seed": split.seed}
-    size = f"{split.folds}-folds"
-    if split.folds == 1:
-        drawn["split.holdout"] = split.holdout
-        size = f"holdout-{split.holdout}"
-    folds = home / "folds" / f"{size}-seed-{split.seed}"
-    fold_ids = folds / "fold_ids.npy"
-    images = tuple(
-        tensors / f"{name}.npy" for name in ("train_images", "train_labels", "test_images")
-    )
-
-    csvs = [raw / name for name in ("train.csv", "test.csv", "sample_submission.csv")]
-    solution = [raw / "solution.csv"] if SOURCES[data.source].KNOWS_ANSWERS else []
-    result = [
-        Step(
-            name="download",
-            stage="download",
-            root=root,
-            manifest=raw / "manifest.json",
-            outputs=(*csvs, *solution),
-            inputs=tuple(local.files(data.path).values()) if data.path else (),
-            params={"source": data.source},
-            code=SOURCES[data.source].CODE,
-        ),
-        Step(
-            name="preprocess",
-            stage="preprocess",
-            root=root,
-            manifest=tensors / "manifest.json",
-            outputs=images,
-            inputs=tuple(csvs),
-            code=(
-                "preprocess.py",
-                *(f"csvs.py:{name}" for name in ("read_images", "read_labels", "check_fit")),
-            ),
-        ),
-        Step(
-            name="split",
-            stage="split",
-            root=root,
-            manifest=folds / "manifest.json",
-            outputs=(fold_ids,),
-            inputs=(tensors / "train_labels.npy",),
-            params=drawn,
-            code=("split.py",),
-        ),
-    ]
-    trainings = [
-        _training(
-            f"train {_alias(member, preset)}fold {fold}",
-            home / member.name / f"fold-{fold}",
-            member,
-            fold,
-            (*images, fold_ids),
-        )
-        for member in preset.members
-        for fold in range(split.folds)
-    ]
-    result += trainings
-    ensemble = home / preset.name / "ensemble"
-    probabilities, metrics = ensemble / "test.npy", ensemble / "metrics.json"
-    submission = root / "submissions" / f"{data.name}-{preset.name}.csv"
-    result += [
-        Step(
-            name="ensemble",
-            stage="ensemble",
-            root=root,
-            manifest=ensemble / "manifest.json",
-            outputs=(ensemble / "oof.npy", probabilities, metrics),
-            inputs=(
-                *(path for training in trainings for path in training.outputs[-2:]),
-                tensors / "train_labels.npy",
-                fold_ids,
-            ),
-            code=("ensemble.py",),
-        ),
-        Step(
-            name="write",
-            stage="write",
-            root=root,
-            manifest=submission.with_suffix(".json"),
-            outputs=(submission,),
-            inputs=(probabilities, metrics, raw / "sample_submission.csv"),
-            params={"dataset": data.name, "source": data.source, "preset": preset.name},
-            code=("write.py", "csvs.py:read_labels", "csvs.py:check_submission"),
-        ),
-        Step(
-            name="report",
-            stage="report",
-            root=root,
-            manifest=submission.with_suffix(".html.json"),
-            outputs=(submission.with_suffix(".html"),),
-            inputs=(
-                *images,
-                fold_ids,
-                *(ensemble / name for name in ("oof.npy", "test.npy", "metrics.json")),
-                *(path for training in trainings for path in training.outputs[:2]),
-                *(training.manifest for training in trainings),  # time and device
-                *solution,
-                *(path for path in (root / "submissions" / "ledger.csv",) if path.exists()),
-            ),
-            params={"dataset": data.name, "preset": preset.name, "source": data.source},
-            code=("report.py", "report.html", "pictures.py", "augment.py", "csvs.py:read_labels"),
-        ),
-    ]
-    return result
+ARRAYS = ("train_images", "train_labels", "test_images")
+READ_ARRAYS = {name: f"preprocess.{name}" for name in ARRAYS}
+STAGES = (
+    Stage(
+        name="download",
+        help="fetch the three CSVs. They go to data/DATASET/raw/.",
+        function="pipeline.download:download",
+        folder="data/{dataset.name}/raw",
+        reads={},
+        writes={
+            "train": "train.csv",
+            "test": "test.csv",
+            "sample_submission": "sample_submission.csv",
+            "solution": "solution.csv?",
+        },
+        params=lambda choice: {"source": choice.dataset.source},
+        code=lambda choice: (f"pipeline.download.{choice.dataset.source}:fetch",),
+        files=lambda choice: {"files": user_files(choice.dataset)},
+    ),
+    Stage(
+        name="preprocess",
+        help="turn the CSVs into arrays. They go to data/DATASET/arrays/.",
+        function="pipeline.preprocess:preprocess",
+        folder="data/{dataset.name}/arrays",
+        reads={name: f"download.{name}" for name in ("train", "test", "sample_submission")},
+        writes={name: f"{name}.npy" for name in ARRAYS},
+    ),
+    Stage(
+        name="split",
+        help="assign each row to a fold. The folds go to data/DATASET/folds/.",
+        function="pipeline.split:split",
+        folder="data/{dataset.name}/folds/{preset.split.name}",
+        reads={"train_labels": "preprocess.train_labels"},
+        writes={"fold_ids": "fold_ids.npy"},
+        params=lambda choice: {"params": choice.preset.split.used},
+    ),
+    Stage(
+        name="train",
+        help="train a network for each fold. It goes to data/DATASET/CONFIG/fold-N/.",
+        function="pipeline.train.fold:train",
+        folder="data/{dataset.name}/{preset.name}/fold-{fold}",
+        reads=READ_ARRAYS | {"fold_ids": "split.fold_ids"},
+        writes={
+            "weights": "weights.keras",
+            "history": "history.csv",
+            "oof": "oof.npy",
+            "test": "test.npy",
+        },
+        params=lambda choice: {"fold": choice.fold, "params": choice.preset.train},
+        code=lambda choice: (f"pipeline.train.networks:{choice.preset.train.network}",),
+        per_fold=True,
+    ),
+    Stage(
+        name="ensemble",
+        help="average the folds' predictions. They go to data/DATASET/CONFIG/ensemble/.",
+        function="pipeline.ensemble:ensemble",
+        folder="data/{dataset.name}/{preset.name}/ensemble",
+        reads={
+            "fold_oof": "train.oof",
+            "fold_test": "train.test",
+            "train_labels": "preprocess.train_labels",
+            "fold_ids": "split.fold_ids",
+        },
+        writes={"oof": "oof.npy", "test": "test.npy", "metrics": "metrics.json"},
+    ),
+    Stage(
+        name="write",
+        help="write the CSV for Kaggle. It is submissions/DATASET-CONFIG.csv.",
+        function="pipeline.write:write",
+        folder="submissions",
+        reads={
+            "test": "ensemble.test",
+            "metrics": "ensemble.metrics",
+            "sample_submission": "download.sample_submission",
+        },
+        writes={"submission": "{dataset.name}-{preset.name}.csv"},
+        params=lambda choice: {
+            "dataset": choice.dataset.name,
+            "source": choice.dataset.source,
+            "preset": choice.preset.name,
+        },
+        manifest="{dataset.name}-{preset.name}.json",
+    ),
+    Stage(
+        name="report",
+        help="write the report. It is submissions/DATASET-CONFIG.html.",
+        function="pipeline.report.page:report",
+        folder="submissions",
+        reads=READ_ARRAYS
+        | {
+            "fold_ids": "split.fold_ids",
+            "oof": "ensemble.oof",
+            "test": "ensemble.test",
+            "metrics": "ensemble.metrics",
+            "weights": "train.weights",
+            "histories": "train.history",
+            "manifests": "train.manifest",
+            "solution": "download.solution?",
+            "submission": "write.submission",
+        },
+        writes={"page": "{dataset.name}-{preset.name}.html"},
+        params=lambda choice: {
+            "source": choice.dataset.source,
+            "title": f"{choice.dataset.name}, {choice.preset.name}",
+            "command": choice.graph.command("submission"),
+        },
+        code=lambda choice: ("report/page.html",),
+        files=lambda choice: {"ledger": LEDGER} if LEDGER.exists() else {},
+        manifest="{dataset.name}-{preset.name}.html.json",
+    ),
+)
 
 
-def named(steps: Iterable[Step], stage: str) -> Step:
-    """The first step of a stage."""
-    return next(step for step in steps if step.stage == stage)
+@dataclass(frozen=True)
+class Graph:
+    """The tasks for a dataset and a preset, in the order in which data flows."""
+
+    dataset: Dataset
+    preset: Preset
+    tasks: list[Task]
+
+    def task(self, stage: str) -> Task:
+        """The task of a stage that runs once."""
+        [task] = self.all(stage)
+        return task
+
+    def all(self, stage: str) -> list[Task]:
+        """The tasks of a stage."""
+        return [task for task in self.tasks if task.stage == stage]
+
+    def up_to(self, stage: str) -> list[Task]:
+        """The tasks of a stage and of those before it."""
+        return self.tasks[: self.tasks.index(self.all(stage)[-1]) + 1]
+
+    def command(self, target: str) -> str:
+        """What to type in the project's folder to make a target."""
+        words = ["make", target]
+        for variable, default, name, path in (
+            ("DATASET", "kaggle", self.dataset.name, self.dataset.path),
+            ("CONFIG", "default", self.preset.name, self.preset.path),
+        ):
+            word = os.path.relpath(path, ROOT) if path else name
+            if word != default:
+                words.append(f"{variable}={shlex.quote(word)}")
+        return " ".join(words)
 
 
-def _training(
-    name: str, folder: Path, preset: config.Config, fold: int, inputs: tuple[Path, ...]
-) -> Step:
-    """The step that trains one fold of one preset."""
-    files = ("weights.keras", "history.csv", "oof.npy", "test.npy")
-    return Step(
+def load(dataset: str, preset: str) -> Graph:
+    """The tasks for a dataset and a preset as the user names them; raises UserError."""
+    return graph(find_dataset(dataset), config.load(preset))
+
+
+def graph(dataset: Dataset, preset: Preset) -> Graph:
+    """The tasks for a dataset and a preset."""
+    empty = Graph(dataset, preset, [])
+    made: Made = {}
+    for stage in STAGES:
+        choices = [Choice(empty, preset)]
+        if stage.per_fold:
+            folds = range(preset.split.folds)
+            choices = [Choice(empty, member, fold) for member in preset.members for fold in folds]
+        made[stage.name] = [(choice, _task(stage, choice, made)) for choice in choices]
+    return Graph(dataset, preset, [task for group in made.values() for _, task in group])
+
+
+Made = dict[str, list[tuple[Choice, Task]]]
+
+
+def _task(stage: Stage, choice: Choice, made: Made) -> Task:
+    def filled(template: str) -> str:
+        return template.format(dataset=choice.dataset, preset=choice.preset, fold=choice.fold)
+
+    name = stage.name
+    if stage.per_fold:
+        # The preset is part of the name only where several are trained at once.
+        preset = choice.graph.preset
+        several = preset.others or preset.name.startswith("sweeps/")
+        name += f" {_short(choice.preset)}" * bool(several) + f" fold {choice.fold}"
+    folder = ROOT / filled(stage.folder)
+    return Task(
         name=name,
-        stage="train",
+        stage=stage.name,
         root=ROOT,
-        manifest=folder / "manifest.json",
-        outputs=tuple(folder / name for name in files),
-        inputs=inputs,
-        params={"fold": fold} | {f"train.{k}": v for k, v in asdict(preset.train).items()},
-        code=(
-            "train.py",
-            "augment.py",
-            "schedule.py",
-            "runtime.py",
-            f"networks.py:{preset.train.network}",
-        ),
+        manifest=folder / filled(stage.manifest),
+        function=stage.function,
+        writes={
+            key: folder / filled(file.removesuffix("?"))
+            for key, file in stage.writes.items()
+            if choice.dataset.labels_public or not file.endswith("?")
+        },
+        reads={**_reads(stage, choice, made), **stage.files(choice)},
+        params=stage.params(choice),
+        code=stage.code(choice),
     )
 
 
-def _alias(member: config.Config, preset: config.Config) -> str:
-    """What tells a training from that of another preset, where both are at work at a time."""
-    several = preset.others or member.name.startswith("sweeps/")
-    return f"{Path(member.name).name} " if several else ""
+def _reads(stage: Stage, choice: Choice, made: Made) -> dict[str, Files]:
+    reads: dict[str, Files] = {}
+    for name, source in stage.reads.items():
+        if source.endswith("?") and not choice.dataset.labels_public:
+            continue
+        maker, _, file = source.removesuffix("?").partition(".")
+        paths = [
+            (its, task.manifest if file == "manifest" else task.writes[file])
+            for its, task in made[maker]
+        ]
+        if any(each.name == maker and each.per_fold for each in STAGES):
+            by_preset: dict[str, Path | list[Path]] = {}
+            for its, path in paths:
+                group = by_preset.setdefault(_short(its.preset), [])
+                assert isinstance(group, list)
+                group.append(path)
+            reads[name] = by_preset
+        else:
+            [(_, reads[name])] = paths
+    return reads
 
 
-def folders(trainings: Iterable[Step]) -> dict[str, list[Path]]:
-    """The folders of the trained folds, in their order, by the name of the preset."""
-    found: dict[str, list[Path]] = {}
-    for step in trainings:
-        if step.stage == "train":
-            folder = step.manifest.parent
-            found.setdefault(folder.parent.name, []).append(folder)
-    return found
+def _short(preset: Preset) -> str:
+    """The name of a member, less the folders of a trial or a sweep."""
+    return Path(preset.name).name

@@ -10,10 +10,12 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline import csvs, kaggle_client, ledger
-from pipeline.artifacts import fingerprint
-from pipeline.errors import OutsideError, UserError
-from pipeline.kaggle_client import CallError, Submission, patiently
+from pipeline import csvs
+from pipeline.artifacts import add_metadata, fingerprint, read_manifest, require_fresh
+from pipeline.errors import ExternalError, UserError
+from pipeline.kaggle import client, ledger
+from pipeline.kaggle.client import CallError, Submission, with_retries
+from pipeline.stages import Graph
 
 # Seconds between two looks at the list of submissions.
 POLL = 5.0
@@ -21,7 +23,7 @@ POLL = 5.0
 
 @dataclass(frozen=True)
 class Candidate:
-    """A submission that could be sent: the file, and what its manifests say of it."""
+    """A submission that may be sent: the file, and what its manifest says about it."""
 
     csv: Path
     rows: int
@@ -32,99 +34,103 @@ class Candidate:
     oof_standard_error: float
 
 
-def candidate(
-    csv: Path, sample: Path, manifest: dict[str, Any], raw_manifest: dict[str, Any]
-) -> Candidate:
-    """What is to be sent, if it may be.
+def candidate(graph: Graph, from_competition: bool = False) -> Candidate:
+    """The submission for a dataset and a preset, if it may be sent.
 
     Args:
-        csv: the submission.
-        sample: sample_submission.csv.
-        manifest: the submission's.
-        raw_manifest: that of the data that it was made from.
+        graph: the tasks.
+        from_competition: the user confirms that a folder or zip contains the competition's own
+            files; this is recorded in its manifest.
 
     Raises:
-        UserError: the CSV is not in order, or not made from the competition's own files.
+        UserError: it is not up to date or not valid, or not made from the competition's own files.
     """
-    rows = csvs.check_submission(csv, sample)
-    source, facts = raw_manifest["params"]["source"], raw_manifest["facts"]
-    if source != "kaggle" and not facts.get("from_competition"):
+    download, write = graph.task("download"), graph.task("write")
+    require_fresh(graph.up_to("write"), graph.command("submission"))
+    source = download.params["source"]
+    if from_competition:
+        if source != "local":
+            raise UserError("--from-competition is for a folder or zip of your own")
+        for task in (download, write):  # the first is what counts; the second tells its reader
+            add_metadata(task, "from_competition", True)
+    csv = write.writes["submission"]
+    rows = csvs.check_submission(csv, download.writes["sample_submission"])
+    confirmed = (read_manifest(download) or {})["metadata"].get("from_competition")
+    if source != "kaggle" and not confirmed:
+        why = (
+            "public MNIST data contains the competition's answers, which makes a score worthless. "
+            "Use DATASET=kaggle"
+        )
         if source == "local":
             why = (
-                "nothing says that its files are the competition's own. If they are, say so once: "
-                "`digits submit --from-competition` with the same --dataset and --config"
-            )
-        else:
-            why = (
-                "public MNIST data holds the competition's answers, so that a score made with it "
-                "is worth nothing. Use DATASET=kaggle"
+                "nothing says that its files are the competition's own. If they are, confirm it "
+                "once: `digits submit --from-competition` with the same --dataset and --config"
             )
         raise UserError(f"{csv.name} was made from the source {source!r} and is not sent: {why}")
+    found: dict[str, Any] = (read_manifest(write) or {})["metadata"]
     return Candidate(
         csv=csv,
         rows=rows,
         sha256=fingerprint(csv),
-        dataset=manifest["params"]["dataset"],
-        preset=manifest["params"]["preset"],
-        oof_accuracy=manifest["facts"]["oof_accuracy"],
-        oof_standard_error=manifest["facts"]["oof_standard_error"],
+        dataset=write.params["dataset"],
+        preset=write.params["preset"],
+        oof_accuracy=found["oof_accuracy"],
+        oof_standard_error=found["oof_standard_error"],
     )
 
 
-def submit(chosen: Candidate, book: Path, message: str, force: bool, wait: float) -> None:
+def submit(chosen: Candidate, ledger_path: Path, message: str, force: bool, wait: float) -> None:
     """Send a submission unless it was sent before, enter it in the ledger, wait for its score.
 
     Args:
-        chosen: what `candidate` gave.
-        book: submissions/ledger.csv.
-        message: put before what the description says of itself.
-        force: send it even if the same bytes were sent before.
-        wait: seconds to wait for the score; 0 for none.
+        chosen: from `candidate`.
+        ledger_path: submissions/ledger.csv.
+        message: comes first in the description.
+        force: send it even if this exact file was submitted before.
+        wait: seconds to wait for the score; 0 not to wait.
 
     Raises:
-        OutsideError: the service refuses or fails, no submission is left today, or the
+        ExternalError: the service refuses or fails, no submission is left today, or the
             competition could not score the file.
     """
-    # The lock is held until the ledger knows of the submission: of two processes that start at
-    # once, the second finds it there.
-    with ledger.locked(book):
-        entries = ledger.read(book)
-        before = patiently("the list of submissions", kaggle_client.submissions)
-        ref = None if force else _sent_before(chosen, entries, before)
+    # The lock is held until the submission is in the ledger: if two processes start at once, the
+    # second one finds it there.
+    with ledger.locked(ledger_path):
+        entries = ledger.read(ledger_path)
+        before = with_retries("the list of submissions", client.submissions)
+        ref = None if force else _submitted_before(chosen, entries, before)
         if ref is not None:
-            print(f"these very bytes were sent before, as {ref}; FORCE=1 sends them again")
+            print(f"this exact file was already submitted, as {ref}; FORCE=1 submits it again")
         else:
             _stop_if_none_left()
             ref = _send(chosen, _description(chosen, message), {entry.ref for entry in before})
             print(f"sent {chosen.csv.name} as submission {ref}")
         if str(ref) not in {entry.ref for entry in entries}:
-            ledger.write(book, [*entries, _entry(chosen, message, ref)])
+            ledger.write(ledger_path, [*entries, _entry(chosen, message, ref)])
     print(f"submissions left today: {_left()}")
-    _report(_wait_for_score(ref, wait), ref, chosen, book)
+    _report(_wait_for_score(ref, wait), ref, chosen, ledger_path)
 
 
-def refresh(book: Path) -> None:
-    """Look up the scores that were pending when the ledger was last written."""
-    listed = {
-        str(s.ref): s for s in patiently("the list of submissions", kaggle_client.submissions)
-    }
-    for entry in ledger.read(book):
+def refresh(ledger_path: Path) -> None:
+    """Look up the scores of the ledger's pending submissions."""
+    listed = {str(s.ref): s for s in with_retries("the list of submissions", client.submissions)}
+    for entry in ledger.read(ledger_path):
         if entry.status == "PENDING" and entry.ref in listed:
             found = listed[entry.ref]
-            ledger.settle(book, entry.ref, found.status, found.public_score)
+            ledger.record_score(ledger_path, entry.ref, found.status, found.public_score)
 
 
-def _sent_before(
+def _submitted_before(
     chosen: Candidate, entries: list[ledger.Entry], listed: list[Submission]
 ) -> int | None:
-    """The ref under which the same bytes were sent, by the ledger or by Kaggle's own list."""
+    """The ref of this exact file, from the ledger or from Kaggle's own list."""
     refs = [int(entry.ref) for entry in entries if entry.sha256 == chosen.sha256]
     refs += [submission.ref for submission in listed if _mark(chosen) in submission.description]
     return max(refs, default=None)
 
 
 def _mark(chosen: Candidate) -> str:
-    """By this the list of submissions tells whether it has these bytes."""
+    """The part of a description that identifies this exact file in the list of submissions."""
     return f"sha256 {chosen.sha256[:16]}"
 
 
@@ -137,8 +143,8 @@ def _description(chosen: Candidate, message: str) -> str:
 def _send(chosen: Candidate, description: str, known: set[int]) -> int:
     """Send until it has arrived, once; returns its ref.
 
-    When no answer comes, the submission may exist all the same. So before every further try, and
-    after the last, the list is asked for one with these bytes that is not among the `known` ones.
+    Even if no answer comes, the submission may exist. So before each further attempt, and after the
+    last, look in the list for this exact file, except among the `known` refs.
     """
     tried = False
 
@@ -146,11 +152,11 @@ def _send(chosen: Candidate, description: str, known: set[int]) -> int:
         nonlocal tried
         arrived = _arrived(chosen, known) if tried else None
         tried = True
-        return arrived or kaggle_client.submit(chosen.csv, description)
+        return arrived or client.submit(chosen.csv, description)
 
     try:
-        return patiently("the submission", attempt)
-    except OutsideError:
+        return with_retries("the submission", attempt)
+    except ExternalError:
         arrived = None
         with contextlib.suppress(CallError):
             arrived = _arrived(chosen, known)
@@ -160,7 +166,7 @@ def _send(chosen: Candidate, description: str, known: set[int]) -> int:
 
 
 def _arrived(chosen: Candidate, known: set[int]) -> int | None:
-    listed = kaggle_client.submissions()
+    listed = client.submissions()
     return next(
         (s.ref for s in listed if s.ref not in known and _mark(chosen) in s.description), None
     )
@@ -173,14 +179,14 @@ def _stop_if_none_left() -> None:
         now = datetime.now(UTC)
         tomorrow = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
         minutes = int((tomorrow - now).total_seconds() // 60)
-        raise OutsideError(
-            "no submission is left today; the next day begins at "
+        raise ExternalError(
+            "no submission is left today; the next day starts at "
             f"{tomorrow:%Y-%m-%d %H:%M} UTC, in {minutes // 60} h {minutes % 60} min"
         )
 
 
 def _left() -> int:
-    return patiently("the number of submissions left", kaggle_client.submissions_left)
+    return with_retries("the number of submissions left", client.submissions_left)
 
 
 def _entry(chosen: Candidate, message: str, ref: int) -> ledger.Entry:
@@ -199,7 +205,7 @@ def _entry(chosen: Candidate, message: str, ref: int) -> ledger.Entry:
 
 
 def _wait_for_score(ref: int, wait: float) -> Submission | None:
-    """The submission once it is no longer pending; None if it still is after `wait` seconds."""
+    """The submission once it has been scored; None if it is still pending after `wait` seconds."""
     console = Console()
     end = time.monotonic() + wait
     with console.status("") as countdown:
@@ -210,24 +216,24 @@ def _wait_for_score(ref: int, wait: float) -> Submission | None:
             countdown.update(f"waiting for the score, {end - now:.0f} s at most")
             if now >= next_look:
                 next_look = now + POLL
-                with contextlib.suppress(CallError):  # the next look may go better
-                    found = next((s for s in kaggle_client.submissions() if s.ref == ref), None)
+                with contextlib.suppress(CallError):  # the next look may succeed
+                    found = next((s for s in client.submissions() if s.ref == ref), None)
                     if found is not None and found.status != "PENDING":
                         return found
             time.sleep(0.5)
     return None
 
 
-def _report(found: Submission | None, ref: int, chosen: Candidate, book: Path) -> None:
-    """Enter the score in the ledger and say how it compares with the estimate."""
+def _report(found: Submission | None, ref: int, chosen: Candidate, ledger_path: Path) -> None:
+    """Record the score in the ledger, and compare it with the estimate."""
     if found is None:
-        print(f"submission {ref} has no score yet; `digits ledger --refresh` looks again")
+        print(f"submission {ref} has no score yet; `digits ledger --refresh` looks it up")
         return
-    ledger.settle(book, str(ref), found.status, found.public_score)
+    ledger.record_score(ledger_path, str(ref), found.status, found.public_score)
     if found.status != "COMPLETE":
-        raise OutsideError(f"Kaggle could not score submission {ref}: {found.error}")
+        raise ExternalError(f"Kaggle could not score submission {ref}: {found.error}")
     estimate, score = chosen.oof_accuracy, float(found.public_score)
-    # Both are measured on a sample; that of the score is at most as large as the test set.
+    # Both are measured on a sample; the score's has at most as many rows as the test set.
     score_error = math.sqrt(score * (1 - score) / chosen.rows)
     agree = abs(score - estimate) <= 2 * math.hypot(chosen.oof_standard_error, score_error)
     print(

@@ -1,4 +1,4 @@
-"""Stage 6: from probabilities to a CSV that the competition accepts."""
+"""Stage 6: turn the test probabilities into a CSV that the competition accepts."""
 
 import json
 from pathlib import Path
@@ -10,30 +10,47 @@ from pipeline import csvs
 from pipeline.errors import UserError
 
 
-def write(target: Path, probabilities: Path, metrics: Path, sample: Path) -> dict[str, Any]:
-    """Write the most probable label of each test image to `target`, like the sample submission.
+def write(
+    test: Path,
+    metrics: Path,
+    sample_submission: Path,
+    submission: Path,
+    dataset: str,
+    source: str,
+    preset: str,
+) -> dict[str, Any]:
+    """Write the most probable label of each test image, in the format of the sample submission.
 
     Args:
-        target: the CSV to write.
-        probabilities: test.npy, float32 (m, 10), in the order of the test rows.
+        test: float32 (m, 10), in the order of the test rows.
         metrics: metrics.json of the ensemble.
-        sample: sample_submission.csv, m rows.
+        sample_submission: sample_submission.csv, m rows.
+        submission: the CSV to be written.
+        dataset: the dataset's name, for the manifest, as are the next two.
+        source: where the dataset comes from.
+        preset: the preset's name.
 
     Returns:
-        Facts for the manifest: the ensemble's metrics, and how often each label is predicted.
+        Metadata: the ensemble's metrics, and how often each label is predicted.
 
     Raises:
-        UserError: the sample submission does not go with the probabilities.
+        UserError: the sample submission does not fit the probabilities.
     """
-    ids, _ = csvs.read_labels(sample)
-    labels = np.load(probabilities).argmax(axis=1)
+    ids, _ = csvs.read_labels(sample_submission)
+    labels = np.load(test).argmax(axis=1)
     if len(ids) != len(labels):
         raise UserError(
-            f"{sample} has {len(ids):,} rows, but there are {len(labels):,} predictions"
+            f"{sample_submission} has {len(ids):,} rows, but there are {len(labels):,} predictions"
         )
-    header, end = csvs.first_line(sample)
+    header, end = csvs.first_line(sample_submission)
     rows = [f"{image_id},{label}".encode() for image_id, label in zip(ids, labels, strict=True)]
-    target.write_bytes(end.join([header, *rows, b""]))
-    csvs.check_submission(target, sample)
-    facts: dict[str, Any] = json.loads(metrics.read_text(encoding="utf-8"))
-    return {**facts, "predicted_per_class": np.bincount(labels, minlength=csvs.CLASSES).tolist()}
+    submission.write_bytes(end.join([header, *rows, b""]))
+    csvs.check_submission(submission, sample_submission)
+    found: dict[str, Any] = json.loads(metrics.read_text(encoding="utf-8"))
+    return {**found, "predicted_per_class": np.bincount(labels, minlength=csvs.CLASSES).tolist()}
+
+
+def check(path: Path, sample: Path) -> None:
+    """Check that the competition would accept a CSV, and say so (see `csvs.check_submission`)."""
+    rows = csvs.check_submission(path, sample)
+    print(f"{path}: {rows:,} rows, as the competition expects")

@@ -18,13 +18,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline import artifacts, config, stages
-from pipeline.artifacts import Step
-from pipeline.download import download
-from pipeline.ensemble import ensemble
-from pipeline.preprocess import preprocess
-from pipeline.split import split
-from pipeline.write import write
+from pipeline import artifacts, code, stages
+from pipeline.artifacts import Task, Work
 
 PACKAGE = Path(stages.__file__).parent
 PIXEL_NAMES = [f"pixel{i}" for i in range(784)]
@@ -34,15 +29,13 @@ PATIENCE = 120
 # A network of the driver's own copy of the package: workers that have it got it from the driver.
 LITTLE_NETWORK = '''
 
+@network
 def little(width: int, dropout: float) -> Any:
     """Next to nothing, trained in no time."""
     pixels = keras.Input((28, 28, 1))
     x = layers.Rescaling(1 / 255)(pixels)
     x = layers.AveragePooling2D(4)(x)
     return keras.Model(pixels, _logits(layers.Flatten()(x), dropout), name="little")
-
-
-NETWORKS["little"] = little
 '''
 LITTLE_PRESET = "[split]\nfolds = 2\n[train]\nnetwork = 'little'\nbatch_size = 20\nepochs = "
 LITTLE_EPOCHS = 40
@@ -107,60 +100,44 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(files)}
 
 
-def fake_training(folder: Path, tensors: Path, fold_ids: Path, fold: int) -> dict[str, float]:
-    """Leave the files that train leaves, in a moment: probabilities that favour the right label."""
-    labels = np.load(tensors / "train_labels.npy")[np.load(fold_ids) == fold]
-    _, test_labels = digit_images(len(np.load(tensors / "test_images.npy")))
-    for name, truth in (("oof.npy", labels), ("test.npy", test_labels)):
+def fake_training(reads: Mapping[str, Any], writes: Mapping[str, Path], fold: int) -> dict[str, Any]:
+    """Write the files that train writes, in a moment: probabilities that favour the right label."""
+    labels = np.load(reads["train_labels"])[np.load(reads["fold_ids"]) == fold]
+    _, test_labels = digit_images(len(np.load(reads["test_images"])))
+    for name, truth in (("oof", labels), ("test", test_labels)):
         scores = np.eye(10)[truth] * 9 + 1
-        np.save(folder / name, (scores / scores.sum(axis=1, keepdims=True)).astype(np.float32))
-    (folder / "weights.keras").write_bytes(b"no weights")
-    (folder / "history.csv").write_text("epoch,loss\n1,0.5\n")
+        np.save(writes[name], (scores / scores.sum(axis=1, keepdims=True)).astype(np.float32))
+    writes["weights"].write_bytes(b"no weights")
+    writes["history"].write_text("epoch,loss\n1,0.5\n")
     return {"held_out_accuracy": 1.0}
 
 
-def fake_report(folder: Path, step: Step) -> dict[str, int]:
-    """Leave a page, in a moment."""
-    (folder / step.outputs[0].name).write_text("<!doctype html>")
-    return {"oof_errors": 0}
+def works(dataset: str, preset: str = "sprint") -> list[tuple[Task, Work | None]]:
+    """Every task in the project that `stages.ROOT` names, with work that takes no time.
+
+    None stands for the stage's own function.
+    """
+
+    def train(task: Task, writes: Mapping[str, Path]) -> Mapping[str, Any]:
+        return fake_training(task.reads, writes, task.params["fold"])
+
+    def report(task: Task, writes: Mapping[str, Path]) -> Mapping[str, Any]:
+        writes["page"].write_text("<!doctype html>")
+        return {"oof_errors": 0}
+
+    fakes = {"train": train, "report": report}
+    return [
+        (task, partial(fakes[task.stage], task) if task.stage in fakes else None)
+        for task in stages.load(dataset, preset).tasks
+    ]
 
 
-Work = Callable[[Path], Mapping[str, Any]]
-
-
-def works(dataset: str, preset: str = "sprint") -> list[tuple[Step, Work]]:
-    """Every step in the project that `stages.ROOT` names, and its work, with `fake_training`."""
-    data, settings = stages.dataset(dataset), config.load(preset)
-    steps = stages.steps(data, settings)
-    folds = stages.folders(steps)
-
-    def work(step: Step, folder: Path) -> Mapping[str, Any]:
-        paths = step.inputs
-        match step.stage:
-            case "download":
-                return download(folder, data.source, data.path)
-            case "preprocess":
-                return preprocess(folder, *paths)
-            case "split":
-                return split(folder, paths[0], settings.split.folds, settings.split.holdout, 0)
-            case "train":
-                return fake_training(folder, paths[0].parent, paths[-1], step.params["fold"])
-            case "ensemble":
-                return ensemble(folder, folds, *paths[-2:])
-            case "write":
-                return write(folder / step.outputs[0].name, *paths)
-        return fake_report(folder, step)
-
-    return [(step, partial(work, step)) for step in steps]
-
-
-def build(dataset: str, preset: str = "sprint") -> list[Step]:
+def build(dataset: str, preset: str = "sprint") -> stages.Graph:
     """Run every stage in the project that `stages.ROOT` names, with `fake_training`."""
     made = works(dataset, preset)
-    steps = [step for step, _ in made]
-    for step, work in made:
-        artifacts.run(step, work, steps)
-    return steps
+    for task, work in made:
+        artifacts.run(task, [task for task, _ in made], work=work)
+    return stages.load(dataset, preset)
 
 
 def settle(path: Path) -> None:
@@ -226,7 +203,7 @@ def little_project(home: Path) -> Path:
     shutil.copytree(PACKAGE, project / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
     (project / "data").mkdir()
     (project / "submissions").mkdir()
-    with (project / "pipeline" / "networks.py").open("a") as file:
+    with (project / "pipeline" / "train" / "networks.py").open("a") as file:
         file.write(LITTLE_NETWORK)
     write_digits(project / "tiny")
     (project / "little.toml").write_text(f"{LITTLE_PRESET}{LITTLE_EPOCHS}\n")
@@ -286,6 +263,13 @@ def little_copy(little: Path, tmp_path: Path) -> Path:
     shutil.copytree(little, copy)
     shutil.rmtree(copy / "data" / "tiny" / "little")
     return copy
+
+
+@pytest.fixture(autouse=True)
+def _code_is_read_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process reads the code once; tests edit it."""
+    for name in ("_fingerprints", "_parse"):
+        monkeypatch.setattr(code, name, getattr(code, name).__wrapped__)
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """`make cost`: how time and memory of each stage grow with the number of digits.
 
-Writes data sets of a quarter, a half, all and ten times the training rows of a data set (the last
-by repeating them, each time warped otherwise, so that no two rows are alike), runs every stage on
-each in a process of its own, and prints seconds and peak memory.
+Writes datasets with a quarter, half, all and ten times the training rows of a dataset (the last with
+augmented copies, so that no two rows are equal), runs every stage on each in a process of its own,
+and prints seconds and peak memory.
 """
 
 import os
@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import stages
-from pipeline.errors import UserError, one_line
-from pipeline.sources.arrays import write_csvs
+from pipeline.download import dataset as find_dataset
+from pipeline.download.arrays import write_csvs
+from pipeline.errors import UserError
 
 SHARES = (0.25, 0.5, 1.0, 10.0)
 PRESET = "sprint"
@@ -27,9 +28,9 @@ STAGES = ("download", "preprocess", "split", "train", "ensemble", "write")
 
 def main(dataset: str) -> None:
     """Measure every size, and print a table."""
-    data = stages.dataset(dataset)
+    data = find_dataset(dataset)
     home = stages.ROOT / "data" / data.name
-    labels = len(np.load(home / "tensors" / "train_labels.npy", mmap_mode="r"))
+    labels = len(np.load(home / "arrays" / "train_labels.npy", mmap_mode="r"))
     folder = home / "bench" / "cost"
     print("| training rows | " + " | ".join(STAGES) + " |")
     print("|---" * (1 + len(STAGES)) + "|")
@@ -37,7 +38,7 @@ def main(dataset: str) -> None:
         rows = round(share * labels)
         source = folder / f"digits{rows}"
         if not source.exists():
-            # In a process of its own: the peak memory of the stages begins with that of this one.
+            # In a process of its own, because a child's peak memory starts with its parent's.
             writer = get_context("spawn").Process(target=_make, args=(source, home, rows))
             writer.start()
             writer.join()
@@ -49,25 +50,27 @@ def main(dataset: str) -> None:
 
 
 def _make(folder: Path, home: Path, rows: int) -> None:
-    """Write a data set of so many rows."""
+    """Write a dataset with this many training rows."""
     arrays = ("train_images", "train_labels", "test_images")
-    images, labels, test_images = (np.load(home / "tensors" / f"{name}.npy") for name in arrays)
+    images, labels, test_images = (np.load(home / "arrays" / f"{name}.npy") for name in arrays)
     _write(folder, *_resized(images, labels, rows), test_images)
 
 
 def _resized(
     images: NDArray[np.uint8], labels: NDArray[np.uint8], rows: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The first rows, or all of them and then warped copies."""
+    """The first rows; or all of them, followed by augmented copies."""
     if rows <= len(labels):
         return images[:rows], labels[:rows]
-    from pipeline.augment import RandomAffine
+    from pipeline.train.augment import RandomAffine
 
-    warp = RandomAffine(10, 0.1, 2, 0.1, seed=0)
+    augment = RandomAffine(10, 0.1, 2, 0.1, seed=0)
     copies = [images]
     while sum(map(len, copies)) < rows:
         parts = np.array_split(images, 20)
-        copies += [np.asarray(warp(part, training=True)).round().astype(np.uint8) for part in parts]
+        copies += [
+            np.asarray(augment(part, training=True)).round().astype(np.uint8) for part in parts
+        ]
     return np.concatenate(copies)[:rows], np.resize(labels, rows)
 
 
@@ -83,21 +86,17 @@ def _write(
     partial.mkdir(parents=True)
     unknown = np.zeros(len(test_images), np.uint8)
     write_csvs(partial, (images, labels), (test_images, unknown))
-    (partial / "solution.csv").unlink()  # nobody knows it
+    (partial / "solution.csv").unlink()  # these labels are made up
     partial.rename(folder)
 
 
 def _run(stage: str, source: Path) -> tuple[float, int]:
-    """Seconds and peak memory, in bytes, of one stage run anew."""
-    command = ["-m", "pipeline", stage, "--dataset", str(source), "--config", PRESET]
+    """Seconds and peak memory, in bytes, of one stage."""
+    command = ["-m", "pipeline", stage, "--force"]
+    command += ["--dataset", str(source), "--config", PRESET]
     began = time.perf_counter()
     process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise UserError(f"{stage} failed on {source}; the reason stands above")
+        raise UserError(f"{stage} failed on {source}; the reason is printed above")
     return time.perf_counter() - began, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-if __name__ == "__main__":
-    with one_line():
-        main(*sys.argv[1:])

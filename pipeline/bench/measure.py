@@ -1,7 +1,7 @@
 """One measurement, in a process of its own: `python -m pipeline.bench.measure NAME …`.
 
-Each prints one line of JSON last. A process of its own gives each a start from nothing, and a peak
-memory that is its own.
+The last line that it prints is JSON. A process of its own has no imports yet, and a peak memory of
+its own. `digits bench` starts them.
 """
 
 import json
@@ -21,9 +21,11 @@ import numpy as np
 
 from pipeline import config
 
+IMAGES = ("train_images", "train_labels", "test_images")
+
 
 def limit(precision: str) -> dict[str, Any]:
-    """Operations a second of a large matrix product: what convolutions can at best come near to."""
+    """Operations per second of a large matrix product, the limit for convolutions."""
     from pipeline.backend import tf
 
     size = 4096
@@ -38,41 +40,48 @@ def limit(precision: str) -> dict[str, Any]:
     return {"flops": 2 * size**3 / statistics.median(seconds)}
 
 
-def notebook(tensors: str, fold_ids: str, seed: str) -> dict[str, Any]:
+def notebook(arrays: str, fold_ids: str, seed: str) -> dict[str, Any]:
     """The notebook's training, judged on the rows of fold 0."""
     from pipeline.bench.notebook import train
 
-    images, labels = (np.load(Path(tensors) / f"train_{name}.npy") for name in ("images", "labels"))
+    images, labels = (np.load(Path(arrays) / f"train_{name}.npy") for name in ("images", "labels"))
     held_out = np.load(fold_ids) == 0
     curve = train(images, labels, held_out, int(seed))
     rate = int((~held_out).sum()) * len(curve["seconds"]) / curve["seconds"][-1]
     return {**curve, "images_per_second": rate}
 
 
-def preset(tensors: str, fold_ids: str, name: str, fold: str, seed: str) -> dict[str, Any]:
-    """One fold of a preset, trained with another seed, as the train stage does it."""
-    from pipeline.train import train
+def preset(arrays: str, fold_ids: str, name: str, fold: str, seed: str) -> dict[str, Any]:
+    """One fold of a preset, trained with a given seed, as the train stage does it."""
+    from pipeline.train.fold import train
 
     params = replace(config.load(name).train, seed=int(seed))
     with tempfile.TemporaryDirectory() as folder:
-        facts = train(Path(folder), Path(tensors), Path(fold_ids), int(fold), params)
-        lines = (Path(folder) / "history.csv").read_text(encoding="ascii").splitlines()
+        metadata = train(
+            **{name: Path(arrays, f"{name}.npy") for name in IMAGES},
+            **{name: Path(folder, name) for name in ("history", "oof", "test")},
+            weights=Path(folder, "weights.keras"),
+            fold_ids=Path(fold_ids),
+            fold=int(fold),
+            params=params,
+        )
+        lines = Path(folder, "history").read_text(encoding="ascii").splitlines()
     column = lines[0].split(",").index("val_accuracy")
     return {
-        "seconds": np.cumsum(facts["epoch_seconds"]).tolist(),
+        "seconds": np.cumsum(metadata["epoch_seconds"]).tolist(),
         "accuracy": [float(line.split(",")[column]) for line in lines[1:]],
-        "final_accuracy": facts["held_out_accuracy"],
-        # Tracing the graph is part of the first epoch's time.
-        "images_per_second": facts["rows"] / min(facts["epoch_seconds"]),
+        "final_accuracy": metadata["held_out_accuracy"],
+        # The first epoch includes the tracing of the graph.
+        "images_per_second": metadata["rows"] / min(metadata["epoch_seconds"]),
         "flops_per_image": flops_per_image(params),
-        "precision": facts["precision"],
+        "precision": metadata["precision"],
     }
 
 
 def start_up() -> dict[str, Any]:
-    """Seconds until a command is there, and until TensorFlow is."""
+    """Seconds to start a command, and to import TensorFlow."""
     commands = {
-        "plan": ["-m", "pipeline.plan", "sample", "demo"],
+        "status": ["-m", "pipeline", "status", "--dataset", "sample", "--config", "demo"],
         "help": ["-m", "pipeline", "--help"],
         "tensorflow": ["-c", "import pipeline.backend"],
     }
@@ -80,7 +89,7 @@ def start_up() -> dict[str, Any]:
 
 
 def parsing(raw: str) -> dict[str, Any]:
-    """Seconds to read train.csv: ours with all its checks, pandas', and NumPy's text reader."""
+    """Seconds to read train.csv: with our checks, with pandas, and with NumPy's text reader."""
     import pandas as pd
 
     from pipeline import csvs
@@ -95,13 +104,13 @@ def parsing(raw: str) -> dict[str, Any]:
 
 
 def flops_per_image(params: config.Train) -> int:
-    """Multiplications and additions of one training step, for one image.
+    """Multiplications and additions of one training step, per image.
 
-    Those of convolutions and dense layers, forward and, twice as many, backward; less the gradient
-    of the pixels, which nobody asks for.
+    Convolutions and dense layers, forward and, twice as many, backward; without the gradient of the
+    pixels, which is not computed.
     """
     from pipeline.backend import keras
-    from pipeline.networks import NETWORKS
+    from pipeline.train.networks import NETWORKS
 
     total, first = 0, True
     for layer in NETWORKS[params.network](params.width, params.dropout).layers:

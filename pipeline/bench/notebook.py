@@ -1,9 +1,9 @@
 """The baseline: the Keras notebook that most entrants to the competition fork.
 
-Its network is among ours; what makes it the baseline is its training, with Keras' own
-ImageDataGenerator, which warps images one by one in Python. Built from its description, to be timed
-with the same TensorFlow as the presets. Published: 0.9919 on its 15 % hold-out after seven epochs,
-0.9922 at best.
+Its network is one of ours; what makes it the baseline is its training with Keras'
+ImageDataGenerator, which augments images one by one in Python. Written from its description, to be
+timed with the same TensorFlow as the presets. Published: 0.9919 on its 15 % hold-out after seven
+epochs, 0.9922 at best.
 """
 
 import time
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.backend import keras
-from pipeline.networks import NETWORKS
+from pipeline.train.networks import NETWORKS
 
 BATCH_SIZE = 86
 EPOCHS = 30
@@ -33,10 +33,10 @@ def train(
         labels: uint8 (n,).
         held_out: bool (n,), the rows to validate on.
         seed: of weights, order, dropout and augmentation.
-        epochs: at most so many.
+        epochs: the maximum.
 
     Returns:
-        An entry an epoch: seconds since the start, validation accuracy and loss.
+        An entry for each epoch: seconds since the start, validation accuracy and loss.
     """
     from keras.src.legacy.preprocessing.image import ImageDataGenerator
 

@@ -1,4 +1,4 @@
-"""What was measured, as tables in Markdown and as pictures."""
+"""The measurements as Markdown tables and pictures."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,16 @@ def presets(
     limits: Mapping[str, Any],
     best: Mapping[str, Any] | None,
 ) -> str:
-    """The table of presets: accuracy, time, and both in relation to the notebook.
+    """The table of presets: accuracy, time, and both relative to the notebook.
 
     Args:
-        runs: for each preset what `measure.preset` found, a training each.
-        notebook: what `measure.notebook` found.
-        limits: what `measure.limit` found, by precision.
-        best: the ensemble's facts and the seconds of all its trainings, if it was trained.
+        runs: for each preset the results of `measure.preset`, one per run.
+        notebook: the result of `measure.notebook`.
+        limits: the results of `measure.limit`, by precision.
+        best: the ensemble's metrics and the seconds of all its folds, if it was trained.
     """
     lines = [
-        "| preset | accuracy on digits not trained on | training, s | the notebook takes | "
+        "| preset | accuracy on held-out digits | training, s | against the notebook | "
         "images/s | of the matrix limit | peak memory |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -58,12 +58,12 @@ def presets(
 
 
 def rest(found: Mapping[str, Any]) -> str:
-    """Start-up, the reading of CSVs, and the machine's limits."""
+    """Start-up, reading CSVs, and the machine's limits."""
     start, parsing = found["start-up"], found["parsing"]
     rows = [
         ("large matrix product, float32", f"{found['float32']['flops'] / 1e9:,.0f} Gflop/s"),
         ("large matrix product, bfloat16", f"{found['bfloat16']['flops'] / 1e9:,.0f} Gflop/s"),
-        ("what is stale? (where nothing was made yet)", _seconds(start["plan"])),
+        ("`digits status` (where nothing was made yet)", _seconds(start["status"])),
         ("`digits --help`", _seconds(start["help"])),
         ("import of TensorFlow and Keras", _seconds(start["tensorflow"])),
         (f"train.csv, {parsing['bytes'] / 1e6:.0f} MB, every check", _seconds(parsing["ours"])),
@@ -74,7 +74,7 @@ def rest(found: Mapping[str, Any]) -> str:
 
 
 def reached(notebook: Mapping[str, Any], accuracy: float) -> float | None:
-    """Seconds until the notebook's validation accuracy first is `accuracy`; None: it never is."""
+    """Seconds until the notebook first reaches a validation accuracy; None if it never does."""
     pairs = zip(notebook["seconds"], notebook["accuracy"], strict=True)
     return next((seconds for seconds, its in pairs if its >= accuracy), None)
 
@@ -88,7 +88,7 @@ def draw(
     matplotlib.use("svg")
     from matplotlib import pyplot as plt
 
-    # The same bytes for the same figures; colours that a colour-blind reader tells apart.
+    # Equal data give equal bytes; the colours suit colour-blind readers.
     plt.rcParams.update({"svg.hashsalt": "digits", "font.size": 11})
     colours = dict(zip([*runs, "best"], ["#E69F00", "#56B4E9", "#009E73", "#CC79A7"], strict=False))
 
@@ -111,7 +111,7 @@ def draw(
         xscale="log",
         ylim=(0.975, 1.0),
         xlabel="seconds of training (one network; best: all of its networks)",
-        ylabel="accuracy on digits not trained on",
+        ylabel="accuracy on held-out digits",
     )
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
@@ -127,7 +127,7 @@ def draw(
         yticks=range(len(runs)),
         yticklabels=[f"{name}, {len(its)}" for name, its in runs.items()],
         ylim=(-0.6, len(runs) - 0.4),
-        xlabel="accuracy of each training; the bar is their mean",
+        xlabel="accuracy of each run; the bar is the mean",
     )
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
@@ -141,8 +141,9 @@ def _mean(values: Sequence[float]) -> str:
 def _ratio(notebook: Mapping[str, Any], accuracy: float, seconds: float) -> str:
     first = reached(notebook, accuracy)
     if first is None:
-        return f"{notebook['seconds'][-1] / seconds:.1f}× as long and does not get there"
-    return f"{first / seconds:.1f}× as long"
+        ratio = f"{notebook['seconds'][-1] / seconds:.1f}× faster"
+        return f"{ratio}; the notebook never reaches this accuracy"
+    return f"{first / seconds:.1f}× faster to this accuracy"
 
 
 def _seconds(values: Sequence[float]) -> str:

@@ -1,0 +1,179 @@
+"""Fingerprints of code: what a stage's function is made of, derived from its imports.
+
+Starting from one definition, such as `pipeline.split:split`, this follows the names that it uses
+to other definitions of its module and, through the imports, of other modules. Comments, layout and
+docstrings do not count, and neither does code that the function never reaches.
+
+Standard library only: every `digits STAGE` asks whether its code has changed.
+"""
+
+import ast
+import functools
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+
+# Modules whose code is not part of a result, and why a change in them makes nothing stale.
+NEUTRAL = {
+    "pipeline.artifacts": "puts files in place; their bytes are those that the stage wrote",
+    "pipeline.backend": "imports Keras",
+    "pipeline.config": "its values reach a stage as parameters, which are recorded one by one",
+    "pipeline.errors": "defines two exceptions",
+    "pipeline.kaggle.client": "moves the competition's files without changing a byte",
+    "pipeline.train.devices": "decides where a fold runs, which changes none of its numbers",
+    "pipeline.train.progress": "shows how far training has come",
+}
+# Names of what a module defines: all of it; the statements that bind no name.
+EVERYTHING, ON_IMPORT = "*", ""
+
+
+def fingerprints(entries: Iterable[str], root: Path) -> dict[str, str]:
+    """Fingerprint the code that some definitions consist of.
+
+    Args:
+        entries: definitions, as "pipeline.split:split"; or files below the package in another
+            language, as "report/page.html", of which every byte counts.
+        root: the project's folder, which contains `pipeline/`.
+
+    Returns:
+        SHA-256 in hexadecimal of the code used of each file, by the file's path below `pipeline/`.
+
+    Raises:
+        UserError: a file is not valid Python, or has no such definition.
+    """
+    return dict(_fingerprints(tuple(entries), root))
+
+
+@functools.cache  # every fold of a preset asks for the same
+def _fingerprints(entries: tuple[str, ...], root: Path) -> tuple[tuple[str, str], ...]:
+    found = {}
+    used: dict[str, set[str]] = defaultdict(set)
+    waiting = []
+    for entry in entries:
+        module, is_definition, name = entry.partition(":")
+        if is_definition:
+            waiting.append((module, name))
+        else:
+            found[entry] = hashlib.sha256((root / "pipeline" / entry).read_bytes()).hexdigest()
+    while waiting:
+        module, name = waiting.pop()
+        if module not in NEUTRAL and name not in used[module]:
+            used[module].add(name)
+            waiting += _parse(module, root).uses(name)
+    for module, names in used.items():
+        parsed = _parse(module, root)
+        kept = {id(s): s for name in names for s in parsed.statements.get(name, ())}
+        if shapes := [_shape(s) for s in sorted(kept.values(), key=lambda s: s.lineno)]:
+            digest = hashlib.sha256(repr(shapes).encode()).hexdigest()
+            found[str(parsed.path.relative_to("pipeline"))] = digest
+    return tuple(sorted(found.items()))
+
+
+class _Module:
+    """The syntax tree of one module, and what its names refer to.
+
+    Attributes:
+        path: the source file.
+        statements: those that bind each name of the module; under ON_IMPORT, those that bind none
+            and run when it is imported.
+        imports: what an imported name of this package refers to, as (module, definition); the
+            definition is "" if the name refers to a module.
+    """
+
+    def __init__(self, name: str, path: Path, tree: ast.Module, root: Path) -> None:
+        self.name, self.path = name, path
+        self.statements: dict[str, list[ast.stmt]] = defaultdict(list)
+        self.imports: dict[str, set[tuple[str, str]]] = defaultdict(set)
+        for statement in tree.body:
+            bound = _bound(statement)
+            if not bound and not isinstance(statement, _IMPORTS) and not _is_docstring(statement):
+                bound = {ON_IMPORT}
+            for each in bound:
+                self.statements[each].append(statement)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pipeline"):
+                for alias in node.names:
+                    inner = f"{node.module}.{alias.name}"
+                    is_module = _path(inner, root) is not None
+                    target = (inner, "") if is_module else (str(node.module), alias.name)
+                    self.imports[alias.asname or alias.name].add(target)
+
+    def uses(self, name: str) -> Iterator[tuple[str, str]]:
+        """The definitions that a definition uses itself, as (module, definition)."""
+        if name == EVERYTHING:
+            yield from ((self.name, each) for each in self.statements)
+            return
+        if name not in self.statements and name not in self.imports and name != ON_IMPORT:
+            raise UserError(f"{self.path} defines no {name!r}")
+        yield self.name, ON_IMPORT
+        if name in self.imports:  # imported here, to be imported from here
+            yield from self.imports[name]
+        names, attributes = set(), defaultdict(set)
+        for node in (n for statement in self.statements[name] for n in ast.walk(statement)):
+            if isinstance(node, ast.Name):
+                names.add(node.id)
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                attributes[node.value.id].add(node.attr)
+        for used in names:
+            if used in self.statements:
+                yield self.name, used
+            for target, definition in self.imports.get(used, ()):
+                if definition:
+                    yield target, definition
+                else:  # `from pipeline import csvs`, then csvs.read_labels
+                    yield from ((target, each) for each in attributes[used] or {EVERYTHING})
+
+
+@functools.cache
+def _parse(module: str, root: Path) -> _Module:
+    path = _path(module, root)
+    assert path is not None, module
+    place = path.relative_to(root)
+    try:
+        return _Module(module, place, ast.parse(path.read_text(encoding="utf-8")), root)
+    except SyntaxError as error:
+        raise UserError(f"{place}, line {error.lineno}: {error.msg}") from error
+
+
+def _path(module: str, root: Path) -> Path | None:
+    """The source file of a module of this package; None if there is no such module."""
+    place = root.joinpath(*module.split("."))
+    candidates = (place.with_suffix(".py"), place / "__init__.py")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+_IMPORTS = (ast.Import, ast.ImportFrom)
+
+
+def _bound(statement: ast.stmt) -> set[str]:
+    """The names that a statement of a module binds; those of this package's imports aside."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {statement.name}
+    names = set()
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Import):
+            names |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("pipeline"):
+            names |= {alias.asname or alias.name for alias in node.names}
+    return names
+
+
+def _is_docstring(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+
+
+def _shape(node: Any) -> Any:
+    """The tree as nested lists. Empty fields are left out: Python's versions differ in them."""
+    if isinstance(node, ast.AST):
+        fields = {name: _shape(value) for name, value in ast.iter_fields(node)}
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            documented = ast.get_docstring(node, clean=False) is not None
+            fields["body"] = fields["body"][1:] if documented else fields["body"]
+        return [type(node).__name__, *((k, v) for k, v in fields.items() if v not in (None, []))]
+    return [_shape(item) for item in node] if isinstance(node, list) else node

@@ -1,0 +1,324 @@
+"""The competition on Kaggle: the official client, with the deadlines and retries that it lacks.
+
+The client waits forever on a stalled connection, prints signed addresses and secrets, exits when it
+finds no credentials, and never retries. So each call runs in a process of its own (the second half
+of this file): it can be killed, its output is discarded, and only a small JSON answer comes back.
+The first half decides from that answer whether to retry.
+"""
+
+import contextlib
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipeline.errors import ExternalError, UserError
+
+COMPETITION = "digit-recognizer"
+HOME = f"https://www.kaggle.com/competitions/{COMPETITION}"
+# Seconds without a byte after which an attempt ends; raise it on a slow connection.
+STALL = float(os.environ.get("DIGITS_STALL_SECONDS", "60"))
+# Seconds before the second attempt; they double with each attempt, up to LONGEST_PAUSE.
+FIRST_PAUSE = float(os.environ.get("DIGITS_PAUSE_SECONDS", "2"))
+LONGEST_PAUSE = 60.0
+ATTEMPTS = 5
+Answer = TypeVar("Answer")
+# Environment variables that silently change what the client does, or make it print secrets.
+IGNORED_VARIABLES = ("KAGGLE_PATH", "KAGGLE_COMPETITION", "VERBOSE", "VERBOSE_OUTPUT")
+
+
+class CallError(Exception):
+    """A call to Kaggle failed. Its text contains no address and no secret, and may be shown.
+
+    Attributes:
+        status: the HTTP status, or 0 if there was no answer.
+        retry_after: how long the service asks to wait, in seconds.
+        stalled: whether it was ended because no more bytes arrived.
+    """
+
+    def __init__(
+        self, text: str, status: int = 0, retry_after: float = 0.0, stalled: bool = False
+    ) -> None:
+        super().__init__(text)
+        self.status, self.retry_after, self.stalled = status, retry_after, stalled
+
+    @property
+    def retryable(self) -> bool:
+        """Whether to retry: the service is busy or broken, or did not answer."""
+        return self.status in (0, 408, 429) or self.status >= 500
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A submission as the competition lists it; scores are strings, empty until there is one."""
+
+    ref: int
+    date: str
+    description: str
+    file_name: str
+    status: str
+    public_score: str
+    error: str
+
+
+def download(folder: Path, progress: Callable[[int, int | None], None]) -> Path:
+    """Download the competition's files as one zip to `folder`; one attempt.
+
+    Args:
+        folder: an empty folder, or one where a stalled attempt left the beginning of the zip, which
+            the client resumes if the file on the server is still the same.
+        progress: called with the number of bytes so far and, if known, in total.
+
+    Raises:
+        CallError: the attempt failed.
+        UserError: there are no credentials.
+    """
+    path = folder / f"{COMPETITION}.zip"
+
+    def size_so_far() -> int:
+        size = path.stat().st_size if path.exists() else 0
+        progress(size, _total_size(path))
+        return size
+
+    _call("download", {"folder": str(folder)}, size_so_far)
+    if not path.exists():
+        raise CallError("what arrived is not the archive")
+    return path
+
+
+def submit(csv: Path, description: str) -> int:
+    """Upload a CSV and submit it; one attempt. Returns the submission's number, its ref.
+
+    Raises:
+        CallError: the attempt failed; with status 0, the submission may exist nevertheless.
+        UserError: there are no credentials.
+    """
+    answer = _call("submit", {"file": str(csv.resolve()), "description": description})
+    if not answer["ref"]:
+        # The client hides a failed upload; only the missing number reveals it.
+        raise CallError(f"the upload failed ({answer['message']})")
+    return int(answer["ref"])
+
+
+def submissions() -> list[Submission]:
+    """The user's last hundred submissions, newest first; raises what `submit` raises."""
+    return [Submission(**fields) for fields in _call("submissions", {})]
+
+
+def submissions_left() -> int:
+    """How many submissions are left today; raises what `submit` raises."""
+    return int(_call("submissions_left", {}))
+
+
+def with_retries(what: str, call: Callable[[], Answer]) -> Answer:
+    """Call until it succeeds, with growing pauses, or until it is clear that it will not.
+
+    Args:
+        what: what the call does, "the download", for messages.
+        call: raises CallError when it fails.
+
+    Raises:
+        ExternalError: the service refuses, or every attempt failed.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return call()
+        except CallError as error:
+            if not error.retryable:
+                raise ExternalError(f"{what}: {_advice(error)}") from error
+            if attempt == ATTEMPTS:
+                raise ExternalError(
+                    f"{what} failed {ATTEMPTS} times, most recently because {error}; run the same "
+                    "command again later"
+                ) from error
+            pause = pause_before(attempt + 1, error.retry_after)
+            print(
+                f"{what}: {error}; attempt {attempt + 1} of {ATTEMPTS} in {pause:.0f} s", flush=True
+            )
+            time.sleep(pause)
+    raise AssertionError("unreachable")
+
+
+def pause_before(attempt: int, retry_after: float) -> float:
+    """Seconds to wait before attempt number `attempt` (2, 3, …): doubled, jittered, capped.
+
+    The service's Retry-After is respected, up to the same cap.
+    """
+    doubled = FIRST_PAUSE * 2.0 ** (attempt - 2) * random.uniform(0.5, 1.0)  # noqa: S311
+    return min(LONGEST_PAUSE, max(doubled, retry_after))
+
+
+def _advice(error: CallError) -> str:
+    """What to do when the service refuses."""
+    if error.status == 401:
+        return _refused_credentials()
+    if error.status == 403:
+        return (
+            "Kaggle refuses it (403). Usually the competition's rules have not been accepted; that "
+            f"can only be done in a browser: {HOME}/rules"
+        )
+    if error.status == 404:
+        return f"Kaggle does not know the competition (404): check whether {HOME} still exists"
+    return f"Kaggle refuses it ({error.status}): {error}"
+
+
+def _refused_credentials() -> str:
+    token, key = _token_place(), _key_place()
+    fix = "create a new token at https://www.kaggle.com/settings"
+    if token and key:
+        return (
+            f"Kaggle refuses the token in {token} (401), which hides the key in {key}: "
+            f"remove the token to use the key, or {fix}"
+        )
+    return f"Kaggle refuses the credentials in {token or key or 'use'} (401): {fix}"
+
+
+def _token_place() -> str | None:
+    if os.environ.get("KAGGLE_API_TOKEN"):
+        return "KAGGLE_API_TOKEN"
+    file = Path.home() / ".kaggle" / "access_token"
+    return str(file) if file.exists() else None
+
+
+def _key_place() -> str | None:
+    if os.environ.get("KAGGLE_USERNAME") and os.environ.get("KAGGLE_KEY"):
+        return "KAGGLE_KEY"
+    folders = [Path.home() / ".kaggle", Path.home() / ".config" / "kaggle"]
+    if "KAGGLE_CONFIG_DIR" in os.environ:
+        folders.insert(0, Path(os.environ["KAGGLE_CONFIG_DIR"]))
+    files = [folder / "kaggle.json" for folder in folders if (folder / "kaggle.json").exists()]
+    return str(files[0]) if files else None
+
+
+def _total_size(path: Path) -> int | None:
+    """The size of the complete archive, from the client's note beside an incomplete one."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        note = path.with_name(path.name + ".kaggle-partial").read_text(encoding="utf-8")
+        return int(json.loads(note)["size"])
+    return None
+
+
+# --- a call, from outside its process -----------------------------------------------------------
+
+
+def _call(name: str, arguments: Mapping[str, str], progress: Callable[[], int] = lambda: 0) -> Any:
+    """Run a call in a process of its own, and kill it when `progress` stops growing."""
+    environment = {key: value for key, value in os.environ.items() if key not in IGNORED_VARIABLES}
+    child = subprocess.Popen(  # noqa: S603
+        [sys.executable, "-m", "pipeline.kaggle.client", name, json.dumps(arguments)],
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        seen, since = progress(), time.monotonic()
+        while child.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(0.1)
+            if (now := progress()) != seen:
+                seen, since = now, time.monotonic()
+            elif time.monotonic() - since > STALL:
+                raise CallError(f"nothing arrived for {STALL:.0f} s", stalled=True)
+        assert child.stdout is not None
+        answer = child.stdout.read()
+    finally:
+        child.kill()
+        child.communicate()
+    return _parse(answer, child.returncode)
+
+
+def _parse(answer: str, code: int) -> Any:
+    try:
+        content = json.loads(answer)
+    except ValueError:
+        raise CallError(f"the client crashed (exit code {code})") from None
+    if "value" in content:
+        return content["value"]
+    if content["error"] == "credentials":
+        raise UserError(
+            "no Kaggle credentials. Create a token at https://www.kaggle.com/settings and save it "
+            "as ~/.kaggle/access_token or in KAGGLE_API_TOKEN; or download the zip by hand from "
+            f"{HOME}/data and give DATASET={COMPETITION}.zip; or run `make demo`, which needs none"
+        )
+    raise CallError(content["error"], content["status"], content["retry_after"])
+
+
+# --- a call, inside its process ---------------------------------
+
+
+def _perform(name: str, arguments: Mapping[str, str]) -> Any:
+    from kaggle.api.kaggle_api_extended import KaggleApi
+
+    api = KaggleApi()
+    api.authenticate()
+    if name == "download":
+        return api.competition_download_files(COMPETITION, path=arguments["folder"], quiet=True)
+    if name == "submit":
+        answer = api.competition_submit(
+            arguments["file"], arguments["description"], COMPETITION, quiet=True
+        )
+        return {"ref": answer.ref, "message": answer.message}
+    if name == "submissions":
+        return [
+            {
+                "ref": entry.ref,
+                "date": str(entry.date),
+                "description": entry.description,
+                "file_name": entry.file_name,
+                "status": entry.status.name,
+                "public_score": entry.public_score or "",
+                "error": entry.error_description or "",
+            }
+            for entry in api.competition_submissions(COMPETITION, page_size=100) or []
+            if entry is not None
+        ]
+    assert name == "submissions_left"
+    return api.competition_get_submission_limits(COMPETITION).num_allowed_now
+
+
+def _describe(error: BaseException) -> dict[str, Any]:
+    """A failure, for the parent process; without addresses, which may be signed."""
+    if isinstance(error, SystemExit):
+        return {"error": "credentials"}
+    response = getattr(error, "response", None)
+    # A response with an error status is false, so compare it with None.
+    status = response.status_code if response is not None else 0
+    headers = response.headers if response is not None else {}
+    text = re.sub(r"\S*://\S*|\S*\?\S*=\S*", "…", str(error))
+    if status >= 500 or status in (0, 408, 429):
+        text = f"Kaggle answers {status}" if status else f"no valid answer arrived ({_kind(error)})"
+    wait = headers.get("Retry-After", "")
+    seconds = float(wait) if wait.replace(".", "", 1).isdigit() else 0.0
+    short = " ".join(text.split())[:200]
+    return {"error": short or f"Kaggle answers {status}", "status": status, "retry_after": seconds}
+
+
+def _kind(error: BaseException) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(error).__name__).lower()
+
+
+def _main() -> None:
+    # The answer goes to the real stdout; what the client prints is discarded.
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answer:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        try:
+            answer_json: dict[str, Any] = {"value": _perform(sys.argv[1], json.loads(sys.argv[2]))}
+        except (Exception, SystemExit) as error:
+            answer_json = _describe(error)
+        json.dump(answer_json, answer)
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,314 @@
+"""The report: one HTML page that shows what was learnt, and every error.
+
+It reads what the other stages wrote and computes nothing that they could use. Where the labels of
+the test set are public, they are read here, after everything has been decided.
+"""
+
+import csv
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import csvs
+from pipeline.artifacts import fingerprint, read_checksummed
+from pipeline.config import Train
+from pipeline.download import SOURCES
+from pipeline.kaggle import ledger as ledgers
+from pipeline.report import pictures
+from pipeline.report.pictures import Picture
+
+TEMPLATE = Path(__file__).with_name("page.html")
+# With more errors than this the page would be slow; the most confident ones are shown.
+SHOWN = 5000
+UNSURE_SHOWN = 200
+CALIBRATION_BINS = 15
+
+
+def report(
+    train_images: Path,
+    train_labels: Path,
+    test_images: Path,
+    fold_ids: Path,
+    oof: Path,
+    test: Path,
+    metrics: Path,
+    weights: Mapping[str, Sequence[Path]],
+    histories: Mapping[str, Sequence[Path]],
+    manifests: Mapping[str, Sequence[Path]],
+    submission: Path,
+    page: Path,
+    source: str,
+    title: str,
+    command: str,
+    solution: Path | None = None,
+    ledger: Path | None = None,
+) -> dict[str, Any]:
+    """Write the report.
+
+    Args:
+        train_images: uint8 (n, 28, 28, 1).
+        train_labels: uint8 (n,).
+        test_images: uint8 (m, 28, 28, 1).
+        fold_ids: int8 (n,).
+        oof: out-of-fold probabilities, float32 (n, 10).
+        test: test probabilities, float32 (m, 10).
+        metrics: metrics.json of the ensemble.
+        weights: the networks, a file per fold, by preset.
+        histories: history.csv of each fold, by preset.
+        manifests: of each fold, by preset: how it was trained, where, and for how long.
+        submission: the CSV.
+        page: the HTML file to be written.
+        source: where the dataset comes from, a key of `download.SOURCES`.
+        title: the dataset and the preset.
+        command: what to type to make the submission again.
+        solution: the labels of the test set, if they are public.
+        ledger: the submissions so far, if there are any.
+
+    Returns:
+        Metadata: the number of out-of-fold errors, and the expected calibration error.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    # If it has no home to keep its font cache in, matplotlib uses another place and says so.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    names = SOURCES[source].class_names
+    images, labels = np.load(train_images), np.load(train_labels)
+    images_to_predict, folds = np.load(test_images), np.load(fold_ids)
+    oof_probabilities, test_probabilities = np.load(oof), np.load(test)
+    held_out = np.flatnonzero(folds >= 0)
+    recorded = {
+        preset: [read_checksummed(path) or {} for path in paths]
+        for preset, paths in manifests.items()
+    }
+    params = {preset: _params(folds[0]["params"]) for preset, folds in recorded.items()}
+
+    validation = _judged(labels[held_out], oof_probabilities[held_out], names)
+    wrong = held_out[oof_probabilities[held_out].argmax(axis=1) != labels[held_out]]
+    unsure = np.argsort(test_probabilities.max(axis=1))[:UNSURE_SHOWN]
+    galleries = {
+        "errors": _gallery(images, labels, oof_probabilities, folds, wrong),
+        "unsure": _gallery(images_to_predict, None, test_probabilities, None, unsure),
+    }
+    judged_test = truth = None
+    if solution:
+        _, truth = csvs.read_labels(solution)
+        judged_test = _judged(truth, test_probabilities, names)
+        wrong_test = np.flatnonzero(test_probabilities.argmax(axis=1) != truth)
+        galleries["test_errors"] = _gallery(
+            images_to_predict, truth, test_probabilities, None, wrong_test
+        )
+    layers = {preset: _layers(paths[0]) for preset, paths in weights.items()}
+
+    template = Environment(
+        loader=FileSystemLoader(TEMPLATE.parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template(TEMPLATE.name)
+    html = template.render(
+        title=title,
+        command=command,
+        score=_score(submission, ledger),
+        params=params,
+        metrics=json.loads(metrics.read_text(encoding="utf-8")),
+        names=names,
+        run=_run([manifest["metadata"] for folds in recorded.values() for manifest in folds]),
+        data=_data(images, images_to_predict),
+        examples=pictures.examples(images, labels, names),
+        distributions=_distributions(labels, test_probabilities, truth, names),
+        augmentations={
+            preset: _augmentation(its, images, labels, names) for preset, its in params.items()
+        },
+        networks={preset: (pictures.network(its), its) for preset, its in layers.items()},
+        learning=pictures.learning(
+            {preset: [_history(path) for path in paths] for preset, paths in histories.items()}
+        ),
+        validation=validation,
+        test=judged_test,
+        galleries=galleries,
+    )
+    page.write_text(html, encoding="utf-8")
+    return {"oof_errors": len(wrong), "calibration_error": validation["calibration_error"]}
+
+
+def _params(recorded: Mapping[str, Any]) -> Train:
+    """How a fold was trained, from the parameters in its manifest."""
+    values = {key.partition(".")[2]: value for key, value in recorded.items() if "." in key}
+    return Train(**values)
+
+
+def _score(submission: Path, ledger: Path | None) -> str:
+    """The most recent public score of this exact file, if the ledger has one."""
+    digest = fingerprint(submission)
+    entries = ledgers.read(ledger) if ledger else []
+    scores = [entry.public_score for entry in entries if entry.sha256 == digest]
+    return next((score for score in reversed(scores) if score), "")
+
+
+def _judged(
+    truth: NDArray[np.integer[Any]], probabilities: NDArray[np.float32], names: Sequence[str]
+) -> dict[str, Any]:
+    """Everything that is shown about predictions whose true labels are known."""
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    predicted, classes = probabilities.argmax(axis=1), np.arange(len(names))
+    matrix = confusion_matrix(truth, predicted, labels=classes)
+    scores = precision_recall_fscore_support(truth, predicted, labels=classes, zero_division=0)
+    errors = np.where(np.eye(len(names), dtype=bool), 0, matrix)
+    pairs = [
+        (names[row], names[column], int(errors[row, column]))
+        for row, column in zip(
+            *np.unravel_index(errors.argsort(axis=None)[::-1], errors.shape), strict=True
+        )
+        if errors[row, column]
+    ]
+    confidence, right, rows, calibration_error = calibration(
+        probabilities.max(axis=1), predicted == truth
+    )
+    return {
+        "rows": len(truth),
+        "wrong": int(errors.sum()),
+        "confusion": pictures.confusion(matrix, names),
+        "classes": [
+            {"name": name, "precision": p, "recall": r, "f1": f, "rows": int(n)}
+            for name, p, r, f, n in zip(names, *scores, strict=True)
+        ],
+        "pairs": pairs[:10],
+        "reliability": pictures.reliability(confidence, right, rows),
+        "calibration_error": calibration_error,
+    }
+
+
+def calibration(
+    confidence: NDArray[np.floating[Any]], right: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64], float]:
+    """Compare the confidence of predictions with how often they are right.
+
+    Args:
+        confidence: the probability of the predicted class, (n,).
+        right: whether the prediction is right, (n,).
+
+    Returns:
+        For each non-empty bin of equal width its mean confidence, its accuracy and its number of
+        rows; and the expected calibration error, the mean distance between the first two, weighted
+        by the third (Guo et al. 2017, arXiv:1706.04599).
+    """
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    rows = np.bincount(bins, minlength=CALIBRATION_BINS)
+    used = rows > 0
+    sure = np.bincount(bins, confidence, CALIBRATION_BINS)[used] / rows[used]
+    correct = np.bincount(bins, right, CALIBRATION_BINS)[used] / rows[used]
+    error = float(np.average(np.abs(sure - correct), weights=rows[used]))
+    return sure, correct, rows[used], error
+
+
+def _gallery(
+    images: NDArray[np.uint8],
+    truth: NDArray[np.integer[Any]] | None,
+    probabilities: NDArray[np.float32],
+    fold_ids: NDArray[np.int8] | None,
+    rows: NDArray[np.int64],
+) -> dict[str, Any]:
+    """A sheet of images; for each its row in the CSV, counted from 1, and its probabilities.
+
+    If there are more rows than a page can show, the most confident ones.
+    """
+    order = np.argsort(-probabilities[rows].max(axis=1), kind="stable")
+    found, rows = len(rows), rows[order[:SHOWN]]
+    return {
+        "found": found,
+        "sheet": pictures.sheet(images[rows]),
+        "digits": [
+            {
+                "row": int(row) + 1,
+                "truth": None if truth is None else int(truth[row]),
+                "fold": None if fold_ids is None else int(fold_ids[row]),
+                "probabilities": [round(float(p), 4) for p in probabilities[row]],
+            }
+            for row in rows
+        ],
+    }
+
+
+def _run(folds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Where the folds were trained, with what, and for how long."""
+    return {
+        "devices": sorted({f"{fold['device']} ({fold['device_reason']})" for fold in folds}),
+        "precisions": sorted(
+            {f"{fold['precision']} ({fold['precision_reason']})" for fold in folds}
+        ),
+        "versions": folds[0]["versions"],
+        "seconds": sum(sum(fold["epoch_seconds"]) for fold in folds),
+        "folds": len(folds),
+    }
+
+
+def _data(images: NDArray[np.uint8], test_images: NDArray[np.uint8]) -> dict[str, Any]:
+    """What can be said about the data before training."""
+    train, test = (Counter(image.tobytes() for image in its) for its in (images, test_images))
+    return {
+        "train_rows": len(images),
+        "test_rows": len(test_images),
+        "train_duplicates": len(images) - len(train),
+        "test_duplicates": len(test_images) - len(test),
+        "shared": sum(count for image, count in test.items() if image in train),
+    }
+
+
+def _distributions(
+    labels: NDArray[np.uint8],
+    test: NDArray[np.float32],
+    truth: NDArray[np.integer[Any]] | None,
+    names: Sequence[str],
+) -> Picture:
+    sets = {"training labels": labels, "predictions for the test set": test.argmax(axis=1)}
+    if truth is not None:
+        sets["labels of the test set"] = truth
+    return pictures.distributions(
+        {name: np.bincount(its, minlength=len(names)) / len(its) for name, its in sets.items()},
+        names,
+    )
+
+
+def _augmentation(
+    params: Train, images: NDArray[np.uint8], labels: NDArray[np.uint8], names: Sequence[str]
+) -> Picture | None:
+    """A few images as they were augmented in training; None if they were not."""
+    if not (params.rotation or params.zoom or params.shift or params.shear):
+        return None
+    from pipeline.train.augment import RandomAffine
+
+    chosen = [int(np.flatnonzero(labels == label)[0]) for label in range(0, len(names), 2)]
+    augmentation = RandomAffine(
+        params.rotation, params.zoom, params.shift, params.shear, seed=params.seed
+    )
+    augmented = [np.asarray(augmentation(images[chosen], training=True)) for _ in range(9)]
+    return pictures.augmentation(images[chosen], augmented, [names[labels[i]] for i in chosen])
+
+
+def _layers(path: Path) -> list[dict[str, Any]]:
+    """The layers of a trained network: kind, output shape, number of parameters."""
+    from pipeline.backend import keras
+
+    network = keras.saving.load_model(path, compile=False)
+    return [
+        {
+            "kind": type(layer).__name__,
+            "shape": tuple(layer.output.shape[1:]),
+            "parameters": layer.count_params(),
+        }
+        for layer in network.layers
+    ]
+
+
+def _history(path: Path) -> dict[str, NDArray[np.float64]]:
+    with path.open(encoding="ascii", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}

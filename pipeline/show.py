@@ -1,0 +1,211 @@
+"""What was made, printed: the status of the stages, one digit, the runs, the submissions."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from pipeline import artifacts, config, stages
+from pipeline.config import Preset
+from pipeline.download import SOURCES, Dataset
+from pipeline.download import dataset as find_dataset
+from pipeline.errors import UserError
+from pipeline.stages import Graph
+
+
+def status(graph: Graph, verify: bool) -> None:
+    """Print whether each task is fresh, stale (and why) or missing, and how long it took.
+
+    Args:
+        graph: the tasks.
+        verify: read every file again, whatever its timestamps; `make` then knows what was found.
+    """
+    with artifacts.stat_cache(stages.ROOT, trusted=not verify) as cache:
+        reasons = artifacts.staleness(graph.tasks, cache)
+    width = max(14, *(len(task.name) for task in graph.tasks))
+    for task in graph.tasks:
+        reason = reasons[task.name]
+        state = "fresh" if reason is None else "missing" if reason == "missing" else "stale"
+        seconds = artifacts.metadata(task.manifest).get("seconds")
+        took = " " * 10 if seconds is None else f"{seconds:8.1f} s"
+        why = f"  {reason}" if state == "stale" else ""
+        print(f"{task.name:<{width}} {state:<8}{took}{why}".rstrip())
+
+
+def result(graph: Graph) -> None:
+    """Print what a run came to: the estimate, the score if the labels are public, what is next.
+
+    The labels of the test set are read only here, after everything has been decided.
+
+    Raises:
+        UserError: there is no submission yet.
+    """
+    download, write = graph.task("download"), graph.task("write")
+    submission, found = write.writes["submission"], artifacts.metadata(write.manifest)
+    if not found or not submission.exists():
+        raise UserError(f"there is no submission yet: run `{graph.command('submission')}`")
+    print(
+        f"out-of-fold accuracy {found['oof_accuracy']:.5f} ± {found['oof_standard_error']:.5f} "
+        f"(one standard error, {found['oof_rows']:,} rows)"
+    )
+    if "solution" in download.writes:
+        predicted, truth = _labels(submission), _labels(download.writes["solution"])
+        right = sum(predicted[image_id] == label for image_id, label in truth.items())
+        print(
+            f"accuracy on the test set {right / len(truth):.5f} "
+            f"({len(truth) - right:,} of {len(truth):,} wrong)"
+        )
+    print(f"submission {os.path.relpath(submission)}")
+    page = graph.task("report").writes["page"]
+    if page.exists():
+        print(f"report {os.path.relpath(page)}")
+    source = graph.dataset.source
+    if source == "kaggle":
+        print(f'next: {graph.command("submit")} MESSAGE="my first try"')
+    elif source == "local":
+        print(f"next: {graph.command('submit')}  (only if the files are the competition's own)")
+    else:
+        print(
+            "next: make submission CONFIG=fast  (the real competition: needs a Kaggle token, or "
+            "DATASET=digit-recognizer.zip, downloaded by hand)"
+        )
+
+
+def _labels(path: Path) -> dict[str, str]:
+    import csv
+
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return {row["ImageId"]: row["Label"] for row in csv.DictReader(file)}
+
+
+def digit(row: int, graph: Graph, test: bool) -> None:
+    """Print one image, and the probabilities from the networks that have not seen it.
+
+    Args:
+        row: counted from 1, as in the report.
+        graph: the tasks.
+        test: a row of test.csv, not of train.csv.
+
+    Raises:
+        UserError: there is no such row, or there are no predictions yet.
+    """
+    import numpy as np
+
+    preprocess, ensemble = graph.task("preprocess"), graph.task("ensemble")
+    for task in (preprocess, ensemble):
+        if wrong := artifacts.damage(task):
+            raise UserError(f"{wrong}: run `{graph.command('ensemble')}`")
+    images = np.load(preprocess.writes[f"{'test' if test else 'train'}_images"], mmap_mode="r")
+    if row > len(images):
+        raise UserError(f"there is no row {row}: there are {len(images):,}")
+    shades = " ░▒▓█"
+    for line in images[row - 1, :, :, 0]:
+        print("".join(shades[(int(pixel) + 63) // 64] * 2 for pixel in line).rstrip())
+    labels = np.load(preprocess.writes["train_labels"], mmap_mode="r")
+    truth = None if test else int(labels[row - 1])
+    predictions = np.load(ensemble.writes["test" if test else "oof"], mmap_mode="r")[row - 1]
+    names = SOURCES[graph.dataset.source].class_names
+    if np.isnan(predictions).any():
+        print(f"true {names[truth or 0]}; no fold holds this row out")
+        return
+    for label, (name, probability) in enumerate(zip(names, predictions, strict=True)):
+        marks = " true" if label == truth else ""
+        marks += " predicted" if label == predictions.argmax() else ""
+        print(f"{name:>10} {probability:6.4f} {'█' * round(40 * float(probability))}{marks}")
+
+
+def runs(data: Dataset, ledger_path: Path) -> None:
+    """Print the presets that were trained on a dataset, the best out of fold first."""
+    from pipeline.kaggle import ledger
+
+    home = stages.ROOT / "data" / data.name
+    scores: dict[str, str] = {}
+    for entry in ledger.read(ledger_path):
+        if entry.dataset == data.name and entry.public_score:
+            scores[entry.preset] = max(entry.public_score, scores.get(entry.preset, ""))
+    found = []
+    for path in home.glob("*/ensemble/manifest.json"):
+        metrics = artifacts.metadata(path)
+        if members := metrics.get("member_accuracies"):
+            seconds = sum(_seconds(home / member) for member in members)
+            found.append((metrics, path.parents[1].name, seconds))
+    if not found:
+        print(f"nothing has been trained on {data.name} yet")
+        return
+    rows = []
+    for metrics, name, seconds in sorted(found, key=lambda run: -run[0]["oof_accuracy"]):
+        folds = " ".join(f"{accuracy:.4f}" for accuracy in metrics["fold_accuracies"])
+        accuracy, error = metrics["oof_accuracy"], metrics["oof_standard_error"]
+        estimate = (f"{accuracy:.5f}", f"{error:.5f}")
+        rows.append([name, *estimate, folds, f"{seconds:.0f} s", scores.get(name, "")])
+    print_table(("preset", "out of fold", "±", "folds", "training", "public score"), rows)
+
+
+def _seconds(preset_folder: Path) -> float:
+    """How long the folds of a preset were trained."""
+    manifests = preset_folder.glob("fold-*/manifest.json")
+    return sum(sum(artifacts.metadata(path).get("epoch_seconds", [])) for path in manifests)
+
+
+def submissions(ledger_path: Path) -> None:
+    """Print the ledger, the best score first."""
+    from pipeline.kaggle import ledger
+
+    entries = sorted(ledger.read(ledger_path), key=lambda entry: entry.public_score, reverse=True)
+    if not entries:
+        print("nothing has been submitted yet: make submit")
+        return
+    columns = (
+        *("public_score", "oof_accuracy", "oof_standard_error", "status", "dataset", "preset"),
+        *("submitted_at", "ref", "message"),
+    )
+    print_table(columns, [[getattr(entry, column) for column in columns] for entry in entries])
+
+
+def parameters(preset: Preset) -> None:
+    """Print every parameter of a preset, with its meaning; * marks what the preset changes."""
+    for table in config.TABLES:
+        if table == "train" and preset.others:
+            continue  # each member has its own
+        print(f"[{table}]")
+        for parameter in fields(getattr(preset, table)):
+            value = getattr(getattr(preset, table), parameter.name)
+            mark = " " if value == parameter.default else "*"
+            text = f"{mark} {parameter.name} = {json.dumps(value)}"
+            print(f"{text:<30}# {parameter.metadata['meaning']}")
+
+
+def sample_submission(file: Path, dataset: str) -> Path:
+    """The sample submission that a CSV is to be checked against.
+
+    Args:
+        file: the CSV; the manifest beside one of our own names its dataset.
+        dataset: the dataset of any other, as the user names it.
+
+    Raises:
+        UserError: it is missing.
+    """
+    params = (artifacts.read_json(file.with_suffix(".json")) or {}).get("params")
+    name = params.get("dataset") if isinstance(params, dict) else None
+    if not isinstance(name, str):
+        name = find_dataset(dataset).name
+    sample = stages.ROOT / "data" / name / "raw" / "sample_submission.csv"
+    if not sample.exists():
+        raise UserError(
+            f"{os.path.relpath(sample)} is missing; run `make download`, or name the sample "
+            "submission with --sample"
+        )
+    return sample
+
+
+def print_table(columns: Iterable[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table as wide as the terminal, or 160 characters wide elsewhere."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=None)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)

@@ -1,0 +1,82 @@
+"""The checkpoint of a fold: the whole state after an epoch, from which a stopped run resumes."""
+
+import io
+import json
+import zipfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.artifacts import atomic
+
+CHECKPOINT = "checkpoint.npz"
+# What NumPy raises for a damaged checkpoint. RuntimeError: a flipped bit may claim that the archive
+# is encrypted, or of a later version.
+DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile)
+
+
+@dataclass
+class State:
+    """How far a fold has come: a checkpoint without the variables of model and optimiser.
+
+    Attributes:
+        run: identifies fold, parameters and rows; a checkpoint of another run is not resumed.
+        history: a row for each epoch, as in history.csv.
+        epoch_seconds: of each epoch, with its validation.
+        best_loss: the lowest monitored loss.
+        best_epoch: its epoch, counted from 0.
+        best_weights: its weights, if they are to be restored.
+    """
+
+    run: str
+    history: list[dict[str, float]] = field(default_factory=list)
+    epoch_seconds: list[float] = field(default_factory=list)
+    best_loss: float = float("inf")
+    best_epoch: int = 0
+    best_weights: list[NDArray[Any]] = field(default_factory=list)
+
+
+def save(path: Path, model: Any, state: State) -> None:
+    """Write a checkpoint, atomically."""
+    arrays = {f"variable_{i}": np.asarray(v) for i, v in enumerate(_variables(model))}
+    arrays |= {f"best_{i}": weights for i, weights in enumerate(state.best_weights)}
+    rest = {k: v for k, v in asdict(state).items() if k != "best_weights"}
+    arrays["state"] = np.array(json.dumps(rest))
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def restore(path: Path, model: Any, run: str) -> State:
+    """Set the model to its checkpoint, and return the state; start anew without an intact one."""
+    if not path.exists():
+        return State(run)
+    variables = _variables(model)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            values = [arrays[f"variable_{i}"] for i in range(len(variables))]
+            best = sorted(int(name[5:]) for name in arrays.files if name.startswith("best_"))
+            weights = [arrays[f"best_{i}"] for i in best]
+            state = State(**json.loads(str(arrays["state"])), best_weights=weights)
+        if state.run != run:
+            raise ValueError("a checkpoint of another run")
+    except DAMAGE:
+        print("the checkpoint of the previous run is damaged; starting anew")
+        return State(run)
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+    return state
+
+
+def history(checkpoint: bytes) -> list[dict[str, float]]:
+    """The rows of the epochs that a checkpoint has behind it; raises one of DAMAGE."""
+    with np.load(io.BytesIO(checkpoint), allow_pickle=False) as arrays:
+        rows: list[dict[str, float]] = json.loads(str(arrays["state"]))["history"]
+    return rows
+
+
+def _variables(model: Any) -> list[Any]:
+    """Everything that a step changes: weights, statistics, random state, the optimiser's own."""
+    return [*model.variables, *model.optimizer.variables]

@@ -1,0 +1,110 @@
+"""A place for each of several folds trained on one machine at a time: GPUs, or a share of the cores.
+
+Processes that know nothing of each other, such as two commands in two terminals, must end up in
+different places. So every place is a file, locked by the process that has it; when the process ends,
+the place is free.
+"""
+
+import fcntl
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from pipeline.errors import UserError
+
+# What this process has taken, GPUs or core numbers. TensorFlow cannot change them later.
+_taken: list[Any] = []
+_locks: list[IO[str]] = []
+
+
+def gpus(tf: Any, there: Sequence[Any], count: int) -> list[Any]:
+    """Take GPUs that no other fold uses, waiting if necessary; hide the others from TensorFlow.
+
+    With DIGITS_JOBS_PER_GPU=2 in the environment, two folds may share a GPU.
+
+    Args:
+        tf: TensorFlow, before it has run anything.
+        there: the physical GPUs.
+        count: how many to take.
+
+    Raises:
+        UserError: there are fewer, or the environment variable is not a number.
+    """
+    if _taken:
+        return list(_taken)
+    if count > len(there):
+        raise UserError(f"train.devices is {count}, but TensorFlow sees {len(there)} GPU")
+    word = os.environ.get("DIGITS_JOBS_PER_GPU", "1")
+    if not word.isdigit() or word == "0":
+        raise UserError(f"DIGITS_JOBS_PER_GPU must be a whole number from 1, not {word!r}")
+    jobs = int(word)
+    # The driver's own numbers, by which every process knows a GPU, even if it may not see all.
+    numbers = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    if len(numbers) != len(there):
+        numbers = [str(number) for number in range(len(there))]
+    places = [f"gpu-{number}-{turn}" for turn in range(jobs) for number in numbers]
+    waiting = False
+    while not (found := _take(places, count)):
+        if not waiting:
+            print(
+                f"waiting for a free GPU: other folds use all {len(there)}; set "
+                f"DIGITS_JOBS_PER_GPU={jobs + 1} to share them",
+                flush=True,
+            )
+        waiting = True
+        time.sleep(0.5)
+    _taken.extend(there[place % len(there)] for place in found)
+    tf.config.set_visible_devices(_taken, "GPU")
+    if jobs > 1:
+        for gpu in _taken:
+            tf.config.experimental.set_memory_growth(gpu, True)
+    return list(_taken)
+
+
+def cores(tf: Any, jobs: int) -> list[int]:
+    """Take one of `jobs` equal shares of the cores; all cores if no share is free.
+
+    This changes where the threads run, not how many there are: TensorFlow divides its sums among
+    its threads, and another number of them would change the last digits of the weights.
+
+    Args:
+        tf: TensorFlow, before it has run anything.
+        jobs: how many folds share the machine.
+    """
+    if _taken or not hasattr(os, "sched_setaffinity"):  # not on macOS
+        return list(_taken)
+    there = sorted(os.sched_getaffinity(0))
+    found = _take([f"cores-{job}-of-{jobs}" for job in range(jobs)], 1)
+    _taken.extend(part(there, found[0], jobs) if found else there)
+    tf.config.threading.set_intra_op_parallelism_threads(len(there))
+    os.sched_setaffinity(0, _taken)
+    return list(_taken)
+
+
+def part(cores: Sequence[int], job: int, jobs: int) -> list[int]:
+    """The cores of one of several jobs: adjacent, equally many for each, and at least one."""
+    first, end = job * len(cores) // jobs, (job + 1) * len(cores) // jobs
+    return list(cores[first : max(end, first + 1)])
+
+
+def _take(places: Sequence[str], count: int) -> list[int]:
+    """Lock `count` of these places, or none; return their positions in the list."""
+    found: dict[int, IO[str]] = {}
+    for position, place in enumerate(places):
+        file: IO[str] = (Path(tempfile.gettempdir()) / f"digits-{os.getuid()}-{place}.lock").open(
+            "a"
+        )
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            found[position] = file
+        except BlockingIOError:
+            file.close()
+        if len(found) == count:
+            _locks.extend(found.values())
+            return list(found)
+    for file in found.values():
+        file.close()
+    return []

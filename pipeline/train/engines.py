@@ -1,0 +1,93 @@
+"""Where the folds are trained: in this process, in several, or on a Ray cluster."""
+
+import time
+from typing import Literal
+
+from pipeline import artifacts
+from pipeline.artifacts import Task
+from pipeline.errors import RESUMES, ExternalError, UserError
+
+Engine = Literal["local", "ray"]
+
+
+def select(folds: list[Task], word: str, member: str | None) -> list[Task]:
+    """The folds that `--fold` and `--member` name.
+
+    Args:
+        folds: the tasks of all folds.
+        word: "all", or numbers such as "0,2".
+        member: a preset, of those that an ensemble averages; None for all.
+
+    Raises:
+        UserError: there is no such fold, or no such member.
+    """
+    members = list(dict.fromkeys(task.folder.parent.name for task in folds))
+    if member is not None and member not in members:
+        raise UserError(f"there is no member {member!r}; choose from {', '.join(members)}")
+    numbers = {task.params["fold"] for task in folds}
+    wanted = numbers
+    if word != "all":
+        try:
+            wanted = {int(number) for number in word.split(",")}
+        except ValueError as error:
+            raise UserError(f"--fold must be numbers such as 0,2, not {word!r}") from error
+        for fold in sorted(wanted - numbers):
+            raise UserError(f"there is no fold {fold}; choose from 0 to {max(numbers)}")
+    return [
+        task
+        for task in folds
+        if task.params["fold"] in wanted and member in (None, task.folder.parent.name)
+    ]
+
+
+def train_folds(
+    folds: list[Task],
+    tasks: list[Task],
+    force: bool = False,
+    jobs: int = 1,
+    engine: Engine = "local",
+    address: str | None = None,
+) -> None:
+    """Train the folds that are due; their files are the same wherever they are trained.
+
+    Args:
+        folds: the tasks to run.
+        tasks: all tasks of the graph.
+        force: train fresh folds too.
+        jobs: how many are trained on one machine at a time.
+        engine: "local", or "ray" for a cluster.
+        address: of a running Ray cluster; without it, one is started here and stopped afterwards.
+
+    Raises:
+        UserError: something about the parameters or the files has to be fixed.
+        ExternalError: a process or a node was lost.
+    """
+    _check_clock()
+    due = folds
+    if not force:
+        with artifacts.stat_cache(folds[0].root) as cache:
+            reasons = artifacts.staleness(folds, cache)
+        due = [task for task in folds if reasons[task.name]]
+        if len(due) < len(folds):
+            names = "all folds" if not due else f"{len(folds) - len(due)} of {len(folds)} folds"
+            print(f"train: {names} fresh", flush=True)
+    if not due:
+        return
+    # Each needs TensorFlow or Ray, whose imports take seconds.
+    if engine == "ray":
+        from pipeline.train.cluster import train_on_ray
+
+        train_on_ray(due, tasks, force, jobs, address)
+    else:
+        from pipeline.train.local import train_here
+
+        train_here(due, tasks, force, jobs)
+
+
+def _check_clock() -> None:
+    now = time.localtime()
+    if now.tm_year < 1980:  # on a board whose battery is empty
+        raise ExternalError(
+            f"the clock says {time.strftime('%Y-%m-%d', now)}, and Keras cannot date files before "
+            f"1980; set it, {RESUMES}"
+        )

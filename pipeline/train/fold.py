@@ -1,0 +1,291 @@
+"""Train one fold, and predict the rows and images that it has not seen.
+
+The model that is trained is the augmentation followed by the network; pixels stay uint8 until they
+are in the graph. After every epoch the whole state is written to a checkpoint. A run that was
+stopped resumes from it, and ends with the same bytes as one that was not.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import math
+import re
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from pipeline.config import Train
+from pipeline.errors import UserError
+from pipeline.train import checkpoint, runtime
+
+# Images per step of a prediction: few enough for the caches of a small CPU.
+PREDICT_BATCH = 500
+
+
+def train(
+    train_images: Path,
+    train_labels: Path,
+    test_images: Path,
+    fold_ids: Path,
+    weights: Path,
+    history: Path,
+    oof: Path,
+    test: Path,
+    fold: int,
+    params: Train,
+    title: str = "",
+    jobs: int = 1,
+    folds: int = 1,
+) -> dict[str, Any]:
+    """Train the network of one fold; resumes from the checkpoint beside `weights`, if there is one.
+
+    Args:
+        train_images: uint8 (n, 28, 28, 1).
+        train_labels: uint8 (n,).
+        test_images: uint8 (m, 28, 28, 1).
+        fold_ids: int8 (n,).
+        weights: to be written in Keras' format: the network, from pixels to logits.
+        history: to be written, a CSV with a row for each epoch.
+        oof: to be written, float32 (held-out rows, 10): their probabilities, in their order.
+        test: to be written, float32 (m, 10).
+        fold: the fold to hold out.
+        params: how to train.
+        title: what printed lines begin with; by default the fold.
+        jobs: how many folds are trained on this machine at a time. It changes no result.
+        folds: how many folds like this one are still to be trained, for the forecast.
+
+    Returns:
+        Metadata: node, device, precision and the reasons for them, versions, the accuracy, and the
+        seconds of each epoch with its validation (the first includes the tracing of the graph).
+
+    Raises:
+        UserError: there is no such network, or there are not enough devices.
+    """
+    title = title or f"fold {fold}"
+    seed = _fold_seed(params.seed, fold)
+    machine = runtime.prepare(seed, params.precision, params.devices, jobs)
+    print(f"device {machine.device} ({machine.device_reason})")
+    print(f"precision {machine.precision} ({machine.precision_reason})")
+    # Imported here because these modules import Keras, which needs the settings made just now.
+    from pipeline.train.progress import TrainingBar
+    from pipeline.train.schedule import WarmUpThenDecay
+
+    images, labels = np.load(train_images, mmap_mode="r"), np.load(train_labels, mmap_mode="r")
+    held_out = np.load(fold_ids) == fold
+    rows = np.flatnonzero(~held_out)[: params.limit or None]
+    unseen_images, unseen_labels = images[held_out], labels[held_out]
+
+    batch_size = min(params.batch_size, len(rows))
+    steps = len(rows) // batch_size
+    rate = WarmUpThenDecay(params.learning_rate, steps * params.epochs, params.warmup, params.decay)
+    with runtime.spread(params.devices):
+        model, network = _build(params, rate, steps, seed)
+    batches_of = _feed(images[rows], labels[rows], batch_size, seed)
+    print(f"network {params.network}, {network.count_params():,} parameters, {len(rows):,} rows")
+
+    identity = repr((fold, params)).encode() + labels.tobytes() + held_out.tobytes()
+    path = weights.with_name(checkpoint.CHECKPOINT)
+    state = checkpoint.restore(path, model, hashlib.sha256(identity).hexdigest())
+    if state.history:
+        print(f"{title}: resuming after epoch {len(state.history)}")
+    with TrainingBar(title, params.epochs, steps, len(state.history), folds) as bar:
+        for epoch in range(len(state.history), params.epochs):
+            if params.patience and epoch > state.best_epoch + params.patience:
+                break
+            began = time.perf_counter()
+            model.layers[0].strength.assign(float(epoch >= params.augment_after))
+            fitted = _fit_epoch(model, batches_of(epoch), steps, bar)
+            with _averaged_weights(model):
+                loss, accuracy = _score(predict(model, unseen_images), unseen_labels)
+                monitored = loss if params.monitor == "val_loss" else fitted["loss"]
+                if epoch == 0 or monitored < state.best_loss:
+                    state.best_loss = float("inf") if math.isnan(monitored) else monitored
+                    state.best_epoch = epoch
+                    if params.restore_best_weights:
+                        state.best_weights = model.get_weights()
+            row = {
+                "epoch": epoch + 1,
+                "loss": fitted["loss"],
+                "accuracy": fitted["accuracy"],
+                "val_loss": loss,
+                "val_accuracy": accuracy,
+                "learning_rate": float(rate((epoch + 1) * steps - 1)),
+            }
+            state.history.append(row)
+            state.epoch_seconds.append(round(time.perf_counter() - began, 3))
+            checkpoint.save(path, model, state)
+            bar.epoch_done(row)
+
+    with _averaged_weights(model):
+        if params.restore_best_weights:
+            model.set_weights(state.best_weights)
+        unseen = predict(model, unseen_images)
+        np.save(oof, unseen)
+        np.save(test, predict(model, np.load(test_images, mmap_mode="r")))
+        _save_network(network, weights)
+    _write_history(history, state.history)
+    loss, accuracy = _score(unseen, unseen_labels)
+    print(f"{title}: accuracy {accuracy:.5f} on {len(unseen):,} held-out rows")
+    return {
+        **machine.metadata(),
+        "parameters": network.count_params(),
+        "rows": len(rows),
+        "epochs": len(state.history),
+        "epoch_seconds": state.epoch_seconds,
+        "held_out_rows": len(unseen),
+        "held_out_loss": loss,
+        "held_out_accuracy": accuracy,
+    }
+
+
+def predict(model: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Class probabilities, float32 (n, 10), of images, uint8 (n, 28, 28, 1)."""
+    logits = model.predict(images, batch_size=PREDICT_BATCH, verbose=0).astype(np.float64)
+    return np.asarray(softmax(logits, axis=1), dtype=np.float32)
+
+
+def _fold_seed(seed: int, fold: int) -> int:
+    """A seed of 31 bits, which every library accepts, unrelated to that of the next fold."""
+    digest = hashlib.sha256(f"{seed}/{fold}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+def _build(params: Train, rate: Any, steps: int, seed: int) -> tuple[Any, Any]:
+    """The compiled model that is trained, and the network within it."""
+    from pipeline.backend import keras
+    from pipeline.train.augment import RandomAffine
+    from pipeline.train.networks import NETWORKS
+
+    if params.network not in NETWORKS:
+        raise UserError(
+            f"train.network: train/networks.py has no network {params.network!r}; choose from "
+            f"{', '.join(NETWORKS)}"
+        )
+    try:
+        network = NETWORKS[params.network](params.width, params.dropout)
+    except Exception as error:
+        raise UserError(
+            f"train/networks.py: {params.network} cannot be built: {error} (--debug shows where)"
+        ) from error
+    # An average that reached further back than a tenth of the run would contain its first weights.
+    momentum = min(params.ema_momentum, 1 - 10 / (steps * params.epochs))
+    augmentation = RandomAffine(params.rotation, params.zoom, params.shift, params.shear, seed)
+    model = keras.Sequential([keras.Input((28, 28, 1), dtype="uint8"), augmentation, network])
+    averaging = {"use_ema": momentum > 0, "ema_momentum": max(momentum, 0.0)}
+    if params.optimizer == "adam":
+        optimizer = keras.optimizers.Adam(rate, **averaging)
+    else:
+        optimizer = keras.optimizers.RMSprop(rate, rho=params.rho, **averaging)
+    model.compile(
+        optimizer=optimizer,
+        loss=keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=params.label_smoothing
+        ),
+        metrics=["accuracy"],
+        # Several steps per call fail on several devices: keras-team/keras issue 19246.
+        steps_per_execution=min(params.steps_per_call, steps) if params.devices == 1 else 1,
+        jit_compile=False,  # XLA cannot transform images, and slows convolutions down on CPUs
+    )
+    model.optimizer.build(model.trainable_variables)
+    return model, network
+
+
+def _feed(images: NDArray[np.uint8], labels: NDArray[np.uint8], batch_size: int, seed: int) -> Any:
+    """A function from the epoch to its batches, in an order that depends only on seed and epoch."""
+    from pipeline.backend import tf
+
+    with tf.device("CPU:0"):  # a batch is quick to send; the whole set need not fit on a GPU
+        all_images, all_labels = tf.constant(images), tf.one_hot(labels, 10)
+
+    count, steps = len(images), len(images) // batch_size
+
+    def batches(epoch: int) -> Any:
+        order = np.random.default_rng((seed, epoch)).permutation(count)
+        rows = order[: steps * batch_size].reshape(steps, batch_size)
+        dataset = tf.data.Dataset.from_tensor_slices(rows).map(
+            lambda batch: (tf.gather(all_images, batch), tf.gather(all_labels, batch))
+        )
+        # There is nothing to tune here, and an epoch would not end before the autotuner wakes up,
+        # after 10 ms, 20 ms, 40 ms … (with TensorFlow 2.21: up to 10 s per epoch).
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        return dataset.prefetch(2).with_options(options)
+
+    return batches
+
+
+def _fit_epoch(model: Any, batches: Any, steps: int, bar: Any) -> dict[str, float]:
+    """Train for one epoch; return its mean loss and accuracy."""
+    from pipeline.backend import keras
+
+    # `fit` ends by replacing the weights with their averages. The next epoch has to continue from
+    # the weights themselves, so they are saved just before that, and restored.
+    weights: list[NDArray[Any]] = []
+    save = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: weights.extend(model.get_weights())
+    )
+    history = model.fit(batches, steps_per_epoch=steps, verbose=0, callbacks=[bar, save]).history
+    model.set_weights(weights)
+    return {name: values[0] for name, values in history.items()}
+
+
+@contextmanager
+def _averaged_weights(model: Any) -> Iterator[None]:
+    """Within the block, the model has the averages of its weights, if there are any."""
+    current = model.get_weights()
+    model.optimizer.finalize_variable_values(model.trainable_variables)
+    try:
+        yield
+    finally:
+        model.set_weights(current)
+
+
+def _score(probabilities: NDArray[np.float32], labels: NDArray[np.uint8]) -> tuple[float, float]:
+    """Mean negative log-likelihood, in nats, and accuracy."""
+    true = probabilities[np.arange(len(labels)), labels]
+    loss = -np.log(np.maximum(true, 1e-12)).mean()
+    return float(loss), float((probabilities.argmax(axis=1) == labels).mean())
+
+
+def _save_network(network: Any, path: Path) -> None:
+    """Save in Keras' format, without dates and addresses: equal networks give equal bytes."""
+    from pipeline.backend import keras
+    from pipeline.train.networks import FusedBatchNormalization
+
+    def plain(layer: Any) -> Any:
+        # The file can be loaded without this package.
+        fused = isinstance(layer, FusedBatchNormalization)
+        kind = keras.layers.BatchNormalization if fused else type(layer)
+        return kind.from_config(layer.get_config())
+
+    saved = keras.models.clone_model(network, clone_function=plain)
+    saved.set_weights(network.get_weights())
+    dated = path.with_suffix(".dated.keras")
+    saved.save(dated)
+    with zipfile.ZipFile(dated) as source, zipfile.ZipFile(path, "w") as target:
+        for name in sorted(source.namelist()):
+            content = source.read(name)
+            if name == "metadata.json":
+                dateless = json.loads(content) | {"date_saved": "1980-01-01@00:00:00"}
+                content = json.dumps(dateless).encode()
+            elif name == "config.json":
+                # Addresses in memory, by which Keras recognises shared objects; there are none.
+                content = re.sub(rb', "shared_object_id": \d+', b"", content)
+            target.writestr(zipfile.ZipInfo(name), content)
+    dated.unlink()
+
+
+def _write_history(path: Path, history: list[dict[str, float]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, history[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    path.write_text(text.getvalue(), encoding="ascii")
