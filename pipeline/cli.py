@@ -22,29 +22,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-DatasetOption = Annotated[
-    str,
-    typer.Option(
-        "--dataset",
-        help="kaggle, sample, mnist, fashion, or a folder or zip with the competition's CSVs.",
-    ),
-]
-PresetOption = Annotated[
-    str, typer.Option("--config", help="A preset: its name, or the path of a TOML file.")
-]
+DATASETS = "kaggle, sample, mnist, fashion, or a folder or zip with the competition's CSVs."
+CLUSTER = "Address of a Ray cluster; without it, one is started here and stopped afterwards."
+DatasetOption = Annotated[str, typer.Option("--dataset", help=DATASETS)]
+PresetOption = Annotated[str, typer.Option("--config", help="A preset's name, or a TOML file.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Run even if everything is fresh.")]
-JobsOption = Annotated[
-    int, typer.Option("--jobs", min=1, help="Folds to train at a time; they share the cores.")
-]
+JobsOption = Annotated[int, typer.Option("--jobs", min=1, help="Folds to train at a time.")]
 EngineOption = Annotated[Engine, typer.Option("--engine", help="This machine, or a Ray cluster.")]
-AddressOption = Annotated[
-    str | None,
-    typer.Option(
-        "--address",
-        envvar="RAY_ADDRESS",
-        help="Address of a Ray cluster; without it, one is started here and stopped afterwards.",
-    ),
-]
+AddressOption = Annotated[str | None, typer.Option("--address", envvar="RAY_ADDRESS", help=CLUSTER)]
 
 
 @app.callback()
@@ -80,23 +65,17 @@ def _command_per_fold(stage: Stage) -> Callable[..., None]:
         dataset: DatasetOption = "kaggle",
         preset: PresetOption = "default",
         force: ForceOption = False,
-        folds: Annotated[
-            str, typer.Option("--fold", "--folds", help="Only these folds, such as 2 or 0,2.")
-        ] = "all",
-        member: Annotated[
-            str | None, typer.Option(help="Only this preset, of those that CONFIG averages.")
-        ] = None,
-        epochs: Annotated[
-            int | None, typer.Option(min=1, help="A trial with fewer epochs.")
-        ] = None,
-        limit: Annotated[int | None, typer.Option(min=1, help="A trial with fewer rows.")] = None,
+        folds: Annotated[str, typer.Option("--fold", "--folds", help="Such as 2 or 0,2.")] = "all",
+        member: Annotated[str | None, typer.Option(help="Only this preset of several.")] = None,
+        epochs: Annotated[int | None, typer.Option(min=1, help="Fewer epochs: a trial.")] = None,
+        limit: Annotated[int | None, typer.Option(min=1, help="Fewer rows: a trial.")] = None,
         jobs: JobsOption = 1,
         engine: EngineOption = "local",
         address: AddressOption = None,
     ) -> None:
         chosen = config.load(preset)
         if epochs is not None or limit is not None:
-            chosen = config.trial(chosen, epochs, limit)
+            chosen = config.trial(chosen, epochs=epochs, limit=limit)
         graph = stages.graph(download.dataset(dataset), chosen)
         wanted = select(graph.all(stage.name), folds, member)
         train_folds(wanted, graph.tasks, force, jobs, engine, address)
@@ -105,7 +84,7 @@ def _command_per_fold(stage: Stage) -> Callable[..., None]:
 
 
 for number, stage in enumerate(STAGES, start=1):
-    more = " With --epochs or --limit it is a trial, in data/DATASET/scratch/." * stage.per_fold
+    more = " A trial with --epochs or --limit goes to data/DATASET/scratch/." * stage.per_fold
     app.command(stage.name, help=f"Stage {number}: {stage.help}{more}")(
         _command_per_fold(stage) if stage.per_fold else _command(stage)
     )
@@ -116,17 +95,11 @@ def submit(
     dataset: DatasetOption = "kaggle",
     preset: PresetOption = "default",
     message: Annotated[str, typer.Option("--message", "-m", help="What is new in it.")] = "",
-    force: Annotated[
-        bool,
-        typer.Option("--force", help="Submit this exact file even if it was submitted before."),
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Submit this file once more.")] = False,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the score.")] = 120,
     from_competition: Annotated[
         bool,
-        typer.Option(
-            "--from-competition",
-            help="Confirm, once, that the folder or zip contains the competition's own files.",
-        ),
+        typer.Option(help="Confirm, once, that the files are the competition's own."),
     ] = False,
 ) -> None:
     """Submit the CSV to the competition, and wait for its score."""

@@ -7,7 +7,7 @@ short list of differences from the defaults below: one of `presets/*.toml`, or a
 import dataclasses
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,11 @@ PRESETS = Path(__file__).parent / "presets"
 RESERVED = ("raw", "arrays", "folds", "scratch", "sweeps", "bench")
 
 
-def _param(
-    default: Any,
-    meaning: str,
-    low: float = 0,
-    high: float = float("inf"),
-    choices: tuple[str, ...] = (),
-) -> Any:
-    """A parameter with its meaning and the range of its values, both ends included."""
-    return field(
-        default=default,
-        metadata={"meaning": meaning, "low": low, "high": high, "choices": choices},
-    )
+def _param(default: Any, meaning: str, *limits: float, choices: tuple[str, ...] = ()) -> Any:
+    """A parameter with its meaning and its lowest and highest value, or its choices."""
+    low, high = limits or (0, float("inf"))
+    limited = {"low": low, "high": high, "choices": choices}
+    return field(default=default, metadata={"meaning": meaning, **limited})
 
 
 @dataclass(frozen=True)
@@ -126,8 +119,7 @@ class Ensemble:
     """Whose predictions are averaged."""
 
     members: tuple[str, ...] = _param(
-        (),
-        "presets whose folds are averaged, all with the same [split]; [] = only this preset",
+        (), "presets whose folds are averaged, all with the same [split]; [] = only this preset"
     )
 
 
@@ -150,6 +142,10 @@ class Preset:
 
 # The TOML tables, in the order of the stages.
 TABLES: dict[str, type] = {"split": Split, "train": Train, "ensemble": Ensemble}
+TYPES: dict[type, str] = {
+    **{int: "a whole number", float: "a number", str: "a string"},
+    **{tuple: "a list of strings", bool: "true or false"},
+}
 
 
 def preset_names() -> list[str]:
@@ -179,17 +175,20 @@ def load(word: str) -> Preset:
         raise UserError(
             f"{path}: [train] has no effect, because ensemble.members names what is trained"
         )
-    members = _members(preset, path)
-    split, whose = preset.split, path.name
-    if "split" not in tables:
-        split, whose = members[0].split, members[0].name
-    for member in members:
-        if member.split != split:
+    members = [load_named(each, path, "ensemble.members") for each in preset.ensemble.members]
+    first = preset if "split" in tables else members[0]
+    for position, member in enumerate(members):
+        where = f"{path}: ensemble.members: {member.name}"
+        if member.ensemble.members:
+            raise UserError(f"{where} is itself an ensemble")
+        if member.name in {other.name for other in members[:position]}:
+            raise UserError(f"{where} is listed twice")
+        if member.split != first.split:
             raise UserError(
-                f"{path}: ensemble.members: the [split] of {member.name} differs from that of "
-                f"{whose}; all members must hold out the same rows"
+                f"{where} has another [split] than {first.name}; all members must hold out the "
+                "same rows"
             )
-    return dataclasses.replace(preset, split=split, others=members)
+    return dataclasses.replace(preset, split=first.split, others=tuple(members))
 
 
 def _path(word: str) -> Path:
@@ -199,9 +198,10 @@ def _path(word: str) -> Path:
         if word not in preset_names():
             if Path(f"{word}.toml").exists():
                 raise UserError(f"there is no preset {word!r}, did you mean {word}.toml?")
+            names = ", ".join(preset_names())
+            near = nearest(word, preset_names())
             raise UserError(
-                f"there is no preset {word!r}{nearest(word, preset_names())}; choose from "
-                f"{', '.join(preset_names())}, or give the path of a .toml file"
+                f"there is no preset {word!r}{near}; choose from {names}, or a .toml file"
             )
     else:
         path = Path(word).expanduser()
@@ -232,42 +232,18 @@ def load_named(word: str, path: Path, key: str) -> Preset:
         raise UserError(f"{path}: {key}: {error}") from error
 
 
-def _members(preset: Preset, path: Path) -> tuple[Preset, ...]:
-    """The presets that another one averages."""
-    members: list[Preset] = []
-    for word in preset.ensemble.members:
-        member = load_named(word, path, "ensemble.members")
-        if member.ensemble.members:
-            raise UserError(f"{path}: ensemble.members: {word} is itself an ensemble")
-        if member.name in {other.name for other in members}:
-            raise UserError(f"{path}: ensemble.members names {member.name} twice")
-        members.append(member)
-    return tuple(members)
-
-
-def trial(preset: Preset, epochs: int | None, limit: int | None) -> Preset:
+def trial(preset: Preset, **changes: int | None) -> Preset:
     """The same preset with fewer epochs or rows, under a name that keeps its files separate."""
-    changes = {"epochs": epochs, "limit": limit}
-    changed: dict[str, Any] = {k: value for k, value in changes.items() if value is not None}
-    return dataclasses.replace(
-        preset,
-        name=f"scratch/{preset.name}",
-        train=dataclasses.replace(preset.train, **changed),
-        others=tuple(trial(member, epochs, limit) for member in preset.others),
-    )
+    changes = {key: value for key, value in changes.items() if value is not None}
+    others = tuple(trial(member, **changes) for member in preset.others)
+    return dataclasses.replace(variant(preset, f"scratch/{preset.name}", changes), others=others)
 
 
-def variant(base: Preset, name: str, changes: Mapping[str, Any], where: str) -> Preset:
-    """Change some [train] parameters of a preset.
-
-    Args:
-        base: the preset.
-        name: the name of the new one.
-        changes: the new values, by parameter.
-        where: the file they come from, for messages.
+def variant(base: Preset, name: str, changes: Mapping[str, Any], where: str = "") -> Preset:
+    """The same preset with another name and some [train] parameters changed.
 
     Raises:
-        UserError: an unknown key, a wrong type, a value out of range.
+        UserError: an unknown key, a wrong type, a value out of range; it names `where`, the file.
     """
     train = parse({"train": dict(changes)}, name, where).train
     changed = {key: getattr(train, key) for key in changes}
@@ -285,29 +261,25 @@ def parse(tables: Mapping[str, Any], name: str, where: str) -> Preset:
     Raises:
         UserError: an unknown table or key, a wrong type, a value out of range.
     """
+    parameters = {table: {p.name: p for p in fields(kind)} for table, kind in TABLES.items()}
+    homes = {key: table for table, keys in parameters.items() for key in keys}
     parts = {}
     for table, values in tables.items():
+        if table in homes:
+            raise UserError(f"{where}: put {table} under [{homes[table]}]")
         if table not in TABLES:
-            homes = [home for home, kind in TABLES.items() if table in _parameters(kind)]
-            if homes:
-                raise UserError(f"{where}: put {table} under [{homes[0]}]")
             raise UserError(f"{where}: unknown table [{table}]{nearest(table, TABLES)}")
         if not isinstance(values, dict):
             raise UserError(f"{where}: {table} must be a table: write [{table}] above its keys")
-        parameters = _parameters(TABLES[table])
+        known = parameters[table]
         for key, value in values.items():
-            homes = [home for home, kind in TABLES.items() if key in _parameters(kind)]
-            if key not in parameters and homes:
-                raise UserError(f"{where}: put {key} under [{homes[0]}], not [{table}]")
-            if key not in parameters:
-                raise UserError(f"{where}: unknown key {table}.{key}{nearest(key, parameters)}")
-            values[key] = _checked(parameters[key], value, f"{where}: {table}.{key}")
+            if key not in known and key in homes:
+                raise UserError(f"{where}: put {key} under [{homes[key]}], not [{table}]")
+            if key not in known:
+                raise UserError(f"{where}: unknown key {table}.{key}{nearest(key, known)}")
+            values[key] = _checked(known[key], value, f"{where}: {table}.{key}")
         parts[table] = TABLES[table](**values)
     return Preset(name=name, **parts)
-
-
-def _parameters(table: type) -> dict[str, "dataclasses.Field[Any]"]:
-    return {parameter.name: parameter for parameter in dataclasses.fields(table)}
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -326,35 +298,25 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not valid TOML: {error}") from error
 
 
-def _checked(parameter: "dataclasses.Field[Any]", value: Any, where: str) -> Any:
+def _checked(parameter: "Field[Any]", value: Any, where: str) -> Any:
     wanted = type(parameter.default)
     if wanted is float and type(value) is int:
         value = float(value) if abs(value) < 2**53 else float("inf")  # outside every range
     if wanted is tuple and type(value) is list and all(type(item) is str for item in value):
         value = tuple(value)
+    low, high, choices = (parameter.metadata[limit] for limit in ("low", "high", "choices"))
+    expected = None
     if type(value) is not wanted:
-        names = {
-            int: "a whole number",
-            float: "a number",
-            str: "a string",
-            tuple: "a list of strings",
-            bool: "true or false",
-        }
-        raise UserError(f"{where} must be {names[wanted]}, not {_short(value)}")
-    limits = parameter.metadata
-    if limits["choices"] and value not in limits["choices"]:
-        choices = ", ".join(limits["choices"])
-        raise UserError(f"{where} must be one of {choices}, not {_short(value)}")
-    if wanted in (int, float) and not limits["low"] <= value <= limits["high"]:
-        raise UserError(
-            f"{where} must be between {limits['low']} and {limits['high']}, not {_short(value)}"
-        )
+        expected = TYPES[wanted]
+    elif choices and value not in choices:
+        expected = f"one of {', '.join(choices)}"
+    elif wanted in (int, float) and not low <= value <= high:
+        expected = f"between {low} and {high}"
+    if expected:
+        text = repr(value)
+        short = text if len(text) <= 60 else f"{text[:60]}…"
+        raise UserError(f"{where} must be {expected}, not {short}")
     return value
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def nearest(word: str, known: Any) -> str:

@@ -174,7 +174,7 @@ def parameters(preset: Preset) -> None:
             value = getattr(getattr(preset, table), parameter.name)
             mark = " " if value == parameter.default else "*"
             text = f"{mark} {parameter.name} = {json.dumps(value)}"
-            print(f"{text:<30}# {parameter.metadata['meaning']}")
+            print(f"{text:<34}# {parameter.metadata['meaning']}")
 
 
 def sample_submission(file: Path, dataset: str) -> Path:
