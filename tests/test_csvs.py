@@ -1,4 +1,4 @@
-"""csvs.py: what is accepted, that the values are right, and what is said of every fault."""
+"""csvs.py: what it accepts, that the values are right, and where it locates each fault."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ HIGHEST = (9, 255, 255)
 
 
 def slow_reader(data: bytes) -> list[list[int]] | None:
-    """The values of a table of COLUMNS, or None if anything at all is wrong with it."""
+    """The values of a table of COLUMNS; None if anything is wrong with it."""
     lines = data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").split(b"\n")
     if lines[0] != b"label,pixel0,pixel1":
         return None
@@ -55,7 +55,7 @@ END = st.sampled_from(["\n", "\r\n"])
 
 @st.composite
 def tables(draw: st.DrawFn) -> bytes:
-    """A CSV of COLUMNS: right, or with a fault or two in cells, rows, blank lines or ends."""
+    """A CSV of COLUMNS: correct, or with one or two faults in cells, rows, blank lines or ends."""
     rows = draw(st.lists(ROW, min_size=1, max_size=6))
     for _ in range(draw(st.integers(0, 2))):
         place = draw(st.integers(0, len(rows) - 1))
@@ -119,7 +119,7 @@ def test_reads_images_and_labels(tmp_path: Path) -> None:
     assert read is not None
     assert read.dtype == np.uint8
     assert read.tolist() == labels.tolist()
-    # pixel<i> stands in row i // 28 and column i % 28, as the competition says.
+    # pixel<i> is in row i // 28 and column i % 28, as the competition defines it.
     for pixel in (0, 27, 28, 400, 783):
         assert images[:, pixel // 28, pixel % 28, 0].tolist() == rows[:, pixel].tolist()
 
@@ -153,11 +153,11 @@ def test_a_byte_order_mark_and_windows_line_ends_change_nothing(
     np.testing.assert_array_equal(labels, expected_labels)
 
 
-# --- what is said of a fault ---------------------------------------------------------------------
+# --- faults and their places ----------------------------------------------------------------------
 
 
 def fault(path: Path, labelled: bool = True) -> str:
-    """What reading the file is refused with."""
+    """The message with which the reader refuses a file."""
     with pytest.raises(UserError) as caught:
         csvs.read_images(path, labelled)
     message = str(caught.value)
@@ -166,58 +166,45 @@ def fault(path: Path, labelled: bool = True) -> str:
     return message
 
 
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("256", "'256' is not a whole number from 0 to 255"),
-        ("-1", "'-1' is not a whole number from 0 to 255"),
-        ("3.0", "'3.0' is not a whole number from 0 to 255"),
-        ("1e2", "'1e2' is not a whole number from 0 to 255"),
-        ("x", "'x' is not a whole number from 0 to 255"),
-        ('"7"', "is not a whole number from 0 to 255"),
-        ("9" * 30, "is not a whole number from 0 to 255"),
-        ("", "empty, and should be a whole number from 0 to 255"),
-        (" ", "empty, and should be a whole number from 0 to 255"),
-        ("\0", "is not a whole number from 0 to 255"),
-    ],
-)
-def test_a_wrong_pixel_is_named_by_line_and_column(
-    tiny_folder: Path, text: str, shown: str
-) -> None:
+@pytest.mark.parametrize("text", ["256", "-1", "3.0", "1e2", "x", '"7"', "9" * 30, "", " ", "\0"])
+def test_a_wrong_pixel_is_located_by_line_and_column(tiny_folder: Path, text: str) -> None:
     path = tiny_folder / "test.csv"
     replace_cell(path, line=17, column=300, text=text)
     message = fault(path, labelled=False)
     assert f"{path}, line 17, column pixel300: " in message
-    assert shown in message
+    assert "from 0 to 255" in message
+    assert (repr(text[:20]) if text.strip() else "empty") in message
 
 
 @pytest.mark.parametrize("text", ["inf", "1e30"])
 @pytest.mark.filterwarnings("error")
-def test_nothing_is_said_beside_the_error(tiny_folder: Path, text: str) -> None:
+def test_the_parser_warns_of_nothing_beside_the_error(tiny_folder: Path, text: str) -> None:
     replace_cell(tiny_folder / "test.csv", line=3, column=3, text=text)
     assert "line 3, column pixel3" in fault(tiny_folder / "test.csv", labelled=False)
 
 
-def test_a_wrong_label_is_named_by_line_and_column(tiny_folder: Path) -> None:
+def test_a_wrong_label_is_located_by_line_and_column(tiny_folder: Path) -> None:
     path = tiny_folder / "train.csv"
     replace_cell(path, line=2, column=0, text="10")
-    assert "line 2, column label: '10' is not a whole number from 0 to 9" in fault(path)
+    message = fault(path)
+    assert "line 2, column label: '10'" in message
+    assert "from 0 to 9" in message
 
 
-def test_the_last_line_and_column_are_named_too(tiny_folder: Path) -> None:
+def test_the_last_line_and_column_are_located_too(tiny_folder: Path) -> None:
     path = tiny_folder / "train.csv"
     replace_cell(path, line=81, column=784, text="")
     assert "line 81, column pixel783: empty" in fault(path)
 
 
-def test_the_first_of_several_faults_is_named(tiny_folder: Path) -> None:
+def test_the_first_of_several_faults_is_reported(tiny_folder: Path) -> None:
     path = tiny_folder / "train.csv"
     replace_cell(path, line=9, column=3, text="x")
     replace_cell(path, line=5, column=30, text="y")
     assert "line 5, column pixel29: 'y'" in fault(path)
 
 
-def test_blank_lines_count_when_a_line_is_named(tiny_folder: Path) -> None:
+def test_blank_lines_count_in_line_numbers(tiny_folder: Path) -> None:
     path = tiny_folder / "train.csv"
     replace_cell(path, line=3, column=5, text="x")
     header, _, rest = path.read_bytes().partition(b"\n")
@@ -231,42 +218,42 @@ def test_line_numbers_hold_with_windows_line_ends(tmp_path: Path) -> None:
     assert "line 12, column pixel7: 'x'" in fault(path)
 
 
-def test_a_missing_value_is_named_by_line(tiny_folder: Path) -> None:
+def test_a_missing_value_is_located_by_line(tiny_folder: Path) -> None:
     path = tiny_folder / "train.csv"
     lines = path.read_text().split("\n")
     lines[6] = lines[6].rpartition(",")[0]
     path.write_text("\n".join(lines))
-    assert "line 7: 784 values where there should be 785" in fault(path)
+    assert re.search(r"line 7: .*\b784\b", fault(path))
 
 
-def test_an_extra_value_is_named_by_line(tiny_folder: Path) -> None:
+def test_an_extra_value_is_located_by_line(tiny_folder: Path) -> None:
     path = tiny_folder / "train.csv"
     lines = path.read_text().split("\n")
     lines[6] += ",0"
     path.write_text("\n".join(lines))
-    assert "line 7: 786 values where there should be 785" in fault(path)
+    assert re.search(r"line 7: .*\b786\b", fault(path))
 
 
 def test_one_extra_value_in_every_row_is_refused(tiny_folder: Path) -> None:
     path = tiny_folder / "train.csv"
     header, *rows = path.read_text().rstrip("\n").split("\n")
     path.write_text("\n".join([header, *(row + "," for row in rows)]) + "\n")
-    assert "line 2: 786 values where there should be 785" in fault(path)
+    assert re.search(r"line 2: .*\b786\b", fault(path))
 
 
 @pytest.mark.parametrize(
     ("header", "said"),
     [
-        (["label", *PIXEL_NAMES[:-1]], "column pixel783 missing"),
-        (["label", *PIXEL_NAMES, "pixel784"], "column pixel784 unknown"),
-        (["Label", *PIXEL_NAMES], "column label missing; column Label unknown"),
-        (["label", *PIXEL_NAMES, "pixel3"], "column pixel3 there twice"),
+        (["label", *PIXEL_NAMES[:-1]], "pixel783"),
+        (["label", *PIXEL_NAMES, "pixel784"], "pixel784"),
+        (["Label", *PIXEL_NAMES], "label"),
+        (["label", *PIXEL_NAMES, "pixel3"], "pixel3"),
         (
             ["label", "pixel1", "pixel0", *PIXEL_NAMES[2:]],
-            "column pixel1 stands where pixel0 should",
+            "pixel1",
         ),
-        (["label", *PIXEL_NAMES[10:]], "pixel0, pixel1, pixel2, pixel3, pixel4 and 5 more missing"),
-        (["a", "b"], "should begin with label,pixel0,pixel1"),
+        (["label", *PIXEL_NAMES[10:]], "pixel0, pixel1, pixel2, pixel3, pixel4 and 5 more"),
+        (["a", "b"], "label,pixel0,pixel1"),
     ],
 )
 def test_a_wrong_header_is_explained(tiny_folder: Path, header: list[str], said: str) -> None:
@@ -278,9 +265,9 @@ def test_a_wrong_header_is_explained(tiny_folder: Path, header: list[str], said:
     assert said in message
 
 
-def test_test_csv_in_the_place_of_train_csv(tiny_folder: Path) -> None:
-    assert "column label missing" in fault(tiny_folder / "test.csv", labelled=True)
-    assert "column label unknown" in fault(tiny_folder / "train.csv", labelled=False)
+def test_train_csv_and_test_csv_are_not_interchangeable(tiny_folder: Path) -> None:
+    assert "line 1: column label" in fault(tiny_folder / "test.csv", labelled=True)
+    assert "line 1: column label" in fault(tiny_folder / "train.csv", labelled=False)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
@@ -325,21 +312,21 @@ def test_a_zero_byte_in_the_header_is_refused(tiny_folder: Path) -> None:
 def test_an_empty_file_is_refused(tiny_folder: Path) -> None:
     path = tiny_folder / "train.csv"
     path.write_bytes(b"")
-    assert "should begin with label,pixel0,pixel1" in fault(path)
+    assert "label,pixel0,pixel1" in fault(path)
 
 
-def test_a_missing_file_is_a_mistake_of_the_user(tmp_path: Path) -> None:
+def test_a_missing_file_is_a_user_error(tmp_path: Path) -> None:
     assert "there is no such file" in fault(tmp_path / "train.csv")
 
 
-def test_wrong_labels_of_a_submission_are_named(tmp_path: Path) -> None:
+def test_a_wrong_label_of_a_submission_is_located(tmp_path: Path) -> None:
     path = tmp_path / "s.csv"
     path.write_text("ImageId,Label\n1,7\n2,10\n")
-    with pytest.raises(UserError, match=r"line 3, column Label: '10' is not .* 0 to 9"):
+    with pytest.raises(UserError, match=r"line 3, column Label: '10' .* 0 to 9"):
         csvs.read_labels(path)
 
 
-def test_an_id_beyond_all_numbers_is_named(tmp_path: Path) -> None:
+def test_an_id_beyond_all_numbers_is_located(tmp_path: Path) -> None:
     path = tmp_path / "s.csv"
     path.write_text(f"ImageId,Label\n{10**25},7\n")
     with pytest.raises(UserError, match="line 2, column ImageId"):
@@ -347,7 +334,7 @@ def test_an_id_beyond_all_numbers_is_named(tmp_path: Path) -> None:
 
 
 def test_a_fault_is_found_in_a_large_file_too(tmp_path: Path) -> None:
-    """Pandas reads in blocks; a fault in a late one is named as well."""
+    """Pandas reads in blocks; a fault in a late one is located as well."""
     path = tmp_path / "s.csv"
     rows = [f"{i},{i % 10}" for i in range(1, 60_001)]
     rows[59_000] = "59001,"
@@ -374,5 +361,5 @@ def test_a_file_is_read_in_pieces_of_whole_lines(
         np.testing.assert_array_equal(again, images)
         np.testing.assert_array_equal(its_labels, labels)
     replace_cell(tiny_folder / "train.csv", line=70, column=3, text="256")
-    with pytest.raises(UserError, match="line 70, column pixel2: '256' is not"):
+    with pytest.raises(UserError, match="line 70, column pixel2: '256'"):
         csvs.read_images(tiny_folder / "train.csv", labelled=True)

@@ -1,7 +1,8 @@
-"""ensemble.py: out-of-fold rows in their places, the mean of the folds, and the arithmetic."""
+"""ensemble.py: out-of-fold rows in their places, the mean of the folds, and the accuracy."""
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ from pipeline.ensemble import ensemble
 # Eight rows; the two folds hold out four and three, and row 3 is never held out.
 LABELS = np.array([0, 1, 2, 3, 4, 5, 6, 7], np.uint8)
 FOLD_IDS = np.array([0, 1, 0, -1, 1, 0, 0, 1], np.int8)
-# What each row's network says: wrong for rows 2 and 7.
-SAID = [0, 1, 9, -1, 4, 5, 6, 9]
+# What the network that has not seen a row predicts for it: wrong for rows 2 and 7.
+PREDICTED = [0, 1, 9, -1, 4, 5, 6, 9]
 
 
 def certain(labels: list[int]) -> np.ndarray:
@@ -21,23 +22,35 @@ def certain(labels: list[int]) -> np.ndarray:
     return (np.eye(10)[labels] * 0.5 + 0.05).astype(np.float32)
 
 
+def averaged(home: Path, members: Mapping[str, Sequence[Path]]) -> tuple[Path, dict[str, object]]:
+    """The folder and metadata of an ensemble; `members` are the folders of each preset's folds."""
+    np.save(home / "labels.npy", LABELS)
+    np.save(home / "fold_ids.npy", FOLD_IDS)
+    target = home / "ensemble"
+    target.mkdir()
+    metadata = ensemble(
+        fold_oof={name: [folder / "oof.npy" for folder in its] for name, its in members.items()},
+        fold_test={name: [folder / "test.npy" for folder in its] for name, its in members.items()},
+        train_labels=home / "labels.npy",
+        fold_ids=home / "fold_ids.npy",
+        oof=target / "oof.npy",
+        test=target / "test.npy",
+        metrics=target / "metrics.json",
+    )
+    return target, metadata
+
+
 @pytest.fixture
 def made(tmp_path: Path) -> tuple[Path, dict[str, object]]:
-    """The folder and facts of an ensemble of two folds."""
-    np.save(tmp_path / "labels.npy", LABELS)
-    np.save(tmp_path / "fold_ids.npy", FOLD_IDS)
+    """The folder and metadata of an ensemble of two folds."""
     folders = [tmp_path / "fold-0", tmp_path / "fold-1"]
     tests = [certain([3, 4, 5]), certain([3, 5, 5])]
     for fold, folder in enumerate(folders):
         folder.mkdir()
-        rows = [said for said, held in zip(SAID, FOLD_IDS, strict=True) if held == fold]
+        rows = [label for label, held in zip(PREDICTED, FOLD_IDS, strict=True) if held == fold]
         np.save(folder / "oof.npy", certain(rows))
         np.save(folder / "test.npy", tests[fold])
-    target = tmp_path / "ensemble"
-    target.mkdir()
-    return target, ensemble(
-        target, {"one": folders}, tmp_path / "labels.npy", tmp_path / "fold_ids.npy"
-    )
+    return averaged(tmp_path, {"one": folders})
 
 
 def test_each_row_is_predicted_by_the_fold_that_holds_it_out(
@@ -48,17 +61,19 @@ def test_each_row_is_predicted_by_the_fold_that_holds_it_out(
     assert oof.dtype == np.float32
     assert np.isnan(oof[3]).all()
     held_out = FOLD_IDS >= 0
-    np.testing.assert_array_equal(oof[held_out], certain([s for s in SAID if s >= 0]))
+    np.testing.assert_array_equal(
+        oof[held_out], certain([label for label in PREDICTED if label >= 0])
+    )
 
 
 def test_accuracy_and_standard_error(made: tuple[Path, dict[str, object]]) -> None:
-    folder, facts = made
+    folder, metadata = made
     # Five of seven right; three of four in fold 0, two of three in fold 1.
-    assert facts["oof_rows"] == 7
-    assert facts["oof_accuracy"] == pytest.approx(5 / 7)
-    assert facts["oof_standard_error"] == pytest.approx(math.sqrt(5 / 7 * 2 / 7 / 7))
-    assert facts["fold_accuracies"] == pytest.approx([3 / 4, 2 / 3])
-    assert json.loads((folder / "metrics.json").read_text()) == facts
+    assert metadata["oof_rows"] == 7
+    assert metadata["oof_accuracy"] == pytest.approx(5 / 7)
+    assert metadata["oof_standard_error"] == pytest.approx(math.sqrt(5 / 7 * 2 / 7 / 7))
+    assert metadata["fold_accuracies"] == pytest.approx([3 / 4, 2 / 3])
+    assert json.loads((folder / "metrics.json").read_text()) == metadata
 
 
 def test_the_test_probabilities_are_the_mean(made: tuple[Path, dict[str, object]]) -> None:
@@ -75,26 +90,22 @@ def test_nothing_else_is_left(made: tuple[Path, dict[str, object]]) -> None:
 
 
 def test_members_are_averaged_row_by_row(tmp_path: Path) -> None:
-    np.save(tmp_path / "labels.npy", LABELS)
-    np.save(tmp_path / "fold_ids.npy", FOLD_IDS)
-    # The first is sure of 9 in row 2; the second, less sure, knows better, but errs in row 0.
-    surer = {"sure": certain(SAID), "unsure": 0.4 * certain([1, *range(1, 8)]) + 0.06}
+    # The first is confident and wrong in row 2. The second is less confident, and wrong in row 0.
+    predicted = {"sure": certain(PREDICTED), "unsure": 0.4 * certain([1, *range(1, 8)]) + 0.06}
     members: dict[str, list[Path]] = {}
-    for name, said in surer.items():
+    for name, probabilities in predicted.items():
         for fold in range(2):
             folder = tmp_path / name / f"fold-{fold}"
             folder.mkdir(parents=True)
-            np.save(folder / "oof.npy", said[fold == FOLD_IDS])
-            np.save(folder / "test.npy", said[fold : fold + 1])
+            np.save(folder / "oof.npy", probabilities[fold == FOLD_IDS])
+            np.save(folder / "test.npy", probabilities[fold : fold + 1])
             members.setdefault(name, []).append(folder)
-    target = tmp_path / "ensemble"
-    target.mkdir()
-    facts = ensemble(target, members, tmp_path / "labels.npy", tmp_path / "fold_ids.npy")
+    target, metadata = averaged(tmp_path, members)
     oof, test = np.load(target / "oof.npy"), np.load(target / "test.npy")
-    expected = (surer["sure"] + surer["unsure"]) / 2
+    expected = (predicted["sure"] + predicted["unsure"]) / 2
     np.testing.assert_allclose(oof[FOLD_IDS >= 0], expected[FOLD_IDS >= 0], rtol=1e-6)
     assert np.isnan(oof[3]).all()
     np.testing.assert_allclose(test[0], (expected[0] + expected[1]) / 2, rtol=1e-6)
-    assert facts["member_accuracies"] == pytest.approx({"sure": 5 / 7, "unsure": 6 / 7})
-    # Where they differ, the surer one prevails.
-    assert facts["oof_accuracy"] == pytest.approx(5 / 7)
+    assert metadata["member_accuracies"] == pytest.approx({"sure": 5 / 7, "unsure": 6 / 7})
+    # Where they differ, the more confident one prevails.
+    assert metadata["oof_accuracy"] == pytest.approx(5 / 7)

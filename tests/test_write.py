@@ -1,4 +1,4 @@
-"""write.py: the CSV is what the competition takes, and everything else is refused."""
+"""write.py: it writes what the competition accepts; anything else is refused."""
 
 import json
 import re
@@ -24,14 +24,22 @@ def make_sample(folder: Path, rows: int = len(LABELS), end: str = "\n", header: 
 
 
 def write_from(folder: Path, sample: Path) -> dict[str, object]:
-    """Write folder/s.csv from probabilities whose highest are those of LABELS."""
+    """Write folder/s.csv from probabilities that are highest for LABELS."""
     random = np.random.default_rng(0)
     probabilities = random.random((len(LABELS), 10)) * 0.5
     probabilities[np.arange(len(LABELS)), LABELS] = 0.6
     np.save(folder / "test.npy", probabilities.astype(np.float32))
     metrics = {"oof_accuracy": 0.75, "oof_rows": 4}
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    return write(folder / "s.csv", folder / "test.npy", folder / "metrics.json", sample)
+    return write(
+        test=folder / "test.npy",
+        metrics=folder / "metrics.json",
+        sample_submission=sample,
+        submission=folder / "s.csv",
+        dataset="tiny",
+        source="local",
+        preset="mine",
+    )
 
 
 def submission(end: str = "\n") -> str:
@@ -47,11 +55,11 @@ def test_writes_the_most_probable_labels_in_the_format_of_the_sample(
     tmp_path: Path, end: str
 ) -> None:
     sample = make_sample(tmp_path, end=end)
-    facts = write_from(tmp_path, sample)
+    metadata = write_from(tmp_path, sample)
     assert (tmp_path / "s.csv").read_bytes() == submission(end).encode()
-    assert facts["oof_accuracy"] == 0.75
-    assert facts["oof_rows"] == 4
-    assert facts["predicted_per_class"] == [1, 2, 1, 2, 2, 1, 0, 1, 0, 2]
+    assert metadata["oof_accuracy"] == 0.75
+    assert metadata["oof_rows"] == 4
+    assert metadata["predicted_per_class"] == [1, 2, 1, 2, 2, 1, 0, 1, 0, 2]
     assert check_submission(tmp_path / "s.csv", sample) == 12
 
 
@@ -68,7 +76,7 @@ def test_the_byte_order_mark_of_the_sample_is_not_copied(tmp_path: Path) -> None
     assert (tmp_path / "s.csv").read_text() == submission()
 
 
-def test_the_ids_are_those_of_the_sample(tmp_path: Path) -> None:
+def test_the_sample_determines_the_ids(tmp_path: Path) -> None:
     sample = make_sample(tmp_path)
     sample.write_text(sample.read_text().replace("\n1,", "\n101,"))
     write_from(tmp_path, sample)
@@ -78,7 +86,7 @@ def test_the_ids_are_those_of_the_sample(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rows", [11, 13])
 def test_refuses_a_sample_with_other_rows(tmp_path: Path, rows: int) -> None:
     sample = make_sample(tmp_path, rows=rows)
-    with pytest.raises(UserError, match=f"has {rows} rows, but there are 12 predictions"):
+    with pytest.raises(UserError, match=rf"sample_submission\.csv .*\b{rows} rows.*\b12\b"):
         write_from(tmp_path, sample)
     assert not (tmp_path / "s.csv").exists()
 
@@ -95,42 +103,38 @@ def replaced(old: str, new: str) -> str:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        pytest.param(replaced("3,1\n", "3,10\n"), "line 4, column Label: '10' is", id="label 10"),
-        pytest.param(replaced("3,1\n", "3,-1\n"), "line 4, column Label: '-1' is", id="label -1"),
+        pytest.param(replaced("3,1\n", "3,10\n"), "line 4, column Label: '10'", id="label 10"),
+        pytest.param(replaced("3,1\n", "3,-1\n"), "line 4, column Label: '-1'", id="label -1"),
         pytest.param(replaced("3,1\n", "3,1.0\n"), "line 4, column Label: '1.0'", id="label 1.0"),
-        pytest.param(replaced("3,1\n", "3,\n"), "line 4, column Label: empty", id="no label"),
-        pytest.param(replaced("3,1\n", "3\n"), "line 4: 1 values where", id="one value"),
-        pytest.param(replaced("3,1\n", "3,1,1\n"), "line 4: 3 values where", id="three values"),
+        pytest.param(replaced("3,1\n", "3,\n"), "line 4, column Label: ", id="no label"),
+        pytest.param(replaced("3,1\n", "3\n"), "line 4: ", id="one value"),
+        pytest.param(replaced("3,1\n", "3,1,1\n"), "line 4: ", id="three values"),
         pytest.param(replaced("3,1\n", '3,"1"\n'), "line 4, column Label", id="quotes"),
         pytest.param(replaced("3,1\n", "3, 1\n"), "line 4, column Label: ' 1'", id="a space"),
         pytest.param(replaced("3,1\n", "x,1\n"), "line 4, column ImageId: 'x'", id="no number"),
-        pytest.param(
-            replaced("3,1\n", "30,1\n"), "line 4, column ImageId: 30 where 3 should", id="wrong id"
-        ),
-        pytest.param(
-            replaced("2,2\n3,1\n", "3,1\n2,2\n"), "line 3, column ImageId: 3 where 2", id="order"
-        ),
-        pytest.param(replaced("3,1\n", ""), "11 rows where", id="a row too few"),
-        pytest.param(submission() + "13,1\n", "13 rows where", id="a row too many"),
-        pytest.param("ImageId,Label\n", "0 rows where", id="no rows"),
+        pytest.param(replaced("3,1\n", "30,1\n"), "line 4, column ImageId: ", id="wrong id"),
+        pytest.param(replaced("2,2\n3,1\n", "3,1\n2,2\n"), "line 3, column ImageId: ", id="order"),
+        pytest.param(replaced("3,1\n", ""), "11 rows", id="a row too few"),
+        pytest.param(submission() + "13,1\n", "13 rows", id="a row too many"),
+        pytest.param("ImageId,Label\n", "0 rows", id="no rows"),
         pytest.param("", "line 1", id="empty"),
-        pytest.param(replaced("ImageId,Label", "ImageId,label"), "column Label missing", id="case"),
+        pytest.param(replaced("ImageId,Label", "ImageId,label"), "line 1: column Label", id="case"),
         pytest.param(
-            replaced("ImageId,Label", "Label,ImageId"), "column Label stands where", id="swapped"
+            replaced("ImageId,Label", "Label,ImageId"), "line 1: column Label", id="swapped"
         ),
         pytest.param(replaced("ImageId,Label\n", ""), "line 1", id="no header"),
         pytest.param(replaced("ImageId,Label", '"ImageId",Label'), "line 1", id="quoted header"),
         pytest.param("\ufeff" + submission(), "line 1", id="byte order mark"),
         pytest.param(submission("\r\n"), "line", id="windows line ends"),
-        pytest.param(replaced("3,1\n", "3,1\r\n"), "lines do not end as", id="one windows line"),
+        pytest.param(replaced("3,1\n", "3,1\r\n"), "lines", id="one windows line"),
         pytest.param(submission() + "\n", "empty lines", id="an empty line at the end"),
         pytest.param(replaced("3,1\n", "3,1\n\n"), "empty lines", id="an empty line within"),
-        pytest.param(submission().rstrip("\n"), "its last line has no end", id="no end"),
+        pytest.param(submission().rstrip("\n"), "last line", id="no end"),
         pytest.param(submission() + "\r", "", id="a stray carriage return"),
         pytest.param(replaced("2,2\n3,1\n", "2,2\r3,1\n"), "", id="a carriage return alone"),
     ],
 )
-def test_refuses_whatever_is_not_like_the_sample(tmp_path: Path, text: str, said: str) -> None:
+def test_refuses_whatever_deviates_from_the_sample(tmp_path: Path, text: str, said: str) -> None:
     sample, path = make_sample(tmp_path), tmp_path / "s.csv"
     path.write_bytes(text.encode())
     with pytest.raises(UserError) as caught:
@@ -139,14 +143,14 @@ def test_refuses_whatever_is_not_like_the_sample(tmp_path: Path, text: str, said
     assert said in str(caught.value)
 
 
-def test_refuses_unix_line_ends_where_the_sample_has_those_of_windows(tmp_path: Path) -> None:
+def test_refuses_unix_line_ends_if_the_sample_has_windows_line_ends(tmp_path: Path) -> None:
     sample = make_sample(tmp_path, end="\r\n")
     (tmp_path / "s.csv").write_text(submission())
     with pytest.raises(UserError):
         check_submission(tmp_path / "s.csv", sample)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_the_message_names_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"s\.csv: there is no such file"):
         check_submission(tmp_path / "s.csv", make_sample(tmp_path))
 
@@ -184,7 +188,7 @@ HEADER = st.sampled_from(
 
 @st.composite
 def submissions(draw: st.DrawFn) -> tuple[bytes, bytes]:
-    """A CSV, right or with a fault or two, and the sample that it should be like."""
+    """A CSV, correct or with one or two faults, and the sample that it should match."""
     end = draw(st.sampled_from(["\n", "\r\n"]))
     header = draw(st.sampled_from(["ImageId,Label", "ImageId,Label", '"ImageId","Label"']))
     first = draw(st.sampled_from([1, 1, 0, 7]))
@@ -214,7 +218,7 @@ def submissions(draw: st.DrawFn) -> tuple[bytes, bytes]:
     lines = [header, *(",".join(row) for row in rows)]
     ends += [end] * (len(lines) - len(ends))
     data = "".join(line + its_end for line, its_end in zip(lines, ends, strict=False)).encode()
-    if data and draw(st.integers(0, 3)) == 0:  # or one byte that is anything
+    if data and draw(st.integers(0, 3)) == 0:  # or replace one byte by any other
         place = draw(st.integers(0, len(data) - 1))
         data = data[:place] + draw(st.binary(max_size=1)) + data[place + draw(st.integers(0, 1)) :]
     return data, sample.encode()
