@@ -1,8 +1,9 @@
-"""Keras on TensorFlow, imported without TensorFlow's start-up chatter.
+"""Keras on TensorFlow, imported quietly, and the same for every user.
 
 The import takes seconds, so nothing imports this module before it is needed. No setting silences
 what TensorFlow's C++ part writes to stderr while it is loaded; it is captured, and only shown if
-the import fails.
+the import fails. Settings of the user's own that would change a result, in keras.json or in the
+environment, are overridden, because no manifest would record them.
 """
 
 import os
@@ -10,24 +11,44 @@ import tempfile
 import warnings
 
 from pipeline import memory
+from pipeline.errors import UserError
+
+# Variables of Keras, TensorFlow and its libraries that could change a result, by their beginnings.
+SETTINGS = (
+    *("KERAS_BACKEND", "KERAS_MAX_", "KERAS_NNX_", "TF_AUTO_", "TF_CUBLAS_", "TF_CUDNN_"),
+    *("TF_DETERMINISTIC_", "TF_DISABLE_", "TF_ENABLE_", "TF_MKL_", "TF_USE_", "TF_XLA_"),
+    *("XLA_", "ONEDNN_", "DNNL_", "NVIDIA_TF32_OVERRIDE"),
+)
 
 memory.check()
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+for _name in sorted(name for name in os.environ if name.startswith(SETTINGS)):
+    if (_value := os.environ.pop(_name)) != "tensorflow":
+        print(
+            f"ignoring {_name}={_value} from the environment: it could change results", flush=True
+        )
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
 _stderr = os.dup(2)
-with tempfile.TemporaryFile() as _aside:
-    os.dup2(_aside.fileno(), 2)
+with tempfile.TemporaryFile() as _captured:
+    os.dup2(_captured.fileno(), 2)
     try:
         import keras
         import tensorflow as tf
+    except (AttributeError, TypeError, ValueError) as error:
+        home = os.environ.get("KERAS_HOME", os.path.expanduser("~/.keras"))
+        raise UserError(f"{home}/keras.json: {error}; fix or remove this file") from error
     except BaseException:
-        _aside.seek(0)
-        os.write(_stderr, _aside.read())
+        _captured.seek(0)
+        os.write(_stderr, _captured.read())
         raise
     finally:
         os.dup2(_stderr, 2)
         os.close(_stderr)
+
+keras.config.set_floatx("float32")
+keras.config.set_epsilon(1e-7)
+keras.config.set_image_data_format("channels_last")
 
 # `fit` is only given datasets that have their own order.
 warnings.filterwarnings("ignore", message="`shuffle=True` was passed")

@@ -1,0 +1,63 @@
+"""backend.py: nothing of the user's own Keras settings or environment reaches a run."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """\
+import os
+from pipeline.backend import keras
+print("found", keras.config.backend(), keras.config.floatx(), keras.config.epsilon(),
+      keras.config.image_data_format(), keras.config.max_epochs(), os.getenv("TF_ENABLE_ONEDNN_OPTS"))
+"""
+USUAL = "found tensorflow float32 1e-07 channels_last None None"
+
+
+def import_keras(home: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env={**os.environ, "KERAS_HOME": str(home), **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_keras_json_changes_nothing(tmp_path: Path) -> None:
+    settings = {
+        "floatx": "float64",
+        "epsilon": 1e-3,
+        "backend": "jax",
+        "image_data_format": "channels_first",
+    }
+    (tmp_path / "keras.json").write_text(json.dumps(settings))
+    assert import_keras(tmp_path).stdout.splitlines() == [USUAL]
+
+
+def test_the_environment_changes_nothing_and_what_is_ignored_is_named(tmp_path: Path) -> None:
+    said = import_keras(
+        tmp_path, KERAS_BACKEND="torch", KERAS_MAX_EPOCHS="1", TF_ENABLE_ONEDNN_OPTS="0"
+    ).stdout.splitlines()
+    assert said.pop() == USUAL
+    assert [line.split()[1] for line in said] == [
+        *("KERAS_BACKEND=torch", "KERAS_MAX_EPOCHS=1", "TF_ENABLE_ONEDNN_OPTS=0")
+    ]
+
+
+def test_what_everybody_has_is_not_mentioned(tmp_path: Path) -> None:
+    process = import_keras(tmp_path, KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="2")
+    assert process.stdout.splitlines() == [USUAL]
+
+
+@pytest.mark.parametrize("content", ['{"floatx": "int8"}', '{"epsilon": "small"}', "[1]"])
+def test_a_keras_json_that_keras_refuses_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "keras.json").write_text(content)
+    process = import_keras(tmp_path)
+    assert process.returncode == 1
+    last = process.stderr.splitlines()[-1]
+    assert last.startswith(f"pipeline.errors.UserError: {tmp_path}/keras.json: ")
+    assert "fix or remove this file" in last
