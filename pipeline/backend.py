@@ -8,7 +8,9 @@ environment, are overridden, because no manifest would record them.
 
 import os
 import tempfile
+import traceback
 import warnings
+from pathlib import Path
 
 from pipeline import memory
 from pipeline.errors import UserError
@@ -35,10 +37,11 @@ with tempfile.TemporaryFile() as _captured:
     try:
         import keras
         import tensorflow as tf
-    except (AttributeError, TypeError, ValueError) as error:
-        home = os.environ.get("KERAS_HOME", os.path.expanduser("~/.keras"))
-        raise UserError(f"{home}/keras.json: {error}; fix or remove this file") from error
-    except BaseException:
+    except BaseException as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if frames[-1].filename.endswith("keras/src/backend/config.py"):
+            path = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras", "keras.json")
+            raise UserError(f"{path}: {error}; fix or remove this file") from error
         _captured.seek(0)
         os.write(_stderr, _captured.read())
         raise

@@ -11,8 +11,9 @@ import pytest
 PROGRAM = """\
 import os
 from pipeline.backend import keras
-print("found", keras.config.backend(), keras.config.floatx(), keras.config.epsilon(),
-      keras.config.image_data_format(), keras.config.max_epochs(), os.getenv("TF_ENABLE_ONEDNN_OPTS"))
+config = keras.config
+print("found", config.backend(), config.floatx(), config.epsilon(), config.image_data_format(),
+      config.max_epochs(), os.getenv("TF_ENABLE_ONEDNN_OPTS"))
 """
 USUAL = "found tensorflow float32 1e-07 channels_last None None"
 
