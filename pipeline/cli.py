@@ -166,10 +166,10 @@ def show_config(preset: PresetOption = "default") -> None:
 @app.command()
 def check(
     file: Annotated[Path, typer.Argument(help="The CSV to check.", exists=True, dir_okay=False)],
-    dataset: DatasetOption = "kaggle",
-    sample: Annotated[
-        Path | None, typer.Option(help="The sample submission; by default, that of the dataset.")
+    dataset: Annotated[
+        str | None, typer.Option(help="Its dataset, if not the competition.")
     ] = None,
+    sample: Annotated[Path | None, typer.Option(help="The sample submission to use.")] = None,
 ) -> None:
     """Check that the competition would accept a CSV."""
     import_module("pipeline.write").check(file, sample or show.sample_submission(file, dataset))

@@ -1,11 +1,13 @@
 """What was made, printed: the status of the stages, one digit, the runs, the submissions."""
 
 import json
+import math
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from pipeline import artifacts, config, stages
 from pipeline.config import Preset
@@ -117,36 +119,88 @@ def digit(row: int, graph: Graph, test: bool) -> None:
 
 
 def runs(data: Dataset, ledger_path: Path) -> None:
-    """Print the presets that were trained on a dataset, the best out of fold first."""
+    """Print the presets trained on a dataset: one group per split, the best out of fold first."""
     from pipeline.kaggle import ledger
 
-    home = stages.ROOT / "data" / data.name
-    scores: dict[str, str] = {}
-    for entry in ledger.read(ledger_path):
-        if entry.dataset == data.name and entry.public_score:
-            scores[entry.preset] = max(entry.public_score, scores.get(entry.preset, ""))
+    scores = {entry.sha256: entry.public_score for entry in ledger.read(ledger_path)}
     found = []
-    for path in home.glob("*/ensemble/manifest.json"):
-        metrics = artifacts.metadata(path)
-        if members := metrics.get("member_accuracies"):
-            seconds = sum(_seconds(home / member) for member in members)
-            found.append((metrics, path.parents[1].name, seconds))
+    for folder in sorted((stages.ROOT / "data" / data.name).glob("*/")):
+        manifest = artifacts.read_checksummed(folder / "ensemble" / "manifest.json")
+        folds = [artifacts.read_checksummed(p) for p in sorted(folder.glob("fold-*/manifest.json"))]
+        if manifest:
+            found.append(_averaged(manifest))
+        elif any(folds):
+            found.append(_only_trained([fold for fold in folds if fold]))
+        else:
+            continue
+        written = stages.ROOT / "submissions" / f"{data.name}-{folder.name}.json"
+        outputs = (artifacts.read_checksummed(written) or {}).get("outputs", {})
+        digest = next(iter(outputs.values()), "")
+        found[-1] |= {"preset": folder.name, "score": scores.get(digest, "")}
     if not found:
         print(f"nothing has been trained on {data.name} yet")
         return
-    rows = []
-    for metrics, name, seconds in sorted(found, key=lambda run: -run[0]["oof_accuracy"]):
-        folds = " ".join(f"{accuracy:.4f}" for accuracy in metrics["fold_accuracies"])
-        accuracy, error = metrics["oof_accuracy"], metrics["oof_standard_error"]
-        estimate = (f"{accuracy:.5f}", f"{error:.5f}")
-        rows.append([name, *estimate, folds, f"{seconds:.0f} s", scores.get(name, "")])
-    print_table(("preset", "out of fold", "±", "folds", "training", "public score"), rows)
+    columns = ("preset", "split", "rows", "out of fold", "±", "training", "public score", "state")
+    found.sort(key=lambda run: (-run["rows"], run["split"], -run["accuracy"]))
+    print_table(
+        columns,
+        [
+            (
+                *(run["preset"], run["split"], f"{run['rows']:,}", f"{run['accuracy']:.5f}"),
+                f"{math.sqrt(run['accuracy'] * (1 - run['accuracy']) / run['rows']):.5f}",
+                *("" if run["seconds"] is None else f"{run['seconds']:.0f} s", run["score"]),
+                run["state"],
+            )
+            for run in found
+        ],
+    )
+    if len({run["split"] for run in found}) > 1:
+        print("estimates on different splits come from different rows: compare within a split")
 
 
-def _seconds(preset_folder: Path) -> float:
-    """How long the folds of a preset were trained."""
-    manifests = preset_folder.glob("fold-*/manifest.json")
-    return sum(sum(artifacts.metadata(path).get("epoch_seconds", [])) for path in manifests)
+def _averaged(ensemble: Mapping[str, Any]) -> dict[str, Any]:
+    """A preset whose folds have been averaged; their time only if they are still the same."""
+    paths = [path for path in ensemble["inputs"] if path.endswith("/oof.npy")]
+    folds = [
+        artifacts.read_checksummed(stages.ROOT / Path(path).with_name("manifest.json")) or {}
+        for path in paths
+    ]
+    same = all(
+        fold.get("outputs", {}).get(path) == ensemble["inputs"][path]
+        for path, fold in zip(paths, folds, strict=True)
+    )
+    metrics = ensemble["metadata"]
+    return {
+        "split": _split(ensemble),
+        "rows": metrics["oof_rows"],
+        "accuracy": metrics["oof_accuracy"],
+        "seconds": sum(map(_seconds, folds)) if same else None,
+        "state": "" if same else "stale: folds were trained again since",
+    }
+
+
+def _only_trained(folds: list[dict[str, Any]]) -> dict[str, Any]:
+    """A preset with trained folds that have not been averaged yet."""
+    rows = [fold["metadata"]["held_out_rows"] for fold in folds]
+    right = sum(
+        fold["metadata"]["held_out_accuracy"] * its for fold, its in zip(folds, rows, strict=True)
+    )
+    return {
+        "split": _split(folds[0]),
+        "rows": sum(rows),
+        "accuracy": right / sum(rows),
+        "seconds": sum(map(_seconds, folds)),
+        "state": f"{len(folds)} fold{'s' * (len(folds) > 1)} trained, not averaged yet",
+    }
+
+
+def _split(manifest: Mapping[str, Any]) -> str:
+    """The name of the split that a task used."""
+    return next(Path(path).parent.name for path in manifest["inputs"] if "/folds/" in path)
+
+
+def _seconds(fold: Mapping[str, Any]) -> float:
+    return float(sum(fold["metadata"].get("epoch_seconds", [])))
 
 
 def submissions(ledger_path: Path) -> None:
@@ -177,20 +231,22 @@ def parameters(preset: Preset) -> None:
             print(f"{text:<34}# {parameter.metadata['meaning']}")
 
 
-def sample_submission(file: Path, dataset: str) -> Path:
+def sample_submission(file: Path, dataset: str | None) -> Path:
     """The sample submission that a CSV is to be checked against.
 
     Args:
-        file: the CSV; the manifest beside one of our own names its dataset.
-        dataset: the dataset of any other, as the user names it.
+        file: the CSV.
+        dataset: its dataset, as the user names it; None for the one that the manifest beside a CSV
+            of our own names, or else the competition.
 
     Raises:
         UserError: it is missing.
     """
     params = (artifacts.read_json(file.with_suffix(".json")) or {}).get("params")
-    name = params.get("dataset") if isinstance(params, dict) else None
-    if not isinstance(name, str):
-        name = find_dataset(dataset).name
+    named = params.get("dataset") if isinstance(params, dict) else None
+    name = find_dataset(dataset or "kaggle").name
+    if dataset is None and isinstance(named, str):
+        name = named
     sample = stages.ROOT / "data" / name / "raw" / "sample_submission.csv"
     if not sample.exists():
         raise UserError(

@@ -1,6 +1,7 @@
 """Stage 6: turn the test probabilities into a CSV that the competition accepts."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -53,4 +54,4 @@ def write(
 def check(path: Path, sample: Path) -> None:
     """Check that the competition would accept a CSV, and say so (see `csvs.check_submission`)."""
     rows = csvs.check_submission(path, sample)
-    print(f"{path}: {rows:,} rows, as the competition expects")
+    print(f"{path}: {rows:,} rows, valid for {os.path.relpath(sample)}")
