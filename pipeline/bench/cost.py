@@ -1,8 +1,8 @@
 """`make cost`: how time and memory of each stage grow with the number of digits.
 
-Writes datasets with a quarter, half, all and ten times the training rows of a dataset (the last with
-augmented copies, so that no two rows are equal), runs every stage on each in a process of its own,
-and prints seconds and peak memory.
+Writes datasets with a quarter, half, all and ten times the training rows of a dataset (the last
+with augmented copies, so that no two rows are equal), runs every stage on each in a process of its
+own, and prints seconds and peak memory.
 """
 
 import os

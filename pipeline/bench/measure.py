@@ -57,14 +57,9 @@ def preset(arrays: str, fold_ids: str, name: str, fold: str, seed: str) -> dict[
 
     params = replace(config.load(name).train, seed=int(seed))
     with tempfile.TemporaryDirectory() as folder:
-        metadata = train(
-            **{name: Path(arrays, f"{name}.npy") for name in IMAGES},
-            **{name: Path(folder, name) for name in ("history", "oof", "test")},
-            weights=Path(folder, "weights.keras"),
-            fold_ids=Path(fold_ids),
-            fold=int(fold),
-            params=params,
-        )
+        paths: dict[str, Any] = {name: Path(arrays, f"{name}.npy") for name in IMAGES}
+        paths |= {name: Path(folder, name) for name in ("history", "oof", "test", "weights")}
+        metadata = train(**paths, fold_ids=Path(fold_ids), fold=int(fold), params=params)
         lines = Path(folder, "history").read_text(encoding="ascii").splitlines()
     column = lines[0].split(",").index("val_accuracy")
     return {

@@ -20,6 +20,7 @@ from pipeline.config import Preset
 from pipeline.download import Dataset
 from pipeline.ensemble import standard_error
 from pipeline.errors import UserError
+from pipeline.stages import Graph
 from pipeline.train.engines import Engine, train_folds
 
 
@@ -112,7 +113,7 @@ def run(path: Path, data: Dataset, jobs: int, engine: Engine, address: str | Non
     folds = {name: graph.all("train") for name, graph in graphs.items()}
     every = [task for tasks in folds.values() for task in tasks]
     train_folds(every, shared + every, jobs=jobs, engine=engine, address=address)
-    print_comparison(base, folds)
+    print_comparison(graphs["base"], folds)
 
 
 def compare(
@@ -152,19 +153,19 @@ def compare(
     return rows
 
 
-def print_comparison(base: Preset, variants: dict[str, list[Task]]) -> None:
+def print_comparison(base: Graph, variants: dict[str, list[Task]]) -> None:
     """Print the comparison of the variants, all of whose folds are trained."""
-    [fold, *_] = variants["base"]
-    labels, fold_ids = np.load(fold.reads["train_labels"]), np.load(fold.reads["fold_ids"])
+    labels = np.load(base.task("preprocess").writes["train_labels"])
+    fold_ids = np.load(base.task("split").writes["fold_ids"])
     rows = []
     for row in compare(variants, labels, fold_ids):
         cells = [row.name, f"{row.accuracy:.5f}", f"{row.error:.5f}", f"{row.seconds:.0f} s"]
         if row.name != "base":
             cells += [f"{row.difference:+.5f}", f"{row.uncertainty:.5f}"]
         rows.append(cells)
-    columns = ("variant", "out of fold", "±", "training", f"against {base.name}", "±")
+    columns = ("variant", "out of fold", "±", "training", f"against {base.preset.name}", "±")
     show.print_table(columns, rows)
-    units = "the folds" if base.split.folds > 1 else "the rows"
+    units = "the folds" if base.preset.split.folds > 1 else "the rows"
     print(f"±: one standard error; that of a difference comes from its variation over {units}")
 
 
