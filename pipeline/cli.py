@@ -1,6 +1,7 @@
 """`digits`: the command line. Nothing heavy is imported before it is used."""
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -10,6 +11,7 @@ from typing import Annotated
 import typer
 
 from pipeline import artifacts, config, download, errors, show, stages
+from pipeline.errors import UserError
 from pipeline.stages import LEDGER, STAGES, Stage
 from pipeline.train.engines import Engine, select, train_folds
 
@@ -194,9 +196,6 @@ def sweep(
     )
 
 
-# --- measuring: what it costs, and what it is worth ---------------------------------------------
-
-
 @app.command()
 def bench(dataset: DatasetOption = "kaggle") -> None:
     """Measure the presets against the notebook that everybody forks; about half an hour."""
@@ -218,11 +217,24 @@ def reproduce(
     import_module("pipeline.bench.reproduce").main(preset, dataset)
 
 
+def _refuse_another_clone() -> None:
+    """Raise UserError if the current folder is in another clone than this code and its results."""
+    here = Path.cwd()
+    clone = next((p for p in (here, *here.parents) if (p / "pipeline/stages.py").exists()), None)
+    if clone and not clone.samefile(stages.ROOT):
+        words = shlex.join([sys.executable, "-m", "pipeline", *sys.argv[1:]])
+        raise UserError(
+            f"this command works on {stages.ROOT}, but you are in {clone}; "
+            f"type cd {shlex.quote(str(clone))} && {words}"
+        )
+
+
 def main() -> None:
     """Run the command line; see `errors` for the exit codes."""
     # A terminal that lacks ± or █ shows a question mark.
     sys.stdout.reconfigure(line_buffering=True, errors="replace")  # type: ignore[union-attr]
     try:
+        _refuse_another_clone()
         code = app(standalone_mode=False)
         if code == 130:  # Typer's answer to Ctrl-C, without a message
             raise KeyboardInterrupt
