@@ -1,20 +1,22 @@
-"""artifacts.py: files are whole or absent, and what is stale is known by content alone."""
+"""artifacts.py: files are complete or absent, and content alone decides what is stale."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import PATIENCE, settle
 
-from pipeline import artifacts
-from pipeline.artifacts import Step, atomic, code_fingerprint, fingerprint, run, staleness
-from pipeline.errors import UserError
+import pipeline
+from pipeline import artifacts, config
+from pipeline.artifacts import Task, Work, atomic, fingerprint, run, staleness
+from pipeline.errors import ExternalError, UserError
 
 # --- writing -------------------------------------------------------------------------------------
 
@@ -53,7 +55,7 @@ def test_write_json_can_be_read_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "null", '"text"'])
-def test_read_json_takes_objects_only(tmp_path: Path, content: str) -> None:
+def test_read_json_accepts_objects_only(tmp_path: Path, content: str) -> None:
     (tmp_path / "a.json").write_text(content)
     assert artifacts.read_json(tmp_path / "a.json") is None
     assert artifacts.read_json(tmp_path / "absent.json") is None
@@ -103,7 +105,7 @@ def test_a_file_written_this_moment_is_not_remembered(tmp_path: Path) -> None:
         assert cache == {}
 
 
-def test_what_is_remembered_lasts_to_the_next_time(tmp_path: Path) -> None:
+def test_remembered_fingerprints_are_kept(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     path = tmp_path / "a"
     path.write_bytes(b"content")
@@ -115,7 +117,7 @@ def test_what_is_remembered_lasts_to_the_next_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", "null"])
-def test_damaged_memories_are_forgotten(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_cache_is_ignored(tmp_path: Path, damage: str) -> None:
     (tmp_path / "data").mkdir()
     path = tmp_path / "a"
     path.write_bytes(b"content")
@@ -125,281 +127,234 @@ def test_damaged_memories_are_forgotten(tmp_path: Path, damage: str) -> None:
 
 
 @pytest.mark.parametrize("damage", [5, "text", [], [1, 2]])
-def test_memories_of_another_shape_are_forgotten(tmp_path: Path, damage: object) -> None:
+def test_a_damaged_entry_of_the_cache_is_ignored(tmp_path: Path, damage: object) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"content")
     assert fingerprint(path, {str(path): damage}) == fingerprint(path)  # type: ignore[dict-item]
 
 
-# --- fingerprints of code ------------------------------------------------------------------------
-
-SOURCE = '''\
-"""What the module is for."""
-
-import math
-
-FACTOR = 2
-
-
-def double(x):
-    """Twice x."""
-    # An explanation.
-    return _times(x)
-
-
-def _times(x):
-    return x * FACTOR
-
-
-def half(x):
-    return x / math.pi
-
-
-class Shape:
-    """A shape."""
-
-    sides = 4
-
-    def area(self):
-        """Its area."""
-        return self.sides
-'''
-
-
-def changed(old: str, new: str, entry: str, folder: Path) -> bool:
-    """Whether replacing `old` by `new` in SOURCE changes the fingerprint of an entry."""
-    assert old in SOURCE
-    (folder / "m.py").write_text(SOURCE)
-    before = code_fingerprint(entry, folder)
-    (folder / "m.py").write_text(SOURCE.replace(old, new))
-    return code_fingerprint(entry, folder) != before
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("# An explanation.", "# A better explanation."),
-        ("    # An explanation.\n", ""),
-        ("Twice x.", "Two times x."),
-        ('    """Twice x."""\n', ""),
-        ('"""What the module is for."""', '"""Something else."""'),
-        ('    """A shape."""\n', ""),
-        ("return x * FACTOR", "return (x\n            * FACTOR)"),
-        ("\n\n\ndef half", "\n\n\n\n\ndef half"),
-    ],
-)
-def test_comments_docstrings_and_layout_are_no_change(tmp_path: Path, old: str, new: str) -> None:
-    assert not changed(old, new, "m.py", tmp_path)
-    assert not changed(old, new, "m.py:double", tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("FACTOR = 2", "FACTOR = 3"),
-        ("x * FACTOR", "x + FACTOR"),
-        ("x / math.pi", "x / math.e"),
-        ("sides = 4", "sides = 5"),
-        ("import math", "import cmath as math"),
-        ("def double(x)", "def double(x=None)"),
-        ("return self.sides", "return None"),
-    ],
-)
-def test_code_is_a_change(tmp_path: Path, old: str, new: str) -> None:
-    assert changed(old, new, "m.py", tmp_path)
-
-
-def test_one_definition_depends_on_its_helpers_and_on_nothing_else(tmp_path: Path) -> None:
-    for old, new in [("x * FACTOR", "x + FACTOR"), ("FACTOR = 2", "FACTOR = 3")]:
-        assert changed(old, new, "m.py:double", tmp_path)
-        assert not changed(old, new, "m.py:half", tmp_path)
-    assert changed("x / math.pi", "x / math.e", "m.py:half", tmp_path)
-    assert not changed("x / math.pi", "x / math.e", "m.py:double", tmp_path)
-    assert not changed("sides = 4", "sides = 5", "m.py:double", tmp_path)
-    assert changed("import math", "import cmath as math", "m.py:half", tmp_path)
-
-
-@pytest.mark.parametrize(
-    "helper",
-    [
-        "A, B = {}, 1\n",
-        "if True:\n    A = {}\nelse:\n    A = 0\n",
-        "A: int = {}\n",
-        "try:\n    A = {}\nexcept ValueError:\n    A = 0\n",
-        "A = 0\nA += {}\n",
-        "for A in range({}):\n    pass\n",
-        "async def A():\n    return {}\n",
-    ],
-)
-def test_helpers_are_found_however_they_are_defined(tmp_path: Path, helper: str) -> None:
-    user = "def f():\n    return A\n"
-    (tmp_path / "m.py").write_text(helper.format(1) + user)
-    before = code_fingerprint("m.py:f", tmp_path)
-    (tmp_path / "m.py").write_text(helper.format(2) + user)
-    assert code_fingerprint("m.py:f", tmp_path) != before
-
-
-# --- steps: a first that reads a source file, a second that reads what the first made -----------
+# --- tasks: the first reads a source file, the second reads what the first wrote -----------------
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A project with one source file to read and one module of code."""
+    """A project with one source file to read and two modules of code."""
     (tmp_path / "data").mkdir()
     (tmp_path / "pipeline").mkdir()
-    (tmp_path / "pipeline" / "first.py").write_text("def f():\n    return 1\n")
-    (tmp_path / "pipeline" / "second.py").write_text("def f():\n    return 1\n")
+    for module in ("first", "second"):
+        (tmp_path / "pipeline" / f"{module}.py").write_text("def f():\n    return 1\n")
     (tmp_path / "source.txt").write_text("a")
     return tmp_path
 
 
-def two_steps(root: Path) -> list[Step]:
-    first = Step(
+def two_tasks(root: Path) -> list[Task]:
+    one, two = root / "data" / "one", root / "data" / "two"
+    first = Task(
         name="first",
         stage="first",
         root=root,
-        manifest=root / "data" / "one" / "manifest.json",
-        outputs=(root / "data" / "one" / "x.txt", root / "data" / "one" / "y.txt"),
-        inputs=(root / "source.txt",),
+        manifest=one / "manifest.json",
+        function="pipeline.first:f",
+        reads={"source": root / "source.txt"},
+        writes={"x": one / "x.txt", "y": one / "y.txt"},
         params={"size": 3, "mode": "a"},
-        code=("first.py",),
     )
-    second = Step(
+    second = Task(
         name="second",
         stage="second",
         root=root,
-        manifest=root / "data" / "two" / "manifest.json",
-        outputs=(root / "data" / "two" / "z.txt",),
-        inputs=(root / "data" / "one" / "y.txt",),
-        code=("second.py",),
+        manifest=two / "manifest.json",
+        function="pipeline.second:f",
+        reads={"y": one / "y.txt"},
+        writes={"z": two / "z.txt"},
     )
     return [first, second]
 
 
-def work_of(step: Step) -> Callable[[Path], dict[str, object]]:
-    """Each output is the contents of the inputs, once more for each unit of `size`."""
+def work_of(task: Task) -> Work:
+    """Every file is the contents of the inputs, repeated `size` times."""
 
-    def work(folder: Path) -> dict[str, object]:
-        text = "".join(path.read_text() for path in step.inputs) * step.params.get("size", 1)
-        for path in step.outputs:
-            (folder / path.name).write_text(text)
+    def work(writes: Mapping[str, Path]) -> dict[str, object]:
+        text = "".join(path.read_text() for path in task.inputs) * task.params.get("size", 1)
+        for path in writes.values():
+            path.write_text(text)
         return {"letters": len(text)}
 
     return work
 
 
 @pytest.fixture
-def done(root: Path) -> list[Step]:
-    """Two steps that have run."""
-    steps = two_steps(root)
-    for step in steps:
-        assert run(step, work_of(step), steps)
-    return steps
+def done(root: Path) -> list[Task]:
+    """Two tasks that have run."""
+    tasks = two_tasks(root)
+    for task in tasks:
+        assert run(task, tasks, work=work_of(task))
+    return tasks
 
 
-def test_a_run_leaves_outputs_and_manifest_and_nothing_else(done: list[Step], root: Path) -> None:
-    assert (root / "data/one/x.txt").read_text() == "aaa"
-    visible = {path.name for path in (root / "data/one").iterdir() if path.suffix != ".lock"}
+def test_a_run_leaves_its_files_and_manifest_and_nothing_else(done: list[Task], root: Path) -> None:
+    assert done[0].writes["x"].read_text() == "aaa"
+    visible = {path.name for path in done[0].folder.iterdir() if path.suffix != ".lock"}
     assert visible == {"x.txt", "y.txt", "manifest.json"}
-    manifest = json.loads((root / "data/one/manifest.json").read_text())
+    manifest = json.loads(done[0].manifest.read_text())
     assert manifest["stage"] == "first"
     assert manifest["params"] == {"size": 3, "mode": "a"}
     assert manifest["inputs"] == {"source.txt": fingerprint(root / "source.txt")}
-    assert manifest["outputs"]["data/one/x.txt"] == fingerprint(root / "data/one/x.txt")
+    assert manifest["outputs"]["data/one/x.txt"] == fingerprint(done[0].writes["x"])
     assert list(manifest["code"]) == ["first.py"]
-    assert manifest["facts"]["letters"] == 3
-    assert manifest["facts"]["seconds"] >= 0
+    assert manifest["metadata"]["letters"] == 3
+    assert manifest["metadata"]["seconds"] >= 0
 
 
-def test_after_a_run_all_is_fresh(done: list[Step]) -> None:
+def test_the_function_gets_its_files_and_parameters_by_name(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "pipeline" / "named.py").write_text(
+        "def f(source, others, target, params, size):\n"
+        "    text = source.read_text() + ''.join(p.read_text() for p in others['b'])\n"
+        "    target.write_text(text * size + params.name)\n"
+        "    return {'parts': 1 + len(others['b'])}\n"
+    )
+    (root / "other.txt").write_text("b")
+    # The package that runs is not that of the project, whose code is only fingerprinted.
+    monkeypatch.setattr(pipeline, "__path__", [str(root / "pipeline")])
+    monkeypatch.delitem(sys.modules, "pipeline.named", raising=False)
+    task = Task(
+        name="named",
+        stage="named",
+        root=root,
+        manifest=root / "data" / "manifest.json",
+        function="pipeline.named:f",
+        reads={"source": root / "source.txt", "others": {"b": [root / "other.txt"]}},
+        writes={"target": root / "data" / "target.txt"},
+        params={"size": 2, "params": config.Split(folds=3)},
+    )
+    assert task.inputs == [root / "source.txt", root / "other.txt"]
+    assert task.values() == {"size": 2, "split.folds": 3, "split.holdout": 0.15, "split.seed": 0}
+    assert run(task, [task])
+    assert (root / "data" / "target.txt").read_text() == "abab3-folds-seed-0"
+    assert artifacts.metadata(task.manifest)["parts"] == 2
+
+
+def test_a_run_says_why_and_where_and_a_fresh_task_is_left_alone(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(root)
+    first, *_ = tasks = two_tasks(root)
+
+    def said(force: bool = False) -> tuple[bool, list[str]]:
+        ran = run(first, tasks, force, work_of(first))
+        return ran, capsys.readouterr().out.splitlines()
+
+    ran, lines = said()
+    assert ran
+    assert lines[0] == "first: missing; writing to data/one/"
+    assert re.fullmatch(r"first: done in [\d.]+ s", lines[1])
+    before = first.manifest.stat().st_ino
+    assert said() == (False, ["first: fresh"])
+    assert first.manifest.stat().st_ino == before
+    ran, lines = said(force=True)
+    assert ran
+    assert lines[0] == "first: forced; writing to data/one/"
+    (root / "source.txt").write_text("b")
+    ran, lines = said()
+    assert ran
+    assert lines[0] == "first: its input source.txt has changed; writing to data/one/"
+
+
+# --- what is stale -------------------------------------------------------------------------------
+
+
+def test_after_a_run_everything_is_fresh(done: list[Task]) -> None:
     assert staleness(done) == {"first": None, "second": None}
 
 
-def test_before_any_run_all_is_missing(root: Path) -> None:
-    assert staleness(two_steps(root)) == {"first": "missing", "second": "missing"}
+def test_before_any_run_everything_is_missing(root: Path) -> None:
+    assert staleness(two_tasks(root)) == {"first": "missing", "second": "missing"}
 
 
-def test_new_dates_are_no_change(done: list[Step], root: Path) -> None:
+def test_new_dates_are_no_change(done: list[Task], root: Path) -> None:
     for path in root.rglob("*"):
         os.utime(path, (2_000_000_000, 2_000_000_000))
     assert staleness(done) == {"first": None, "second": None}
 
 
-MADE_AGAIN = "its input data/one/y.txt is to be made again"
+REBUILT = "its input data/one/y.txt will be rebuilt"
 
 
-def test_a_deleted_output(done: list[Step], root: Path) -> None:
-    (root / "data/one/x.txt").unlink()
-    assert staleness(done) == {"first": "data/one/x.txt is missing", "second": MADE_AGAIN}
+def test_a_deleted_file(done: list[Task]) -> None:
+    done[0].writes["x"].unlink()
+    assert staleness(done) == {"first": "data/one/x.txt is missing", "second": REBUILT}
 
 
-def test_a_deleted_last_output_concerns_nothing_before_it(done: list[Step], root: Path) -> None:
-    (root / "data/two/z.txt").unlink()
+def test_a_deleted_last_file_concerns_nothing_before_it(done: list[Task]) -> None:
+    done[1].writes["z"].unlink()
     assert staleness(done) == {"first": None, "second": "data/two/z.txt is missing"}
 
 
-def test_a_changed_output(done: list[Step], root: Path) -> None:
-    (root / "data/one/x.txt").write_text("aab")
+def test_a_changed_file(done: list[Task]) -> None:
+    done[0].writes["x"].write_text("aab")
     reasons = staleness(done)
-    assert reasons["first"] == "data/one/x.txt is not the file that first wrote"
-    assert reasons["second"] == MADE_AGAIN
-
-
-def test_a_deleted_manifest(done: list[Step]) -> None:
-    done[0].manifest.unlink()
-    assert staleness(done) == {"first": "missing", "second": MADE_AGAIN}
-
-
-@pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"inputs": 1}'])
-def test_a_damaged_manifest(done: list[Step], damage: str) -> None:
-    done[0].manifest.write_text(damage)
-    assert staleness(done) == {"first": "its manifest is damaged", "second": MADE_AGAIN}
-
-
-def test_a_changed_input(done: list[Step], root: Path) -> None:
-    (root / "source.txt").write_text("b")
-    assert staleness(done) == {
-        "first": "its input source.txt has changed",
-        "second": MADE_AGAIN,
+    assert reasons == {
+        "first": "data/one/x.txt is not the file that first wrote",
+        "second": REBUILT,
     }
 
 
-def test_an_input_that_is_another_file_than_before(done: list[Step], root: Path) -> None:
-    steps = [done[0], replace(done[1], inputs=(root / "data/one/x.txt",))]
-    assert staleness(steps)["second"] == "its input data/one/x.txt has changed"
-    steps = [done[0], replace(done[1], inputs=())]
-    assert staleness(steps)["second"] == "its inputs are other files than before"
+def test_a_deleted_manifest(done: list[Task]) -> None:
+    done[0].manifest.unlink()
+    assert staleness(done) == {"first": "missing", "second": REBUILT}
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"inputs": 1}'])
+def test_a_damaged_manifest(done: list[Task], damage: str) -> None:
+    done[0].manifest.write_text(damage)
+    assert staleness(done) == {"first": "its manifest is damaged", "second": REBUILT}
+
+
+def test_a_changed_input(done: list[Task], root: Path) -> None:
+    (root / "source.txt").write_text("b")
+    assert staleness(done) == {"first": "its input source.txt has changed", "second": REBUILT}
+
+
+def test_an_input_that_is_another_file_than_before(done: list[Task]) -> None:
+    other = replace(done[1], reads={"y": done[0].writes["x"]})
+    assert staleness([done[0], other])["second"] == "its input data/one/x.txt has changed"
+    none = replace(done[1], reads={})
+    assert staleness([done[0], none])["second"] == "it reads other files than before"
 
 
 @pytest.mark.parametrize(
     ("params", "reason"),
     [
-        ({"size": 4, "mode": "a"}, "parameter size was 3 and is 4"),
-        ({"size": 3, "mode": "b"}, 'parameter mode was "a" and is "b"'),
-        ({"size": 3, "mode": "a", "new": 1}, "parameter new was null and is 1"),
-        ({"size": 3}, 'parameter mode was "a" and is null'),
+        ({"size": 4, "mode": "a"}, "parameter size was 3 and is now 4"),
+        ({"size": 3, "mode": "b"}, 'parameter mode was "a" and is now "b"'),
+        ({"size": 3, "mode": "a", "new": 1}, "parameter new was null and is now 1"),
+        ({"size": 3}, 'parameter mode was "a" and is now null'),
     ],
 )
-def test_a_changed_parameter(done: list[Step], params: dict[str, object], reason: str) -> None:
-    steps = [replace(done[0], params=params), done[1]]
-    assert staleness(steps) == {"first": reason, "second": MADE_AGAIN}
+def test_a_changed_parameter(done: list[Task], params: dict[str, object], reason: str) -> None:
+    tasks = [replace(done[0], params=params), done[1]]
+    assert staleness(tasks) == {"first": reason, "second": REBUILT}
 
 
-def test_changed_code(done: list[Step], root: Path) -> None:
+def test_changed_code(done: list[Task], root: Path) -> None:
     (root / "pipeline/first.py").write_text("def f():\n    return 2\n")
-    assert staleness(done) == {"first": "the code of first.py has changed", "second": MADE_AGAIN}
+    assert staleness(done) == {"first": "the code in first.py has changed", "second": REBUILT}
 
 
-def test_a_changed_comment_is_no_change(done: list[Step], root: Path) -> None:
+def test_a_changed_comment_is_no_change(done: list[Task], root: Path) -> None:
     (root / "pipeline/first.py").write_text("# New.\ndef f():\n    return 1  # one\n")
     assert staleness(done) == {"first": None, "second": None}
 
 
-def test_equal_outputs_of_a_second_run_leave_the_next_step_fresh(
-    done: list[Step], root: Path
+def test_equal_files_of_a_second_run_leave_the_next_task_fresh(
+    done: list[Task], root: Path
 ) -> None:
-    (root / "pipeline/first.py").write_text("def g():\n    return 1\n")
-    run(done[0], work_of(done[0]), done)
+    (root / "pipeline/first.py").write_text("def f():\n    return 2\n")
+    done[0].writes["y"].unlink()
+    assert run(done[0], done, work=work_of(done[0]))
+    assert not run(done[1], done, work=work_of(done[1]))
     assert staleness(done) == {"first": None, "second": None}
 
 
@@ -407,108 +362,120 @@ def test_equal_outputs_of_a_second_run_leave_the_next_step_fresh(
 
 
 @pytest.mark.parametrize("error", [UserError, KeyboardInterrupt])
-def test_a_failure_leaves_the_earlier_outputs(
-    done: list[Step], root: Path, error: type[BaseException]
-) -> None:
-    def work(folder: Path) -> dict[str, object]:
-        (folder / "x.txt").write_text("half")
+def test_a_failure_leaves_the_earlier_files(done: list[Task], error: type[BaseException]) -> None:
+    def work(writes: Mapping[str, Path]) -> dict[str, object]:
+        writes["x"].write_text("half")
         raise error("stop")
 
     with pytest.raises(error):
-        run(done[0], work, done)
-    assert (root / "data/one/x.txt").read_text() == "aaa"
+        run(done[0], done, force=True, work=work)
+    assert done[0].writes["x"].read_text() == "aaa"
     assert staleness(done) == {"first": None, "second": None}
 
 
-def test_a_forgotten_output_replaces_nothing(done: list[Step], root: Path) -> None:
+def test_a_forgotten_file_replaces_nothing(done: list[Task], root: Path) -> None:
     (root / "source.txt").write_text("b")
 
-    def work(folder: Path) -> dict[str, object]:
-        (folder / "x.txt").write_text("bbb")
+    def work(writes: Mapping[str, Path]) -> dict[str, object]:
+        writes["x"].write_text("bbb")
         return {}
 
-    with pytest.raises(FileNotFoundError):
-        run(done[0], work, done)
-    assert (root / "data/one/x.txt").read_text() == "aaa"
-    assert (root / "data/one/y.txt").read_text() == "aaa"
+    with pytest.raises(ExternalError, match=r"y\.txt"):
+        run(done[0], done, work=work)
+    assert done[0].writes["x"].read_text() == "aaa"
+    assert done[0].writes["y"].read_text() == "aaa"
 
 
-def stopped_after_half(folder: Path) -> dict[str, object]:
-    (folder / "half").write_text("done so far")
+def stopped_half_way(writes: Mapping[str, Path]) -> dict[str, object]:
+    writes["x"].with_name("half").write_text("done so far")
     raise KeyboardInterrupt
 
 
-def test_the_same_work_goes_on_where_it_was_stopped(root: Path) -> None:
-    step = two_steps(root)[0]
+def test_the_same_work_resumes_where_it_was_stopped(root: Path) -> None:
+    task = two_tasks(root)[0]
     with pytest.raises(KeyboardInterrupt):
-        run(step, stopped_after_half, [])
+        run(task, [], work=stopped_half_way)
 
-    def goes_on(folder: Path) -> dict[str, object]:
-        assert (folder / "half").read_text() == "done so far"
-        return work_of(step)(folder)
+    def resumes(writes: Mapping[str, Path]) -> Mapping[str, object]:
+        assert writes["x"].with_name("half").read_text() == "done so far"
+        return work_of(task)(writes)
 
-    assert run(step, goes_on, [])
-    assert not (root / "data/one/half").exists()
-    assert not step.workplace.exists()
+    assert run(task, [], work=resumes)
+    assert not (task.folder / "half").exists()
+    assert not task.staging.exists()
 
 
-def test_a_mistake_clears_what_it_left_and_spares_what_was_there(root: Path) -> None:
-    step = two_steps(root)[0]
+def test_a_user_error_clears_its_own_debris_and_keeps_earlier_work(root: Path) -> None:
+    task = two_tasks(root)[0]
 
-    def mistaken(folder: Path) -> dict[str, object]:
-        (folder / "large").touch()
+    def mistaken(writes: Mapping[str, Path]) -> dict[str, object]:
+        writes["x"].with_name("large").touch()
         raise UserError("there is no such thing")
 
     with pytest.raises(UserError):
-        run(step, mistaken, [])
-    assert not step.workplace.exists()
+        run(task, [], work=mistaken)
+    assert not task.staging.exists()
     with pytest.raises(KeyboardInterrupt):
-        run(step, stopped_after_half, [])
+        run(task, [], work=stopped_half_way)
     with pytest.raises(UserError):
-        run(step, mistaken, [])
-    assert (step.workplace / "half").read_text() == "done so far"
+        run(task, [], work=mistaken)
+    assert (task.staging / "half").read_text() == "done so far"
 
 
 @pytest.mark.parametrize("what", ["input", "parameter", "code"])
-def test_other_work_begins_from_nothing(root: Path, what: str) -> None:
-    step = two_steps(root)[0]
+def test_other_work_starts_anew(root: Path, what: str) -> None:
+    task = two_tasks(root)[0]
     with pytest.raises(KeyboardInterrupt):
-        run(step, stopped_after_half, [])
+        run(task, [], work=stopped_half_way)
     if what == "input":
         (root / "source.txt").write_text("b")
     elif what == "parameter":
-        step = replace(step, params={"size": 2, "mode": "a"})
+        task = replace(task, params={"size": 2, "mode": "a"})
     else:
         (root / "pipeline/first.py").write_text("def f():\n    return 2\n")
 
-    def begins(folder: Path) -> dict[str, object]:
-        assert not (folder / "half").exists()
-        return work_of(step)(folder)
+    def starts(writes: Mapping[str, Path]) -> Mapping[str, object]:
+        assert not writes["x"].with_name("half").exists()
+        return work_of(task)(writes)
 
-    assert run(step, begins, [])
-
-
-# --- inputs that are not there -------------------------------------------------------------------
+    assert run(task, [], work=starts)
 
 
-def test_an_input_that_was_not_made_yet_names_the_step_and_what_to_type(root: Path) -> None:
-    steps = two_steps(root)
+def test_an_input_that_changes_while_it_is_read(root: Path) -> None:
+    task = two_tasks(root)[0]
+
+    def work(writes: Mapping[str, Path]) -> Mapping[str, object]:
+        found = work_of(task)(writes)
+        (root / "source.txt").write_text("b")
+        return found
+
+    with pytest.raises(UserError, match=r"source\.txt changed while first was reading it"):
+        run(task, [], work=work)
+    assert not task.writes["x"].exists()
+    assert not task.staging.exists()
+
+
+# --- missing inputs ------------------------------------------------------------------------------
+
+
+def test_an_input_that_does_not_exist_yet_names_its_task_and_the_command(root: Path) -> None:
+    tasks = two_tasks(root)
     with pytest.raises(UserError, match="first has not run yet; run `make second`"):
-        run(steps[1], work_of(steps[1]), steps)
+        run(tasks[1], tasks, work=work_of(tasks[1]))
 
 
-def test_an_input_that_was_changed_by_hand_is_refused(done: list[Step], root: Path) -> None:
-    (root / "data/one/y.txt").write_text("patched")
+def test_an_input_that_was_changed_by_hand_is_refused(done: list[Task]) -> None:
+    done[0].writes["y"].write_text("patched")
     with pytest.raises(UserError, match=r"data/one/y\.txt is not the file that first wrote"):
-        run(done[1], work_of(done[1]), done)
-    assert (root / "data/two/z.txt").read_text() == "aaa"
+        run(done[1], done, work=work_of(done[1]))
+    assert done[1].writes["z"].read_text() == "aaa"
 
 
-def test_a_missing_source_file_is_named(root: Path) -> None:
+def test_the_message_names_a_missing_source_file(root: Path) -> None:
     (root / "source.txt").unlink()
-    step = two_steps(root)[0]
-    with pytest.raises(UserError, match=r"source.txt is missing"):
-        run(step, work_of(step), [step])
+    task = two_tasks(root)[0]
+    with pytest.raises(UserError, match=r"source\.txt is missing"):
+        run(task, [task], work=work_of(task))
 
 
 # --- two processes at once -----------------------------------------------------------------------
@@ -516,29 +483,36 @@ def test_a_missing_source_file_is_named(root: Path) -> None:
 PROGRAM = """\
 import sys, time
 from pathlib import Path
-from pipeline.artifacts import Step, run
+from pipeline.artifacts import Task, run
 
 root, patience = Path(sys.argv[1]), float(sys.argv[2])
-step = Step("slow", "slow", root, root / "out" / "manifest.json", (root / "out" / "made.txt",))
+made = root / "out" / "made.txt"
+task = Task("slow", "slow", root, made.with_name("manifest.json"), "pipeline.m:f", {"made": made})
 
-def work(folder):
+def work(writes):
     with (root / "times").open("a") as file:
         file.write("worked\\n")
     (root / "begun").touch()
     end = time.monotonic() + patience
     while not (root / "go").exists() and time.monotonic() < end:
         time.sleep(0.02)
-    if (root / "die").exists():
-        raise SystemExit(9)
-    (folder / "made.txt").write_text("made")
+    writes["made"].write_text("made")
     return {}
 
-print(run(step, work, []))
+run(task, [], work=work)
 """
 
 
+@pytest.fixture
+def slow(tmp_path: Path) -> Path:
+    """The project of the task `slow`."""
+    (tmp_path / "pipeline").mkdir()
+    (tmp_path / "pipeline" / "m.py").write_text("def f():\n    return 1\n")
+    return tmp_path
+
+
 def start(root: Path) -> "subprocess.Popen[str]":
-    """Start a process that does the step `slow`, which lasts until there is a file `go`."""
+    """Start a process that runs the task `slow`, which waits for a file `go`."""
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(root), str(PATIENCE)],
         stdout=subprocess.PIPE,
@@ -554,40 +528,41 @@ def wait_for(path: Path) -> None:
         time.sleep(0.02)
 
 
-def test_a_second_process_waits_and_does_not_do_the_work_again(tmp_path: Path) -> None:
-    first = start(tmp_path)
-    wait_for(tmp_path / "begun")
-    second = start(tmp_path)
+def test_a_second_process_waits_and_does_not_repeat_the_work(slow: Path) -> None:
+    first = start(slow)
+    wait_for(slow / "begun")
+    second = start(slow)
     assert second.stderr is not None
-    said = second.stderr.readline()
-    (tmp_path / "go").touch()
-    assert first.communicate(timeout=PATIENCE)[0] == "True\n"
-    assert second.communicate(timeout=PATIENCE)[0] == "False\n"
-    assert said == f"slow: waiting for process {first.pid}, which is at it\n"
-    assert (tmp_path / "times").read_text() == "worked\n"
-    assert (tmp_path / "out/made.txt").read_text() == "made"
+    message = second.stderr.readline()
+    (slow / "go").touch()
+    assert "slow: done in" in first.communicate(timeout=PATIENCE)[0]
+    assert second.communicate(timeout=PATIENCE)[0] == "slow: fresh\n"
+    assert message.startswith(f"slow: waiting for process {first.pid}")
+    assert (slow / "times").read_text() == "worked\n"
+    assert (slow / "out/made.txt").read_text() == "made"
 
 
-def test_a_process_that_was_killed_blocks_nobody(tmp_path: Path) -> None:
-    first = start(tmp_path)
-    wait_for(tmp_path / "begun")
+def test_a_killed_process_blocks_nobody(slow: Path) -> None:
+    first = start(slow)
+    wait_for(slow / "begun")
     first.kill()
     first.communicate(timeout=PATIENCE)
-    (tmp_path / "go").touch()
-    second = start(tmp_path)
+    (slow / "go").touch()
+    second = start(slow)
     output, errors = second.communicate(timeout=PATIENCE)
-    assert (output, errors) == ("True\n", "")
-    assert (tmp_path / "out/made.txt").read_text() == "made"
+    assert "slow: done in" in output
+    assert errors == ""
+    assert (slow / "out/made.txt").read_text() == "made"
 
 
-def test_when_the_first_process_fails_the_second_does_the_work(tmp_path: Path) -> None:
-    first = start(tmp_path)
-    wait_for(tmp_path / "begun")
-    second = start(tmp_path)
+def test_when_the_first_process_is_killed_the_second_does_the_work(slow: Path) -> None:
+    first = start(slow)
+    wait_for(slow / "begun")
+    second = start(slow)
     assert second.stderr is not None
     assert "waiting" in second.stderr.readline()
     first.kill()
     first.communicate(timeout=PATIENCE)
-    (tmp_path / "go").touch()
-    assert second.communicate(timeout=PATIENCE)[0] == "True\n"
-    assert (tmp_path / "times").read_text() == "worked\nworked\n"
+    (slow / "go").touch()
+    assert "slow: done in" in second.communicate(timeout=PATIENCE)[0]
+    assert (slow / "times").read_text() == "worked\nworked\n"
