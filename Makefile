@@ -25,9 +25,26 @@ ifneq ($(filter-out local ray,$(ENGINE))$(words $(ENGINE)),1)
 $(error ENGINE must be local or ray, not "$(ENGINE)")
 endif
 
+# A misspelt variable would silently do something else.
+VARIABLES = DATASET CONFIG MESSAGE WAIT FORCE VENV PYTHON EXTRAS ENGINE RAY_ADDRESS
+given     = $(filter command,$(firstword $(origin $(1))))
+ifeq ($(MAKELEVEL),0)
+unknown := $(filter-out $(VARIABLES),$(foreach name,$(.VARIABLES),$(if $(call given,$(name)),$(name))))
+ifneq ($(unknown),)
+$(error there is no variable $(unknown); the variables are $(VARIABLES))
+endif
+endif
+
+ifeq ($(and $(strip $(DATASET)),$(strip $(CONFIG))),)
+$(error DATASET and CONFIG must not be empty; leave them out for kaggle and default)
+endif
+
 ifneq ($(filter demo,$(MAKECMDGOALS)),)
-override DATASET := sample
-override CONFIG  := demo
+ifneq ($(call given,DATASET)$(call given,CONFIG),)
+$(error demo is always DATASET=sample CONFIG=demo; for another choice: make submission DATASET=$(DATASET) CONFIG=$(CONFIG))
+endif
+DATASET := sample
+CONFIG  := demo
 endif
 
 ifneq ($(filter clean distclean,$(MAKECMDGOALS)),)
@@ -38,6 +55,7 @@ endif
 
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := help
+unexport PYTHONPATH PYTHONHOME
 .NOTPARALLEL:
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*## .*/\1/p' Makefile)
 
@@ -79,8 +97,8 @@ lint: $(VENV) ## check style and types
 bench: $(VENV) ; @$(DIGITS) bench --dataset $(call quoted,$(DATASET)) ## measure the presets against the notebook; half an hour
 cost: $(VENV) ; @$(DIGITS) cost --dataset $(call quoted,$(DATASET)) ## measure how time and memory grow with the data
 
-given = $(if $(filter file,$(origin $(1))),'',$(call quoted,$($(1))))
-reproduce: $(VENV) ; @$(DIGITS) reproduce --config $(call given,CONFIG) --dataset $(call given,DATASET) ## train the networks of well-known tutorials
+chosen = $(if $(filter file,$(origin $(1))),'',$(call quoted,$($(1))))
+reproduce: $(VENV) ; @$(DIGITS) reproduce --config $(call chosen,CONFIG) --dataset $(call chosen,DATASET) ## train the networks of well-known tutorials
 
 lock: ## choose the newest versions that pyproject.toml allows (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --generate-hashes --python-version 3.11 \
@@ -116,18 +134,25 @@ help: ## list targets and variables
 # The stamp's name contains a checksum of what is to be installed: when that changes, it is installed
 # again; when only dates change, it is not.
 INSTALLED := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | cksum | tr ' ' '-')$(EXTRAS)
-PIP       := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+PIP       := PIP_USER=0 $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: $(VENV)
 $(VENV): $(INSTALLED)
 
+# Without its Python, which may point to one that was removed, the environment is made anew.
+ifeq ($(shell test -x '$(VENV)/bin/python' && echo yes),)
+.PHONY: $(INSTALLED)
+CLEAR  := --clear
+VERSION = import sys; print("%d.%d" % sys.version_info[:2]); sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+endif
+
 $(INSTALLED):
-ifeq ($(wildcard $(VENV)/bin/python),)
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || \
-	  { echo 'Python 3.11, 3.12 or 3.13 is needed, and $(PYTHON) is not; name one with PYTHON=, for example: make PYTHON=python3.13 demo' >&2; exit 2; }
+ifdef VERSION
+	@version=$$($(PYTHON) -c '$(VERSION)' 2>/dev/null) || { echo "Python 3.11, 3.12 or 3.13 is needed, and" \
+	  "$(PYTHON) is $${version:-not there}; name one with PYTHON=, for example: make PYTHON=python3.13 demo" >&2; exit 2; }
 endif
 	@echo "installing into $(VENV) (once; about 2.6 GB, some minutes)"
-	@$(PYTHON) -m venv '$(VENV)'
+	@$(PYTHON) -m venv $(CLEAR) '$(VENV)'
 	@$(PIP) --require-hashes -r requirements.lock
 	@$(PIP) --no-build-isolation --no-deps --config-settings editable_mode=compat -e .
 	@$(if $(EXTRAS),$(PIP) --no-build-isolation --config-settings editable_mode=compat -e '.[$(EXTRAS)]')
