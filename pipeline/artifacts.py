@@ -477,24 +477,31 @@ def _locked(task: Task) -> contextlib.AbstractContextManager[None]:
 def locked(path: Path, name: str) -> Iterator[None]:
     """Hold a lock; wait if another process holds it, and say so.
 
-    The lock is released when its process ends, however it ends.
+    The lock is released when its process ends, however it ends. It does not keep the threads of one
+    process apart. (A POSIX lock, because some network file systems lack flock.)
 
     Args:
         path: the lock file; its folder is created if necessary.
         name: what the lock is for, as the user calls it.
+
+    Raises:
+        ExternalError: the file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
             file.seek(0)
             holder = file.read().strip() or "unknown"
-            print(
-                f"{name}: waiting for process {holder}, which is running this step",
-                file=sys.stderr,
-            )
-            fcntl.flock(file, fcntl.LOCK_EX)
+            wait = f"{name}: waiting for process {holder}, which is running this step"
+            print(wait, file=sys.stderr)
+            fcntl.lockf(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise ExternalError(
+                f"{path}: this file system cannot lock files ({error.strerror}); work in a folder "
+                "on another disk"
+            ) from error
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
