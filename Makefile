@@ -56,6 +56,10 @@ endif
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := help
 unexport PYTHONPATH PYTHONHOME
+# After `make -C` the user is elsewhere, and what is printed has to work there.
+ifneq ($(realpath $(CURDIR)),$(realpath $(PWD)))
+export DIGITS_HERE := $(PWD)
+endif
 .NOTPARALLEL:
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*## .*/\1/p' Makefile)
 

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
@@ -47,7 +48,7 @@ def result(graph: Graph) -> None:
     download, write = graph.task("download"), graph.task("write")
     submission, found = write.writes["submission"], artifacts.metadata(write.manifest)
     if not found or not submission.exists():
-        raise UserError(f"there is no submission yet: run `{graph.command('submission')}`")
+        raise UserError(f"there is no submission yet: run `{graph.command_here('submission')}`")
     print(
         f"out-of-fold accuracy {found['oof_accuracy']:.5f} ± {found['oof_standard_error']:.5f} "
         f"(one standard error, {found['oof_rows']:,} rows)"
@@ -59,20 +60,38 @@ def result(graph: Graph) -> None:
             f"accuracy on the test set {right / len(truth):.5f} "
             f"({len(truth) - right:,} of {len(truth):,} wrong)"
         )
-    print(f"submission {os.path.relpath(submission)}")
+    print(f"submission {os.path.relpath(submission, stages.here())}")
     page = graph.task("report").writes["page"]
     if page.exists():
-        print(f"report {os.path.relpath(page)}")
+        print(f"report {os.path.relpath(page, stages.here())}")
     source = graph.dataset.source
     if source == "kaggle":
-        print(f'next: {graph.command("submit")} MESSAGE="my first try"')
+        print(f'next: {graph.command_here("submit")} MESSAGE="my first try"')
     elif source == "local":
-        print(f"next: {graph.command('submit')}  (only if the files are the competition's own)")
+        confirmed = artifacts.metadata(download.manifest).get("from_competition")
+        command = graph.command_here("submit") if confirmed else submit_command(graph)
+        print(f"next: {command}  (only if the files are the competition's own)")
     else:
+        command = stages.load("kaggle", "fast").command_here("submission")
         print(
-            "next: make submission CONFIG=fast  (the real competition: needs a Kaggle token, or "
+            f"next: {command}  (the real competition: needs a Kaggle token, or "
             "DATASET=digit-recognizer.zip, downloaded by hand)"
         )
+
+
+def submit_command(graph: Graph) -> str:
+    """What to type to submit what was made from a folder or zip, and confirm where it is from."""
+
+    def word(name: str, path: Path | None) -> str:
+        return os.path.relpath(path, stages.here()) if path else name
+
+    return shlex.join(
+        [
+            *(word("", Path(sys.executable).with_name("digits")), "submit", "--from-competition"),
+            *("--dataset", word(graph.dataset.name, graph.dataset.path)),
+            *("--config", word(graph.preset.name, graph.preset.path)),
+        ]
+    )
 
 
 def _labels(path: Path) -> dict[str, str]:
@@ -98,7 +117,7 @@ def digit(row: int, graph: Graph, test: bool) -> None:
     preprocess, ensemble = graph.task("preprocess"), graph.task("ensemble")
     for task in (preprocess, ensemble):
         if wrong := artifacts.damage(task):
-            raise UserError(f"{wrong}: run `{graph.command('ensemble')}`")
+            raise UserError(f"{wrong}: run `{graph.command_here('ensemble')}`")
     images = np.load(preprocess.writes[f"{'test' if test else 'train'}_images"], mmap_mode="r")
     if row > len(images):
         raise UserError(f"there is no row {row}: there are {len(images):,}")

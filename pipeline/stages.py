@@ -207,17 +207,27 @@ class Graph:
         """The tasks of a stage and of those before it."""
         return self.tasks[: self.tasks.index(self.all(stage)[-1]) + 1]
 
-    def command(self, target: str) -> str:
-        """What to type in the project's folder to make a target."""
-        words = ["make", target]
+    def command(self, target: str, folder: Path = ROOT) -> str:
+        """What to type to make a target, in the project's folder or in another one."""
+        away = not folder.samefile(ROOT)
+        words = ["make", *(["-C", str(ROOT)] if away else []), target]
         for variable, default, name, path in (
             ("DATASET", "kaggle", self.dataset.name, self.dataset.path),
             ("CONFIG", "default", self.preset.name, self.preset.path),
         ):
-            word = os.path.relpath(path, ROOT) if path else name
+            word = name if not path else str(path) if away else os.path.relpath(path, ROOT)
             if word != default:
-                words.append(f"{variable}={shlex.quote(word)}")
-        return " ".join(words)
+                words.append(f"{variable}={word}")
+        return shlex.join(words)
+
+    def command_here(self, target: str) -> str:
+        """What to type to make a target where the user is."""
+        return self.command(target, here())
+
+
+def here() -> Path:
+    """The folder that the user is in, which is not the current one after `make -C`."""
+    return Path(os.environ.get("DIGITS_HERE") or Path.cwd())
 
 
 def load(dataset: str, preset: str) -> Graph:

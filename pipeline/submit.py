@@ -15,6 +15,7 @@ from pipeline.artifacts import add_metadata, fingerprint, read_manifest, require
 from pipeline.errors import ExternalError, UserError
 from pipeline.kaggle import client, ledger
 from pipeline.kaggle.client import CallError, Submission, with_retries
+from pipeline.show import submit_command
 from pipeline.stages import Graph
 
 # Seconds between two looks at the list of submissions.
@@ -46,7 +47,7 @@ def candidate(graph: Graph, from_competition: bool = False) -> Candidate:
         UserError: it is not up to date or not valid, or not made from the competition's own files.
     """
     download, write = graph.task("download"), graph.task("write")
-    require_fresh(graph.up_to("write"), graph.command("submission"))
+    require_fresh(graph.up_to("write"), graph.command_here("submission"))
     source = download.params["source"]
     if from_competition:
         if source != "local":
@@ -64,7 +65,7 @@ def candidate(graph: Graph, from_competition: bool = False) -> Candidate:
         if source == "local":
             why = (
                 "nothing says that its files are the competition's own. If they are, confirm it "
-                "once: `digits submit --from-competition` with the same --dataset and --config"
+                f"once: {submit_command(graph)}"
             )
         raise UserError(f"{csv.name} was made from the source {source!r} and is not sent: {why}")
     found: dict[str, Any] = (read_manifest(write) or {})["metadata"]
