@@ -1,8 +1,9 @@
-"""Kills, damage and company, step by step: whatever happens, the bytes are those of a quiet run."""
+"""Kills, damage and concurrent runs, task by task: the bytes are those of an undisturbed run."""
 
 import ast
 import io
 import itertools
+import multiprocessing
 import os
 import pickle
 import shutil
@@ -10,168 +11,197 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import cache
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PATIENCE, Work, contents, killed_at, settle, works
+from conftest import PACKAGE, PATIENCE, contents, killed_at, settle, works
 
-from pipeline import artifacts
-from pipeline.artifacts import Step, atomic, fingerprint, run, staleness, tidy
+from pipeline import artifacts, code
+from pipeline.artifacts import Task, Work, atomic, fingerprint, run, staleness
 from pipeline.errors import UserError
 
 EPOCHS = 3
+FORK = multiprocessing.get_context("fork")
 
 
-def long_step(root: Path, size: int = 2) -> Step:
-    """A step with a source to read and two files to leave."""
-    return Step(
+def long_task(root: Path, size: int = 2) -> Task:
+    """A task with a source to read and two files to write."""
+    folder = root / "data" / "set" / "long"
+    return Task(
         name="long",
         stage="long",
         root=root,
-        manifest=root / "data" / "set" / "long" / "manifest.json",
-        outputs=tuple(root / "data" / "set" / "long" / name for name in ("x.txt", "y.txt")),
-        inputs=(root / "source.txt",),
+        manifest=folder / "manifest.json",
+        function="pipeline.long:f",
+        reads={"source": root / "source.txt"},
+        writes={"x": folder / "x.txt", "y": folder / "y.txt"},
         params={"size": size},
     )
 
 
-def long_work(step: Step) -> Work:
-    """Work of several epochs with a checkpoint after each; diary.txt tells which were begun."""
+def long_work(task: Task) -> Work:
+    """Work of several epochs with a checkpoint after each; diary.txt records which were begun."""
 
-    def work(folder: Path) -> Mapping[str, Any]:
-        checkpoint = folder / "checkpoint.txt"
+    def work(writes: Mapping[str, Path]) -> Mapping[str, Any]:
+        checkpoint = task.staging / "checkpoint.txt"
         state = checkpoint.read_text() if checkpoint.exists() else ""
         for epoch in range(len(state), EPOCHS):
-            with (step.root / "diary.txt").open("a") as diary:
+            with (task.root / "diary.txt").open("a") as diary:
                 diary.write(str(epoch))
-            state += step.inputs[0].read_text()
+            state += task.inputs[0].read_text()
             with atomic(checkpoint) as temporary:
                 temporary.write_text(state)
-        for path in step.outputs:
-            (folder / path.name).write_text(path.name + state * step.params["size"])
+        for path in writes.values():
+            path.write_text(path.name + state * task.params["size"])
         return {}
 
     return work
 
 
+def run_long(task: Task) -> bool:
+    return run(task, [task], work=long_work(task))
+
+
 def project(folder: Path) -> Path:
     (folder / "data").mkdir(parents=True)
+    (folder / "pipeline").mkdir()
+    (folder / "pipeline" / "long.py").write_text("def f():\n    pass\n")
     (folder / "source.txt").write_text("a")
     return folder
 
 
-def made(step: Step) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in step.outputs if path.exists()}
+def made(task: Task) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in task.writes.values() if path.exists()}
 
 
-def no_leftovers(step: Step) -> bool:
-    """Nothing but outputs, manifest and lock lies there once `make` has looked at it."""
-    tidy([step], staleness([step]))
-    names = {path.name for path in step.manifest.parent.iterdir()}
-    return names == {*made(step), "manifest.json", ".manifest.lock"}
+def no_leftovers(task: Task) -> bool:
+    """Whether only files, manifest and lock are left once a run has found the task fresh."""
+    assert not run_long(task)
+    names = {path.name for path in task.folder.iterdir()}
+    return names == {*made(task), "manifest.json", ".manifest.lock"}
 
 
 # --- kills ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("before", [None, 1], ids=["at first", "over something older"])
-def test_a_kill_at_any_moment_costs_an_epoch_at_most(tmp_path: Path, before: int | None) -> None:
+@pytest.mark.parametrize("before", [None, 1], ids=["at first", "over older files"])
+def test_a_kill_at_any_moment_costs_at_most_an_epoch(tmp_path: Path, before: int | None) -> None:
     """Before every operation on a file, and in the middle of every file, one after the other."""
-    calm = long_step(project(tmp_path / "calm"))
-    run(calm, long_work(calm), [])
+    undisturbed = long_task(project(tmp_path / "undisturbed"))
+    run_long(undisturbed)
     older = {}
     for moment in itertools.count(1):
         root = project(tmp_path / str(moment))
         if before is not None:
-            run(long_step(root, before), long_work(long_step(root, before)), [])
-            older = made(long_step(root, before))
+            run_long(long_task(root, before))
+            older = made(long_task(root, before))
             (root / "diary.txt").unlink()
-        step = long_step(root)
-        killed = killed_at(moment, lambda step=step: run(step, long_work(step), []))
-        for name, content in made(step).items():
-            assert content in (made(calm)[name], older.get(name)), "half a file"
-        if staleness([step])["long"] is None:
-            assert made(step) == made(calm), "it is called fresh and is not"
-        run(step, long_work(step), [], if_stale=True)
-        assert made(step) == made(calm)
+        task = long_task(root)
+        killed = killed_at(moment, lambda task=task: run_long(task))
+        for name, content in made(task).items():
+            assert content in (made(undisturbed)[name], older.get(name)), "half a file"
+        if staleness([task])["long"] is None:
+            assert made(task) == made(undisturbed), "it counts as fresh and is not"
+        run_long(task)
+        assert made(task) == made(undisturbed)
         begun = (root / "diary.txt").read_text()
         assert begun.replace("00", "0").replace("11", "1").replace("22", "2") == "012"
-        assert len(begun) <= EPOCHS + 1, "only the epoch that was under way is done again"
-        assert no_leftovers(step)
-        assert staleness([step]) == {"long": None}
+        assert len(begun) <= EPOCHS + 1, "only the epoch that was interrupted runs again"
+        assert no_leftovers(task)
+        assert staleness([task]) == {"long": None}
         if not killed:
             break
     assert moment > 30
 
 
 def test_kills_one_after_the_other_lose_nothing(tmp_path: Path) -> None:
-    """Each run is killed a moment later than the one before, and goes on from its debris."""
-    calm = long_step(project(tmp_path / "calm"))
-    run(calm, long_work(calm), [])
-    step = long_step(project(tmp_path / "disturbed"))
+    """Each run is killed a moment later than the one before, and resumes from what that left."""
+    undisturbed = long_task(project(tmp_path / "undisturbed"))
+    run_long(undisturbed)
+    task = long_task(project(tmp_path / "disturbed"))
     moments = itertools.count(1)
-    while killed_at(next(moments), lambda: run(step, long_work(step), [])):
+    while killed_at(next(moments), lambda: run_long(task)):
         pass
-    assert next(moments) > 20
-    assert made(step) == made(calm)
-    assert no_leftovers(step)
+    assert next(moments) > 15
+    assert made(task) == made(undisturbed)
+    assert no_leftovers(task)
 
 
 STAGES = ("download", "preprocess", "split", "train", "ensemble", "write", "report")
+Works = list[tuple[Task, Work | None]]
 
 
 @pytest.fixture
-def built(project: Path, tiny_folder: Path) -> tuple[Path, list[tuple[Step, Work]]]:
-    """A project in which every stage has run, with a training that takes no time."""
-    steps_and_works = works(str(tiny_folder))
-    steps = [step for step, _ in steps_and_works]
-    for step, work in steps_and_works:
-        run(step, work, steps)
-    return project, steps_and_works
+def _code_is_read_once(monkeypatch: pytest.MonkeyPatch, _code_is_read_every_time: None) -> None:
+    """As in a process of its own; the tests of whole projects do not edit the code."""
+    monkeypatch.setattr(code, "_fingerprints", cache(code._fingerprints))
+
+
+def run_all(works: Works) -> list[str]:
+    """Run what is due; returns the names of the tasks that ran."""
+    tasks = [task for task, _ in works]
+    return [task.name for task, work in works if run(task, tasks, work=work)]
+
+
+@pytest.fixture
+def built(project: Path, tiny_folder: Path, _code_is_read_once: None) -> tuple[Path, Works]:
+    """A project in which every stage has run, with training that takes no time."""
+    its_works = works(str(tiny_folder))
+    run_all(its_works)
+    return project, its_works
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_stage_may_be_killed_at_every_moment(
-    built: tuple[Path, list[tuple[Step, Work]]], stage: str
-) -> None:
-    folder, steps_and_works = built
-    steps = [step for step, _ in steps_and_works]
-    step, work = next((step, work) for step, work in steps_and_works if step.stage == stage)
-    before, all_fresh = contents(folder), {step.name: None for step in steps}
+def test_every_stage_may_be_killed_at_every_moment(built: tuple[Path, Works], stage: str) -> None:
+    folder, its_works = built
+    tasks = [task for task, _ in its_works]
+    task, work = next((task, work) for task, work in its_works if task.stage == stage)
+    before = contents(folder)
     for moment in itertools.count(1):
-        for path in (*step.outputs, step.manifest):
+        for path in (*task.writes.values(), task.manifest):
             path.unlink()
-        killed = killed_at(moment, lambda: run(step, work, steps))
-        run(step, work, steps, if_stale=True)
-        tidy(steps, all_fresh)
+        killed = killed_at(moment, lambda: run(task, tasks, work=work))
+        run(task, tasks, work=work)
+        assert not run(task, tasks, work=work)
         after = contents(folder)
-        after[step.label(step.manifest)] = before[step.label(step.manifest)]  # its seconds
+        after[task.label(task.manifest)] = before[task.label(task.manifest)]  # its seconds
         assert after == before
         if not killed:
             break
-    stale = {name for name, reason in staleness(steps).items() if reason}
-    assert stale <= {"report"}, "which tells how long the training took"
+    stale = {name for name, reason in staleness(tasks).items() if reason}
+    assert stale <= {"report"}, "which shows how long training took"
     assert moment > 15
 
 
-def test_a_workplace_that_was_half_removed_is_not_gone_on_from(tmp_path: Path) -> None:
-    step = long_step(project(tmp_path))
-    other = replace(step, params={"size": 3})
-    assert killed_at(30, lambda: run(step, long_work(step), []))
-    assert (step.workplace / "checkpoint.txt").exists()
-    # Of other work: what is there is removed, the mark first that says whose it is.
+def test_a_staging_folder_that_was_partly_removed_is_not_resumed_from(tmp_path: Path) -> None:
+    task = long_task(project(tmp_path))
+    other = replace(task, params={"size": 3})
+    assert killed_at(30, lambda: run_long(task))
+    assert (task.staging / "checkpoint.txt").exists()
+    # It is for other work, so it is removed: first the file that says what it is for.
     for moment in itertools.count(1):
-        copy = Path(shutil.copytree(step.workplace, tmp_path / "kept"))
-        assert killed_at(moment, lambda: run(other, long_work(other), []))
-        if not (step.workplace / "checkpoint.txt").exists():
+        copy = Path(shutil.copytree(task.staging, tmp_path / "kept"))
+        assert killed_at(moment, lambda: run_long(other))
+        if not (task.staging / "checkpoint.txt").exists():
             break
-        shutil.rmtree(step.workplace)
-        copy.rename(step.workplace)
-    assert artifacts.read_json(step.workplace / artifacts.MARKER) is None
+        shutil.rmtree(task.staging)
+        copy.rename(task.staging)
+    assert artifacts.read_json(task.staging / artifacts.ORIGIN) is None
+
+
+def test_the_staging_folder_of_a_fresh_task_is_removed(tmp_path: Path) -> None:
+    task = long_task(project(tmp_path))
+    run_long(task)
+    assert killed_at(30, lambda: run_long(long_task(tmp_path, size=3)))
+    assert task.staging.exists(), "a run with the same parameters would resume from it"
+    assert not run_long(task)
+    assert no_leftovers(task)
 
 
 def dead_process() -> int:
@@ -180,20 +210,20 @@ def dead_process() -> int:
     return process.pid
 
 
-def test_what_dead_processes_left_half_written_goes_with_the_next_write(tmp_path: Path) -> None:
+def test_what_dead_processes_left_half_written_is_removed_by_the_next_write(tmp_path: Path) -> None:
     dead, alive = dead_process(), os.getppid()
     names = {
-        "its": f".a.json.{dead}-{dead}.tmp",
+        "own": f".a.json.{dead}-{dead}.tmp",
         "an earlier version's": f".a.json.{dead}.tmp",
-        "somebody's who lives": f".a.json.{alive}-{alive}.tmp",
+        "a living process's": f".a.json.{alive}-{alive}.tmp",
         "another file's": f".b.json.{dead}-{dead}.tmp",
-        "nobody's": ".a.json.x.tmp",
+        "of no process": ".a.json.x.tmp",
     }
     for name in names.values():
         (tmp_path / name).touch()
     artifacts.write_json(tmp_path / "a.json", {})
     kept = {path.name for path in tmp_path.iterdir()} - {"a.json"}
-    assert kept == {names[who] for who in ("somebody's who lives", "another file's", "nobody's")}
+    assert kept == {names[who] for who in ("a living process's", "another file's", "of no process")}
 
 
 def test_threads_write_the_same_file_without_disturbing_each_other(tmp_path: Path) -> None:
@@ -220,95 +250,84 @@ def test_threads_write_the_same_file_without_disturbing_each_other(tmp_path: Pat
     assert [left.name for left in tmp_path.iterdir()] == ["file.txt"]
 
 
-def test_threads_that_make_the_same_step_share_the_work(tmp_path: Path) -> None:
-    step, results = long_step(project(tmp_path)), []
-    threads = [
-        threading.Thread(
-            target=lambda: results.append(run(step, long_work(step), [], if_stale=True))
-        )
-        for _ in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(results) == [False, False, False, True]
+def forked(action: Callable[[], bool]) -> ForkProcess:
+    """Do something in another process, which exits with 0 for False and 10 for True."""
+    process = FORK.Process(target=lambda: sys.exit(10 * action()))
+    process.start()
+    return process
+
+
+def exit_codes(*processes: ForkProcess) -> list[int | None]:
+    for process in processes:
+        process.join(PATIENCE)
+    return [process.exitcode for process in processes]
+
+
+def test_processes_that_run_the_same_task_share_the_work(tmp_path: Path) -> None:
+    task = long_task(project(tmp_path))
+    processes = [forked(lambda: run_long(task)) for _ in range(4)]
+    assert sorted(exit_codes(*processes)) == [0, 0, 0, 10]
     assert (tmp_path / "diary.txt").read_text() == "012"
-
-
-def test_what_is_left_of_work_that_nobody_wants_any_more_is_removed(tmp_path: Path) -> None:
-    root = project(tmp_path)
-    step, gone = long_step(root), root / "data/set/fold-7/.manifest.partial"
-    busy, other = root / "data/set/fold-8/.manifest.partial", root / "data/other/x/.y.partial"
-    assert killed_at(30, lambda: run(step, long_work(step), []))
-    for workplace in (gone, busy, other):
-        workplace.mkdir(parents=True)
-    with artifacts.locked(busy.with_suffix(".lock"), "busy"):
-        tidy([step], staleness([step]))
-        assert step.workplace.exists(), "it is stale, and goes on from there"
-        assert [path.exists() for path in (gone, busy, other)] == [False, True, True]
-    tidy([step], {"long": None})
-    assert [path.exists() for path in (step.workplace, busy, other)] == [False, False, True]
 
 
 # --- damage --------------------------------------------------------------------------------------
 
 
 def test_an_input_that_changes_while_it_is_read_is_noticed(tmp_path: Path) -> None:
-    step = long_step(project(tmp_path))
+    task = long_task(project(tmp_path))
 
-    def work(folder: Path) -> Mapping[str, Any]:
-        facts = long_work(step)(folder)
+    def work(writes: Mapping[str, Path]) -> Mapping[str, Any]:
+        metadata = long_work(task)(writes)
         (tmp_path / "source.txt").write_text("b")
-        return facts
+        return metadata
 
-    with pytest.raises(UserError, match=r"source\.txt was changed while long read it"):
-        run(step, work, [])
-    assert made(step) == {}
-    assert not step.workplace.exists(), "what was made of two sources is of no use"
-    assert run(step, long_work(step), [])
-    assert made(step)["x.txt"] == b"x.txtbbbbbb"
+    with pytest.raises(UserError, match=r"source\.txt changed while long was reading it"):
+        run(task, [task], work=work)
+    assert made(task) == {}
+    assert not task.staging.exists(), "files made from two sources are useless"
+    assert run_long(task)
+    assert made(task)["x.txt"] == b"x.txtbbbbbb"
 
 
-def test_damage_after_the_plan_is_noticed_before_it_is_used(
-    built: tuple[Path, list[tuple[Step, Work]]],
-) -> None:
-    folder, steps_and_works = built
-    steps = [step for step, _ in steps_and_works]
+def test_damage_to_an_input_is_found_before_it_is_used(built: tuple[Path, Works]) -> None:
+    folder, its_works = built
+    tasks = [task for task, _ in its_works]
     before = contents(folder / "data")
-    step, work = next((step, work) for step, work in steps_and_works if step.stage == "ensemble")
+    [ensemble] = [task for task in tasks if task.stage == "ensemble"]
     flipped_with_its_dates(folder / "data/tiny/sprint/fold-0/oof.npy")
     with pytest.raises(UserError, match=r"^data/tiny/sprint/fold-0/oof\.npy is not the file that"):
-        run(step, work, steps)
-    redone = [step.name for step, work in steps_and_works if run(step, work, steps, if_stale=True)]
-    assert redone[0] == "train fold 0"
+        run(ensemble, tasks)
+    assert run_all(its_works)[0] == "train fold 0"
     after = contents(folder / "data")
     changed = {name for name in before if after[name] != before[name]}
-    assert changed <= {"tiny/sprint/fold-0/manifest.json"}, "which tells its seconds"
+    assert changed <= {"tiny/sprint/fold-0/manifest.json"}, "which records its seconds"
 
 
-def test_an_input_that_is_just_being_made_is_waited_for(tmp_path: Path) -> None:
-    maker = long_step(project(tmp_path))
-    user = replace(maker, name="user", manifest=tmp_path / "data/set/user/manifest.json")
-    user = replace(user, inputs=maker.outputs[:1], outputs=(tmp_path / "data/set/user/z.txt",))
-    begun, go = threading.Event(), threading.Event()
+def test_an_input_that_is_just_being_written_is_waited_for(tmp_path: Path) -> None:
+    maker = long_task(project(tmp_path))
+    folder = tmp_path / "data/set/user"
+    user = replace(
+        maker,
+        name="user",
+        manifest=folder / "manifest.json",
+        reads={"x": maker.writes["x"]},
+        writes={"z": folder / "z.txt"},
+    )
+    begun, go = FORK.Event(), FORK.Event()
 
-    def slow_work(folder: Path) -> Mapping[str, Any]:
+    def slow_work(writes: Mapping[str, Path]) -> Mapping[str, Any]:
         begun.set()
         assert go.wait(PATIENCE)
-        return long_work(maker)(folder)
+        return long_work(maker)(writes)
 
-    making = threading.Thread(target=lambda: run(maker, slow_work, []))
-    making.start()
+    making = forked(lambda: run(maker, [maker], work=slow_work))
     assert begun.wait(PATIENCE)
-    using = threading.Thread(target=lambda: run(user, long_work(user), [maker]))
-    using.start()
+    using = forked(lambda: run(user, [maker, user], work=long_work(user)))
     while "user" not in {path.parent.name for path in tmp_path.rglob(".manifest.lock")}:
         time.sleep(0.01)
     time.sleep(0.1)
     go.set()
-    making.join()
-    using.join()
+    assert exit_codes(making, using) == [10, 10]
     assert staleness([maker, user]) == {"long": None, "user": None}
 
 
@@ -322,8 +341,8 @@ def swap(one: Path, other: Path) -> None:
     ("one", "other", "first"),
     [
         ("raw/train.csv", "raw/test.csv", "download"),
-        ("tensors/train_images.npy", "tensors/test_images.npy", "preprocess"),
-        ("tensors/manifest.json", "raw/manifest.json", "download"),
+        ("arrays/train_images.npy", "arrays/test_images.npy", "preprocess"),
+        ("arrays/manifest.json", "raw/manifest.json", "download"),
         ("demo/fold-0/oof.npy", "demo/fold-1/oof.npy", "train fold 0"),
         ("demo/fold-0/test.npy", "demo/fold-0/oof.npy", "train fold 0"),
         ("demo/fold-0/manifest.json", "demo/fold-1/manifest.json", "train fold 0"),
@@ -333,46 +352,44 @@ def swap(one: Path, other: Path) -> None:
     ],
 )
 def test_files_in_each_others_place_are_noticed(
-    project: Path, tiny_folder: Path, one: str, other: str, first: str
+    project: Path, tiny_folder: Path, _code_is_read_once: None, one: str, other: str, first: str
 ) -> None:
-    steps_and_works = works(str(tiny_folder), "demo")
-    steps = [step for step, _ in steps_and_works]
-    for step, work in steps_and_works:
-        run(step, work, steps)
-    before = {path: path.read_bytes() for step in steps for path in step.outputs}
+    its_works = works(str(tiny_folder), "demo")
+    run_all(its_works)
+    tasks = [task for task, _ in its_works]
+    before = {path: path.read_bytes() for task in tasks for path in task.writes.values()}
     home = project / "data" / "tiny"
     swap(home / one, home / other)
-    stale = [name for name, reason in staleness(steps).items() if reason]
+    stale = [name for name, reason in staleness(tasks).items() if reason]
     assert stale[0] == first
     assert stale[-2:] == ["write", "report"]
-    for step, work in steps_and_works:
-        run(step, work, steps, if_stale=True)
+    run_all(its_works)
     assert {path: path.read_bytes() for path in before} == before
-    assert set(staleness(steps).values()) == {None}
+    assert set(staleness(tasks).values()) == {None}
 
 
-def test_whole_folders_in_each_others_place_are_noticed(project: Path, tiny_folder: Path) -> None:
-    steps_and_works = works(str(tiny_folder), "demo")
-    steps = [step for step, _ in steps_and_works]
-    for step, work in steps_and_works:
-        run(step, work, steps)
+def test_whole_folders_in_each_others_place_are_noticed(
+    project: Path, tiny_folder: Path, _code_is_read_once: None
+) -> None:
+    its_works = works(str(tiny_folder), "demo")
+    run_all(its_works)
     home = project / "data" / "tiny" / "demo"
     (home / "fold-0").rename(home / "x")
     (home / "fold-1").rename(home / "fold-0")
     (home / "x").rename(home / "fold-1")
-    reasons = staleness(steps)
+    reasons = staleness([task for task, _ in its_works])
     assert reasons["train fold 0"] and reasons["train fold 1"]
     assert reasons["train fold 2"] is None
 
 
 def test_the_artifacts_of_another_project_are_not_taken(tmp_path: Path) -> None:
-    """All names are the same there, and the manifest is sound; what it was made from is not."""
-    mine, other = long_step(project(tmp_path / "mine")), long_step(project(tmp_path / "other"))
+    """All names are the same there, and the manifest is intact; what it was made from differs."""
+    mine, other = long_task(project(tmp_path / "mine")), long_task(project(tmp_path / "other"))
     (tmp_path / "other/source.txt").write_text("b")
-    for step in (mine, other):
-        run(step, long_work(step), [])
-    shutil.rmtree(mine.manifest.parent)
-    shutil.copytree(other.manifest.parent, mine.manifest.parent)
+    for task in (mine, other):
+        run_long(task)
+    shutil.rmtree(mine.folder)
+    shutil.copytree(other.folder, mine.folder)
     assert staleness([mine]) == {"long": "its input source.txt has changed"}
 
 
@@ -384,76 +401,76 @@ def flipped_with_its_dates(path: Path) -> None:
 
 
 def test_every_byte_of_a_manifest_counts(tmp_path: Path) -> None:
-    step = long_step(project(tmp_path))
-    run(step, long_work(step), [])
-    sound = step.manifest.read_bytes()
-    for place in range(len(sound)):
-        damaged = bytearray(sound)
+    task = long_task(project(tmp_path))
+    run_long(task)
+    intact = task.manifest.read_bytes()
+    for place in range(len(intact)):
+        damaged = bytearray(intact)
         damaged[place] ^= 1 << place % 8
-        step.manifest.write_bytes(damaged)
-        if staleness([step])["long"] is None:
-            assert artifacts.read_manifest(step) is not None
-            unchanged = bytes(damaged).split() == sound.split()
+        task.manifest.write_bytes(damaged)
+        if staleness([task])["long"] is None:
+            assert artifacts.read_manifest(task) is not None
+            unchanged = bytes(damaged).split() == intact.split()
             assert unchanged, f"byte {place} is {damaged[place : place + 1]}"
-    for length in range(len(sound) - 1):
-        step.manifest.write_bytes(sound[:length])
-        assert staleness([step])["long"] is not None
+    for length in range(len(intact) - 1):
+        task.manifest.write_bytes(intact[:length])
+        assert staleness([task])["long"] is not None
 
 
-def test_a_flipped_bit_with_the_old_dates_is_found_and_one_below_the_file_system_by_verifying(
+def test_a_flipped_bit_with_the_old_dates_is_found_and_silent_corruption_by_verifying(
     tmp_path: Path,
 ) -> None:
-    step = long_step(project(tmp_path))
-    run(step, long_work(step), [])
-    path = step.outputs[0]
+    task = long_task(project(tmp_path))
+    run_long(task)
+    path = task.writes["x"]
 
     def reason(trusted: bool = True) -> str | None:
         with artifacts.stat_cache(tmp_path, trusted) as cache:
-            return staleness([step], cache)["long"]
+            return staleness([task], cache)["long"]
 
     settle(path)
     assert reason() is None
     flipped_with_its_dates(path)
     assert reason() == "data/set/long/x.txt is not the file that long wrote"
 
-    # A disk that decays changes no date at all. That cannot be had here; but the memory can be
-    # told that it has seen this very file.
+    # Silent corruption changes no timestamp at all. It cannot be produced here, but the cache can
+    # be made to hold the fingerprint of the intact file for this very one.
     settle(path)
     reason()
-    memory, manifest = tmp_path / "data" / artifacts.STAT_CACHE, artifacts.read_manifest(step)
-    known = artifacts.read_sealed(memory)
+    file, manifest = tmp_path / "data" / artifacts.STAT_CACHE, artifacts.read_manifest(task)
+    known = artifacts.read_checksummed(file)
     assert known is not None
     assert manifest is not None
     known[str(path)][4] = manifest["outputs"]["data/set/long/x.txt"]
-    artifacts._write_sealed(memory, known)
+    artifacts._write_checksummed(file, known)
     assert reason() is None
     assert reason(trusted=False) is not None
-    assert reason() is not None, "what was found is known from now on"
-    run(step, long_work(step), [], if_stale=True)
+    assert reason() is not None, "what was found is remembered"
+    run_long(task)
     assert reason(trusted=False) is None
 
 
-def test_a_memory_of_fingerprints_with_a_flipped_bit_is_not_used(tmp_path: Path) -> None:
-    step = long_step(project(tmp_path))
-    run(step, long_work(step), [])
+def test_a_cache_of_fingerprints_with_a_flipped_bit_is_not_used(tmp_path: Path) -> None:
+    task = long_task(project(tmp_path))
+    run_long(task)
     settle(tmp_path / "source.txt")
     with artifacts.stat_cache(tmp_path) as cache:
-        staleness([step], cache)
-    memory = tmp_path / "data" / artifacts.STAT_CACHE
-    content = memory.read_text()
+        staleness([task], cache)
+    file = tmp_path / "data" / artifacts.STAT_CACHE
+    content = file.read_text()
     digest = fingerprint(tmp_path / "source.txt")
     assert digest in content
-    memory.write_text(content.replace(digest, "0" + digest[1:]))
+    file.write_text(content.replace(digest, "0" + digest[1:]))
     with artifacts.stat_cache(tmp_path) as cache:
         assert cache == {}
-        assert staleness([step], cache) == {"long": None}
+        assert staleness([task], cache) == {"long": None}
 
 
 # --- nothing is unpickled ------------------------------------------------------------------------
 
 
 class Payload:
-    """Whoever unpickles it makes a file."""
+    """Unpickling it creates a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -463,39 +480,35 @@ class Payload:
 
 
 def arrays_that_have_to_be_unpickled(path: Path) -> Iterator[bytes]:
-    """An array of objects, and a pickle that only has an array's name."""
+    """An array of objects, and a pickle under an array's name."""
     content = io.BytesIO()
     np.save(content, np.array([Payload(path)], dtype=object), allow_pickle=True)
     yield content.getvalue()
     yield pickle.dumps(Payload(path))
 
 
-def test_no_stage_unpickles_what_it_reads(
-    built: tuple[Path, list[tuple[Step, Work]]], tmp_path: Path
-) -> None:
-    _, steps_and_works = built
-    harmed, steps = tmp_path / "harmed", [step for step, _ in steps_and_works]
-    for step, work in steps_and_works:
-        if step.stage in ("train", "report"):  # these are not the real ones here
-            continue
-        for path in (path for path in step.inputs if path.suffix == ".npy"):
-            sound = path.read_bytes()
+def test_no_stage_unpickles_what_it_reads(built: tuple[Path, Works], tmp_path: Path) -> None:
+    _, its_works = built
+    harmed, tasks = tmp_path / "harmed", [task for task, _ in its_works]
+    for task in [task for task, work in its_works if work is None]:
+        for path in (path for path in task.inputs if path.suffix == ".npy"):
+            intact = path.read_bytes()
             for content in arrays_that_have_to_be_unpickled(harmed):
                 path.write_bytes(content)
                 with pytest.raises(UserError, match="is not the file that"):
-                    run(step, work, steps)
-                with pytest.raises(ValueError, match="allow_pickle="):
-                    work(tmp_path)  # as though nobody had checked
-            path.write_bytes(sound)
+                    run(task, tasks)
+                with pytest.raises(ValueError, match="allow_pickle="):  # without that check
+                    task.work({name: tmp_path / path.name for name, path in task.writes.items()})
+            path.write_bytes(intact)
     assert not harmed.exists()
     np.load(io.BytesIO(next(arrays_that_have_to_be_unpickled(harmed))), allow_pickle=True)
-    assert harmed.exists(), "it does what it is feared for"
+    assert harmed.exists(), "it is as harmful as it should be"
 
 
 def test_nothing_in_the_package_could_unpickle() -> None:
-    """No module for it is imported, and no loader is told that it may."""
+    """No module for it is imported, and no loader is allowed to."""
     found = []
-    for path in sorted(artifacts.CODE.rglob("*.py")):
+    for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = {name.name.partition(".")[0] for name in node.names}

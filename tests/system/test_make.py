@@ -187,7 +187,7 @@ class Project:
 
 
 def environment() -> dict[str, str]:
-    """The environment without what a `make test` or the user's settings around this would change."""
+    """The environment without the settings of the user or of a `make test` around this."""
     ours = ("DATASET", "CONFIG", "MESSAGE", "VENV", "PYTHON", "EXTRAS", "ENGINE", "GNUMAKE")
     return {
         name: value
@@ -735,7 +735,7 @@ def test_a_damaged_cache_of_fingerprints_costs_only_time(project: Project) -> No
         assert project.due() == []
 
 
-# --- interruptions, and concurrent runs -------------------------------------------------------------------
+# --- interruptions, and concurrent runs -----------------------------------------------------------
 
 
 def test_a_killed_run_resumes_and_leaves_the_same_files(built: Project, project: Project) -> None:
