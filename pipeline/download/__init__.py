@@ -30,15 +30,12 @@ class Source:
     class_names: tuple[str, ...] = DIGITS
 
 
-GARMENTS = (
-    *("T-shirt", "Trouser", "Pullover", "Dress", "Coat"),
-    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
-)
+GARMENTS = "T-shirt,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
 SOURCES = {
     "kaggle": Source(labels_public=False),
     "sample": Source(labels_public=True),
     "mnist": Source(labels_public=True),
-    "fashion": Source(labels_public=True, class_names=GARMENTS),
+    "fashion": Source(labels_public=True, class_names=tuple(GARMENTS.split(","))),
     "local": Source(labels_public=False),  # a folder or zip of your own
 }
 NAMED = tuple(name for name in SOURCES if name != "local")
@@ -125,17 +122,12 @@ def download(
         UserError: the files cannot be used, or credentials are missing.
         ExternalError: the network or the service failed.
     """
+    from pipeline import csvs
+
     for path in (train, test, sample_submission):
-        _explain_damage(path.parents[1] / path.name)  # path itself is in the staging folder
+        earlier = path.parents[1] / path.name  # path itself is in the staging folder
+        if earlier.exists() and (fault := csvs.fault(earlier)):
+            print(f"{fault}; fetching it again", flush=True)
     module = importlib.import_module(f"pipeline.download.{source}")
     metadata: dict[str, Any] = module.fetch(train.parent, files)
     return {"source": source, **metadata}
-
-
-def _explain_damage(path: Path) -> None:
-    """Say where a CSV of an earlier run is faulty, before it is replaced."""
-    if path.exists():
-        from pipeline import csvs
-
-        if fault := csvs.fault(path):
-            print(f"{fault}; fetching it again", flush=True)

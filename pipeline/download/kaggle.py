@@ -1,12 +1,13 @@
 """`kaggle`: the competition's own files, downloaded with the official client."""
 
 import shutil
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline import csvs
 from pipeline.download import local
+from pipeline.errors import UserError
 from pipeline.kaggle import client
 from pipeline.kaggle.client import CallError
 
@@ -27,23 +28,20 @@ def fetch(folder: Path, files: Mapping[str, Path]) -> dict[str, Any]:
     for place in NOTEBOOK:
         if place.is_dir():
             return local.copy(folder, local.files(place))
-    archive = client.with_retries("the download", lambda: _intact_archive(folder / "archive"))
-    metadata = local.copy(folder, local.files(archive))
-    shutil.rmtree(archive.parent)
-    return metadata
+    return client.with_retries("the download", lambda: _attempt(folder))
 
 
-def _intact_archive(folder: Path) -> Path:
-    """One attempt: download the archive to `folder` and check it; remove what is of no use.
+def _attempt(folder: Path) -> dict[str, Any]:
+    """Download the archive, unpack it to `folder` and check the CSVs, once.
 
     Raises:
-        CallError: the attempt failed, or the archive is damaged.
+        CallError: the attempt failed, or the archive or a CSV is damaged.
     """
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    folder.mkdir(exist_ok=True)
-    archive = folder / f"{client.COMPETITION}.zip"
+    archive = folder / "archive" / f"{client.COMPETITION}.zip"
+    archive.parent.mkdir(exist_ok=True)
     console = Console()
     bar = Progress(
         TextColumn("downloading"),
@@ -54,52 +52,32 @@ def _intact_archive(folder: Path) -> Path:
         disable=not console.is_terminal,
         transient=True,
     )
-    with bar:
-        task = bar.add_task("", total=None)
-        try:
-            client.download(
-                folder, lambda size, whole: bar.update(task, completed=size, total=whole)
-            )
-            _check(archive)
-        except BaseException as error:
-            # After a stall, the next attempt resumes the archive. After anything else, the client
-            # might resume an error page, or skip a corrupt file.
-            if not (isinstance(error, CallError) and error.stalled and _looks_like_a_zip(archive)):
-                shutil.rmtree(folder)
-            raise
-    print(f"downloaded {archive.stat().st_size:,} bytes")
-    return archive
-
-
-def _looks_like_a_zip(archive: Path) -> bool:
-    if not archive.exists():
-        return False
-    with archive.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
-
-
-def _check(archive: Path) -> None:
-    """Check every member's checksum, the names, the headers and the numbers of rows."""
+    resumable = False
     try:
-        with zipfile.ZipFile(archive) as opened:
-            damaged = opened.testzip()
-            names = {name.rsplit("/", 1)[-1]: name for name in opened.namelist()}
-            if damaged:
-                raise CallError(f"{damaged} arrived damaged")
-            if missing := [name for name in local.NAMES if name not in names]:
-                raise CallError(f"{missing[0]} is not in the archive")
-            contents = {name: opened.read(names[name]) for name in local.NAMES}
-    except (*local.DAMAGE, NotImplementedError) as error:
-        raise CallError("what arrived is not a complete zip archive") from error
-    headers = {"train.csv": b"label,pixel0,", "test.csv": b"pixel0,pixel1,"}
-    for name, header in {**headers, "sample_submission.csv": b"ImageId,Label"}.items():
-        if not contents[name].startswith(header):
-            raise CallError(f"{name} arrived without its header")
-    rows = {
-        name: content.count(b"\n") - content.endswith(b"\n") for name, content in contents.items()
-    }
-    if rows["train.csv"] < 1 or not rows["test.csv"] == rows["sample_submission.csv"] > 0:
-        raise CallError(
-            f"the numbers of rows do not match: {rows['train.csv']:,} to train on, "
-            f"{rows['test.csv']:,} to test on, {rows['sample_submission.csv']:,} to submit"
+        with bar:
+            task = bar.add_task("", total=None)
+            client.download(
+                archive.parent, lambda size, whole: bar.update(task, completed=size, total=whole)
+            )
+        print(f"downloaded {archive.stat().st_size:,} bytes")
+        return _unpack(archive, folder)
+    except CallError as error:
+        # After a stall, the next attempt resumes the archive. After anything else, the client
+        # might resume an error page, or skip a corrupt file.
+        resumable = (
+            error.stalled and archive.exists() and archive.read_bytes().startswith(b"PK\x03\x04")
         )
+        raise
+    finally:
+        if not resumable:
+            shutil.rmtree(archive.parent)
+
+
+def _unpack(archive: Path, folder: Path) -> dict[str, Any]:
+    """Unpack and check as for `local`, except that a fault is worth another attempt."""
+    try:
+        metadata = local.copy(folder, {"archive": archive})
+        csvs.check_dataset(*(folder / name for name in local.NAMES))
+    except UserError as error:
+        raise CallError(str(error).replace(f"{folder}/", "")) from error
+    return metadata

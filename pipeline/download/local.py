@@ -1,12 +1,10 @@
 """`local`: a folder or zip of your own with the three CSVs, plain, gzipped or zipped."""
 
 import gzip
-import lzma
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -15,9 +13,6 @@ from pipeline.errors import UserError
 NAMES = ("train.csv", "test.csv", "sample_submission.csv")
 # The competition's train.csv has 77 MB; whatever unpacks to more than this is something else.
 LIMIT = 2_000_000_000  # bytes
-
-# What Python's unpackers raise for damaged content.
-DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, gzip.BadGzipFile)
 
 
 def files(path: Path) -> dict[str, Path]:
@@ -41,7 +36,9 @@ def files(path: Path) -> dict[str, Path]:
 
 
 def fetch(folder: Path, files: Mapping[str, Path]) -> dict[str, Any]:
-    """Copy the three CSVs to `folder`, unpacked, and check them.
+    """Copy the three CSVs to `folder`, unpacked, and check them as preprocess would.
+
+    The check comes before they replace those of an earlier run.
 
     Args:
         folder: an existing folder.
@@ -50,8 +47,16 @@ def fetch(folder: Path, files: Mapping[str, Path]) -> dict[str, Any]:
     Raises:
         UserError: a CSV is missing or damaged, or is not a table of digits.
     """
+    from pipeline import csvs
+
     metadata = copy(folder, files)
-    _check(folder, _sources(files))
+    try:
+        csvs.check_dataset(*(folder / name for name in NAMES))
+    except UserError as error:
+        message = str(error)
+        for name, path in _sources(files).items():  # the file to fix is the user's own
+            message = message.replace(str(folder / name), str(path))
+        raise UserError(f"{message}; fix it there") from error
     return metadata
 
 
@@ -66,9 +71,12 @@ def copy(folder: Path, files: Mapping[str, Path]) -> dict[str, Any]:
             with _open(path, name) as source, (folder / name).open("wb") as target:
                 while block := source.read(1 << 20):
                     if target.tell() + len(block) > LIMIT:
-                        raise _too_large(path, name)
+                        raise UserError(
+                            f"{path}: {name} unpacks to more than {LIMIT:,} bytes and cannot be a "
+                            "dataset of digits; get it again"
+                        )
                     target.write(block)
-        except (*DAMAGE, OSError, ValueError) as error:
+        except (EOFError, OSError, ValueError, zlib.error, zipfile.BadZipFile) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk's fault, not the archive's
             raise UserError(f"{path}: {name} is damaged ({error}); get it again") from error
@@ -85,46 +93,26 @@ def _sources(files: Mapping[str, Path]) -> dict[str, Path]:
     return {name: files.get(name) or files["archive"] for name in NAMES}
 
 
-def _check(folder: Path, sources: Mapping[str, Path]) -> None:
-    """Refuse the copies here, as preprocess would, before they replace those of an earlier run.
-
-    The file to fix is the user's own, so the message names that one.
-    """
-    from pipeline import csvs
-
-    copies = [folder / name for name in NAMES]
-    try:
-        csvs.check_dataset(*copies)
-    except UserError as error:
-        message = str(error)
-        for copy in copies:
-            message = message.replace(str(copy), str(sources[copy.name]))
-        raise UserError(f"{message}; fix it there") from error
-
-
-@contextmanager
-def _open(path: Path, name: str) -> Iterator[IO[bytes]]:
+def _open(path: Path, name: str) -> IO[bytes]:
+    if path.name == name:
+        return path.open("rb")
     if path.suffix == ".gz":
-        with gzip.open(path) as unpacked:
-            yield cast(IO[bytes], unpacked)
-    elif zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive, _member(archive, path, name) as file:
-            yield file
-    else:
-        with path.open("rb") as file:
-            yield file
+        return cast(IO[bytes], gzip.open(path))
+    with zipfile.ZipFile(path) as archive:  # the file stays open as long as its member
+        return archive.open(_member(archive, path, name))
 
 
-def _member(archive: zipfile.ZipFile, path: Path, name: str) -> IO[bytes]:
+def _member(archive: zipfile.ZipFile, path: Path, name: str) -> zipfile.ZipInfo:
     """The only member with this name, whatever folder of the archive it is in."""
-    for member in archive.infolist():
+    members = archive.infolist()
+    for member in members:
         # Nothing is unpacked to where a member says, but such an archive cannot be trusted.
         if member.filename.startswith("/") or ".." in member.filename.split("/"):
             raise UserError(
                 f"{path}: its member {member.filename[:100]} points outside the folder it is "
                 "unpacked to; put the three CSVs into a zip or folder of their own"
             )
-    found = [i for i in archive.infolist() if i.filename.rsplit("/", 1)[-1] == name]
+    found = [member for member in members if member.filename.rsplit("/", 1)[-1] == name]
     if len(found) != 1:
         raise UserError(f"{path}: contains {len(found)} files named {name}; expected one")
     [member] = found
@@ -136,13 +124,4 @@ def _member(archive: zipfile.ZipFile, path: Path, name: str) -> IO[bytes]:
     # Other unpackers cannot be told where to stop: a few bytes may become gigabytes.
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise UserError(f"{path}: {name} uses an unusual compression method; {instead}")
-    if member.file_size > LIMIT:
-        raise _too_large(path, name)
-    return archive.open(member)
-
-
-def _too_large(path: Path, name: str) -> UserError:
-    return UserError(
-        f"{path}: {name} unpacks to more than {LIMIT:,} bytes and cannot be a dataset of digits; "
-        "get it again"
-    )
+    return member

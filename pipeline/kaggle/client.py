@@ -1,12 +1,13 @@
 """The competition on Kaggle: the official client, with the deadlines and retries that it lacks.
 
 The client waits forever on a stalled connection, prints signed addresses and secrets, exits when it
-finds no credentials, and never retries. So each call runs in a process of its own (the second half
-of this file): it can be killed, its output is discarded, and only a small JSON answer comes back.
+finds no credentials, and never retries. So each call runs in its own process (the second half of
+this file), which can be killed, whose output is discarded, and which returns a small JSON answer.
 The first half decides from that answer whether to retry.
 """
 
 import contextlib
+import io
 import json
 import os
 import random
@@ -60,9 +61,7 @@ class Submission:
     """A submission as the competition lists it; scores are strings, empty until there is one."""
 
     ref: int
-    date: str
     description: str
-    file_name: str
     status: str
     public_score: str
     error: str
@@ -127,7 +126,8 @@ def with_retries(what: str, call: Callable[[], Answer]) -> Answer:
     Raises:
         ExternalError: the service refuses, or every attempt failed.
     """
-    for attempt in range(1, ATTEMPTS + 1):
+    attempt = 1
+    while True:
         try:
             return call()
         except CallError as error:
@@ -138,12 +138,10 @@ def with_retries(what: str, call: Callable[[], Answer]) -> Answer:
                     f"{what} failed {ATTEMPTS} times, most recently because {error}; run the same "
                     "command again later"
                 ) from error
-            pause = pause_before(attempt + 1, error.retry_after)
-            print(
-                f"{what}: {error}; attempt {attempt + 1} of {ATTEMPTS} in {pause:.0f} s", flush=True
-            )
+            attempt += 1
+            pause = pause_before(attempt, error.retry_after)
+            print(f"{what}: {error}; attempt {attempt} of {ATTEMPTS} in {pause:.0f} s", flush=True)
             time.sleep(pause)
-    raise AssertionError("unreachable")
 
 
 def pause_before(attempt: int, retry_after: float) -> float:
@@ -170,7 +168,11 @@ def _advice(error: CallError) -> str:
 
 
 def _refused_credentials() -> str:
-    token, key = _token_place(), _key_place()
+    home = Path.home()
+    folders = [os.environ.get("KAGGLE_CONFIG_DIR"), home / ".kaggle", home / ".config" / "kaggle"]
+    keys = [Path(folder, "kaggle.json") for folder in folders if folder]
+    token = _credentials(["KAGGLE_API_TOKEN"], [home / ".kaggle" / "access_token"])
+    key = _credentials(["KAGGLE_USERNAME", "KAGGLE_KEY"], keys)
     fix = "create a new token at https://www.kaggle.com/settings"
     if token and key:
         return (
@@ -180,21 +182,11 @@ def _refused_credentials() -> str:
     return f"Kaggle refuses the credentials in {token or key or 'use'} (401): {fix}"
 
 
-def _token_place() -> str | None:
-    if os.environ.get("KAGGLE_API_TOKEN"):
-        return "KAGGLE_API_TOKEN"
-    file = Path.home() / ".kaggle" / "access_token"
-    return str(file) if file.exists() else None
-
-
-def _key_place() -> str | None:
-    if os.environ.get("KAGGLE_USERNAME") and os.environ.get("KAGGLE_KEY"):
-        return "KAGGLE_KEY"
-    folders = [Path.home() / ".kaggle", Path.home() / ".config" / "kaggle"]
-    if "KAGGLE_CONFIG_DIR" in os.environ:
-        folders.insert(0, Path(os.environ["KAGGLE_CONFIG_DIR"]))
-    files = [folder / "kaggle.json" for folder in folders if (folder / "kaggle.json").exists()]
-    return str(files[0]) if files else None
+def _credentials(variables: list[str], files: list[Path]) -> str | None:
+    """Where the client finds credentials of one kind: in all these variables, or in a file."""
+    if all(map(os.environ.get, variables)):
+        return variables[-1]
+    return next((str(file) for file in files if file.exists()), None)
 
 
 def _total_size(path: Path) -> int | None:
@@ -209,7 +201,7 @@ def _total_size(path: Path) -> int | None:
 
 
 def _call(name: str, arguments: Mapping[str, str], progress: Callable[[], int] = lambda: 0) -> Any:
-    """Run a call in a process of its own, and kill it when `progress` stops growing."""
+    """Run a call in its own process, and kill it if `progress` stops growing."""
     environment = {key: value for key, value in os.environ.items() if key not in IGNORED_VARIABLES}
     child = subprocess.Popen(  # noqa: S603
         [sys.executable, "-m", "pipeline.kaggle.client", name, json.dumps(arguments)],
@@ -272,9 +264,7 @@ def _perform(name: str, arguments: Mapping[str, str]) -> Any:
         return [
             {
                 "ref": entry.ref,
-                "date": str(entry.date),
                 "description": entry.description,
-                "file_name": entry.file_name,
                 "status": entry.status.name,
                 "public_score": entry.public_score or "",
                 "error": entry.error_description or "",
@@ -291,33 +281,27 @@ def _describe(error: BaseException) -> dict[str, Any]:
     if isinstance(error, SystemExit):
         return {"error": "credentials"}
     response = getattr(error, "response", None)
-    # A response with an error status is false, so compare it with None.
-    status = response.status_code if response is not None else 0
-    headers = response.headers if response is not None else {}
-    text = re.sub(r"\S*://\S*|\S*\?\S*=\S*", "…", str(error))
-    if status >= 500 or status in (0, 408, 429):
-        text = f"Kaggle answers {status}" if status else f"no valid answer arrived ({_kind(error)})"
-    wait = headers.get("Retry-After", "")
-    seconds = float(wait) if wait.replace(".", "", 1).isdigit() else 0.0
-    short = " ".join(text.split())[:200]
-    return {"error": short or f"Kaggle answers {status}", "status": status, "retry_after": seconds}
-
-
-def _kind(error: BaseException) -> str:
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(error).__name__).lower()
+    status = getattr(response, "status_code", 0)
+    wait = getattr(response, "headers", {}).get("Retry-After", "")
+    text = " ".join(re.sub(r"\S*://\S*|\S*\?\S*=\S*", "…", str(error)).split())[:200]
+    if not status:
+        text = f"no valid answer arrived ({type(error).__name__})"
+    elif CallError(text, status).retryable or not text:
+        text = f"Kaggle answers {status}"
+    return {
+        "error": text,
+        "status": status,
+        "retry_after": float(wait) if wait.replace(".", "", 1).isdigit() else 0.0,
+    }
 
 
 def _main() -> None:
-    # The answer goes to the real stdout; what the client prints is discarded.
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answer:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 1)
-        os.dup2(nowhere, 2)
+    with contextlib.redirect_stdout(io.StringIO()):  # what the client prints is discarded
         try:
-            answer_json: dict[str, Any] = {"value": _perform(sys.argv[1], json.loads(sys.argv[2]))}
+            answer: dict[str, Any] = {"value": _perform(sys.argv[1], json.loads(sys.argv[2]))}
         except (Exception, SystemExit) as error:
-            answer_json = _describe(error)
-        json.dump(answer_json, answer)
+            answer = _describe(error)
+    json.dump(answer, sys.stdout)
 
 
 if __name__ == "__main__":
