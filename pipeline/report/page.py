@@ -4,7 +4,6 @@ It reads what the other stages wrote and computes nothing that they could use. W
 the test set are public, they are read here, after everything has been decided.
 """
 
-import csv
 import json
 import logging
 from collections import Counter
@@ -73,7 +72,7 @@ def report(
     Returns:
         Metadata: the number of out-of-fold errors, and the expected calibration error.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from jinja2 import StrictUndefined, Template
 
     # If it has no home to keep its font cache in, matplotlib uses another place and says so.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
@@ -95,23 +94,25 @@ def report(
         "errors": _gallery(images, labels, oof_probabilities, folds, wrong),
         "unsure": _gallery(images_to_predict, None, test_probabilities, None, unsure),
     }
-    judged_test = truth = None
+    predicted = test_probabilities.argmax(axis=1)
+    sets = {"training labels": labels, "predictions for the test set": predicted}
+    judged_test = None
     if solution:
         _, truth = csvs.read_labels(solution)
+        sets["labels of the test set"] = truth
         judged_test = _judged(truth, test_probabilities, names)
-        wrong_test = np.flatnonzero(test_probabilities.argmax(axis=1) != truth)
         galleries["test_errors"] = _gallery(
-            images_to_predict, truth, test_probabilities, None, wrong_test
+            images_to_predict, truth, test_probabilities, None, np.flatnonzero(predicted != truth)
         )
     layers = {preset: _layers(paths[0]) for preset, paths in weights.items()}
 
-    template = Environment(
-        loader=FileSystemLoader(TEMPLATE.parent),
+    template = Template(
+        TEMPLATE.read_text(encoding="utf-8"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    ).get_template(TEMPLATE.name)
+    )
     html = template.render(
         title=title,
         command=command,
@@ -122,13 +123,16 @@ def report(
         run=_run([manifest["metadata"] for folds in recorded.values() for manifest in folds]),
         data=_data(images, images_to_predict),
         examples=pictures.examples(images, labels, names),
-        distributions=_distributions(labels, test_probabilities, truth, names),
+        distributions=pictures.distributions(sets, names),
         augmentations={
             preset: _augmentation(its, images, labels, names) for preset, its in params.items()
         },
         networks={preset: (pictures.network(its), its) for preset, its in layers.items()},
         learning=pictures.learning(
-            {preset: [_history(path) for path in paths] for preset, paths in histories.items()}
+            {
+                preset: [np.genfromtxt(path, delimiter=",", names=True, ndmin=1) for path in paths]
+                for preset, paths in histories.items()
+            }
         ),
         validation=validation,
         test=judged_test,
@@ -161,26 +165,18 @@ def _judged(
     predicted, classes = probabilities.argmax(axis=1), np.arange(len(names))
     matrix = confusion_matrix(truth, predicted, labels=classes)
     scores = precision_recall_fscore_support(truth, predicted, labels=classes, zero_division=0)
-    errors = np.where(np.eye(len(names), dtype=bool), 0, matrix)
-    pairs = [
-        (names[row], names[column], int(errors[row, column]))
-        for row, column in zip(
-            *np.unravel_index(errors.argsort(axis=None)[::-1], errors.shape), strict=True
-        )
-        if errors[row, column]
-    ]
-    confidence, right, rows, calibration_error = calibration(
-        probabilities.max(axis=1), predicted == truth
-    )
+    wrong = predicted != truth
+    pairs = Counter(zip(truth[wrong].tolist(), predicted[wrong].tolist(), strict=True))
+    confidence, right, rows, calibration_error = calibration(probabilities.max(axis=1), ~wrong)
     return {
         "rows": len(truth),
-        "wrong": int(errors.sum()),
+        "wrong": int(wrong.sum()),
         "confusion": pictures.confusion(matrix, names),
         "classes": [
             {"name": name, "precision": p, "recall": r, "f1": f, "rows": int(n)}
             for name, p, r, f, n in zip(names, *scores, strict=True)
         ],
-        "pairs": pairs[:10],
+        "pairs": [(names[t], names[p], count) for (t, p), count in pairs.most_common(10)],
         "reliability": pictures.reliability(confidence, right, rows),
         "calibration_error": calibration_error,
     }
@@ -262,21 +258,6 @@ def _data(images: NDArray[np.uint8], test_images: NDArray[np.uint8]) -> dict[str
     }
 
 
-def _distributions(
-    labels: NDArray[np.uint8],
-    test: NDArray[np.float32],
-    truth: NDArray[np.integer[Any]] | None,
-    names: Sequence[str],
-) -> Picture:
-    sets = {"training labels": labels, "predictions for the test set": test.argmax(axis=1)}
-    if truth is not None:
-        sets["labels of the test set"] = truth
-    return pictures.distributions(
-        {name: np.bincount(its, minlength=len(names)) / len(its) for name, its in sets.items()},
-        names,
-    )
-
-
 def _augmentation(
     params: Train, images: NDArray[np.uint8], labels: NDArray[np.uint8], names: Sequence[str]
 ) -> Picture | None:
@@ -306,9 +287,3 @@ def _layers(path: Path) -> list[dict[str, Any]]:
         }
         for layer in network.layers
     ]
-
-
-def _history(path: Path) -> dict[str, NDArray[np.float64]]:
-    with path.open(encoding="ascii", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}

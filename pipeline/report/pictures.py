@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
 from numpy.typing import NDArray
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
@@ -40,11 +41,7 @@ def examples(images: NDArray[np.uint8], labels: NDArray[np.uint8], names: Sequen
         names: what the classes are called.
     """
     rows = [images[np.flatnonzero(labels == label)[:10]] for label in range(len(names))]
-
-    def draw(figure: Figure, theme: str) -> None:
-        _grid(figure, rows, names, theme)
-
-    return _both(draw, (7, 6.4), f"The first ten training images of each of {', '.join(names)}.")
+    return _grid(rows, names, 6.4, f"The first ten training images of each of {', '.join(names)}.")
 
 
 def augmentation(
@@ -60,19 +57,16 @@ def augmentation(
     rows = [
         np.stack([image, *(each[i] for each in augmented)]) for i, image in enumerate(originals)
     ]
-
-    def draw(figure: Figure, theme: str) -> None:
-        _grid(figure, rows, names, theme)
-
-    return _both(
-        draw,
-        (7, 0.75 * len(rows)),
-        f"{len(rows)} training images, each as it is and then augmented {len(augmented)} times.",
-    )
+    said = f"{len(rows)} training images, each as it is and then augmented {len(augmented)} times."
+    return _grid(rows, names, 0.75 * len(rows), said)
 
 
-def distributions(shares: Mapping[str, NDArray[np.float64]], names: Sequence[str]) -> Picture:
-    """The share of each class in several sets of labels, as grouped bars."""
+def distributions(sets: Mapping[str, NDArray[np.integer[Any]]], names: Sequence[str]) -> Picture:
+    """The share of each class in several sets of labels, each (n,), as grouped bars."""
+    shares = {
+        title: np.bincount(labels, minlength=len(names)) / len(labels)
+        for title, labels in sets.items()
+    }
 
     def draw(figure: Figure, theme: str) -> None:
         axes = figure.add_subplot()
@@ -100,35 +94,26 @@ def network(layers: Sequence[Mapping[str, Any]]) -> Picture:
         sizes = [float(np.log10(np.prod(layer["shape"]))) for layer in layers]
         for i, (layer, size) in enumerate(zip(layers, sizes, strict=True)):
             width = 0.25 + 0.75 * size / max(sizes)
-            face = COLOURS[0] if layer["parameters"] else "none"
-            box: dict[str, Any] = {
-                "boxstyle": "round,pad=0.02",
-                "fc": face,
-                "ec": COLOURS[0],
-                "alpha": 0.35,
-            }
-            axes.add_patch(mpl.patches.FancyBboxPatch((-width, -i - 0.32), 2 * width, 0.6, **box))
+            box = FancyBboxPatch((-width, -i - 0.32), 2 * width, 0.6, "round,pad=0.02", alpha=0.35)
+            box.set(fc=COLOURS[0] if layer["parameters"] else "none", ec=COLOURS[0])
+            axes.add_patch(box)
             shape = " × ".join(map(str, layer["shape"]))
             count = f", {layer['parameters']:,} parameters" if layer["parameters"] else ""
             axes.text(0, -i, f"{layer['kind']}  →  {shape}{count}", ha="center", va="center")
             if i:
-                axes.annotate(
-                    "",
-                    (0, -i + 0.3),
-                    (0, -i + 0.68),
-                    arrowprops={"arrowstyle": "->", "color": _INK[theme]},
-                )
+                arrow = {"arrowstyle": "->", "color": _INK[theme]}
+                axes.annotate("", (0, -i + 0.3), (0, -i + 0.68), arrowprops=arrow)
         axes.set(xlim=(-1.1, 1.1), ylim=(-len(layers) + 0.4, 0.6))
 
     said = ", ".join(f"{layer['kind']} {'×'.join(map(str, layer['shape']))}" for layer in layers)
     return _both(draw, (7, 0.42 * len(layers)), f"The network from top to bottom: {said}.")
 
 
-def learning(histories: Mapping[str, Sequence[Mapping[str, NDArray[np.float64]]]]) -> Picture:
+def learning(histories: Mapping[str, Sequence[NDArray[np.void]]]) -> Picture:
     """Loss, error rate and learning rate against the epoch; every fold of every network.
 
     Args:
-        histories: for each preset the columns of history.csv, once per fold.
+        histories: for each preset and fold history.csv, as a structured array of float64.
     """
 
     def draw(figure: Figure, theme: str) -> None:
@@ -136,14 +121,12 @@ def learning(histories: Mapping[str, Sequence[Mapping[str, NDArray[np.float64]]]
         for colour, (name, folds) in zip(COLOURS, histories.items(), strict=False):
             for fold, columns in enumerate(folds):
                 label = name if fold == 0 else None
-                style: dict[str, Any] = {"color": colour, "lw": 1.2, "alpha": 0.9}
-                epochs = columns["epoch"]
+                epochs, style = columns["epoch"], {"color": colour, "lw": 1.2, "alpha": 0.9}
                 loss.plot(epochs, columns["loss"], "--", **style)
                 loss.plot(epochs, columns["val_loss"], "-", label=label, **style)
                 error.plot(epochs, 1 - columns["accuracy"], "--", **style)
                 # A logarithmic scale cannot show an error rate of 0.
-                held_out = np.maximum(1 - columns["val_accuracy"], 1e-5)
-                error.plot(epochs, held_out, "-", **style)
+                error.plot(epochs, np.maximum(1 - columns["val_accuracy"], 1e-5), "-", **style)
                 rate.plot(epochs, columns["learning_rate"], "-", **style)
         loss.set(ylabel="loss, nats", yscale="log")
         error.set(ylabel="error rate", yscale="log")
@@ -172,12 +155,9 @@ def confusion(matrix: NDArray[np.int64], names: Sequence[str]) -> Picture:
         axes.imshow(errors, cmap=_HEAT[theme], vmin=0, vmax=max(1, errors.max() * 1.4))
         for (row, column), count in np.ndenumerate(matrix):
             if count:
-                toned_down = 0.45 if row == column else 1.0
-                axes.text(
-                    column, row, f"{count:,}", ha="center", va="center", alpha=toned_down, size=8
-                )
-        turned = 0 if max(map(len, names)) < 3 else 40
-        axes.set_xticks(range(len(names)), names, rotation=turned)
+                text = axes.text(column, row, f"{count:,}", ha="center", va="center", size=8)
+                text.set_alpha(0.45 if row == column else 1.0)
+        axes.set_xticks(range(len(names)), names, rotation=0 if max(map(len, names)) < 3 else 40)
         axes.set_yticks(range(len(names)), names)
         axes.set(xlabel="predicted", ylabel="true")
 
@@ -222,19 +202,23 @@ def sheet(images: NDArray[np.uint8]) -> str:
     return _uri("image/png", content.getvalue())
 
 
-def _grid(figure: Figure, rows: Sequence[NDArray[Any]], names: Sequence[str], theme: str) -> None:
+def _grid(rows: Sequence[NDArray[Any]], names: Sequence[str], height: float, alt: str) -> Picture:
     """Images in rows, combined into one, with a gap of one pixel."""
     shape = 29 * len(rows), 29 * max(map(len, rows))
     mosaic = np.ma.masked_array(np.zeros(shape), mask=True)
     for i, row in enumerate(rows):
         for j, image in enumerate(row):
             mosaic[29 * i : 29 * i + 28, 29 * j : 29 * j + 28] = image[..., 0]
-    axes = figure.add_subplot()
-    axes.imshow(mosaic, cmap=_DIGITS[theme], vmin=0, vmax=255, interpolation="nearest")
-    axes.set_xticks([])
-    axes.set_yticks(29 * np.arange(len(rows)) + 14, names)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
+
+    def draw(figure: Figure, theme: str) -> None:
+        axes = figure.add_subplot()
+        axes.imshow(mosaic, cmap=_DIGITS[theme], vmin=0, vmax=255, interpolation="nearest")
+        axes.set_xticks([])
+        axes.set_yticks(29 * np.arange(len(rows)) + 14, names)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+
+    return _both(draw, (7, height), alt)
 
 
 def _both(draw: Callable[[Figure, str], None], size: tuple[float, float], alt: str) -> Picture:
