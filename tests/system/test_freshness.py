@@ -7,19 +7,20 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PACKAGE, Work, contents, killed_at, replace_cell, works, write_digits
+from conftest import PACKAGE, contents, killed_at, replace_cell, works, write_digits
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pipeline import stages
-from pipeline.artifacts import Step, atomic, run, staleness, tidy
+from pipeline import code, stages
+from pipeline.artifacts import Task, Work, atomic, run, staleness
 from pipeline.errors import UserError
 
-# --- four small steps: one, two that read what it made, and one that reads what these made -------
+# --- four small tasks: one, two that read its file, and one that reads theirs --------------------
 
 NAMES = ("first", "left", "right", "last")
 READS = {"first": (), "left": ("first",), "right": ("first",), "last": ("left", "right")}
@@ -28,14 +29,14 @@ CODE = "# {comment}\ndef f():\n    return {value}\n"
 
 @dataclass
 class Project:
-    """A folder with a source, code and four steps, and what an observer knows of them."""
+    """A folder with a source, code and four tasks, and what an observer knows of them."""
 
     root: Path
     source: str = "a"
     params: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NAMES, 0))
     code: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NAMES, 0))
     comments: int = 0
-    # By step: what it was last made from, and what it then left.
+    # For each task: what it last ran on, and the files it then left.
     made_from: dict[str, object] = field(default_factory=dict)
     left: dict[str, object] = field(default_factory=dict)
     worked: list[str] = field(default_factory=list)
@@ -51,39 +52,39 @@ class Project:
             code = CODE.format(comment=self.comments, value=self.code[name])
             (self.root / "pipeline" / f"{name}.py").write_text(code)
 
-    # --- the steps --------------------------------------------------------------------------------
+    # --- the tasks --------------------------------------------------------------------------------
 
-    def step(self, name: str) -> Step:
+    def task(self, name: str) -> Task:
         folder = self.root / "data" / "set" / name
-        made = (self.root / "data" / "set" / its / f"{its}.txt" for its in READS[name])
-        return Step(
+        made = {its: self.root / "data" / "set" / its / f"{its}.txt" for its in READS[name]}
+        return Task(
             name=name,
             stage=name,
             root=self.root,
             manifest=folder / "manifest.json",
-            outputs=(folder / f"{name}.txt", folder / "more.txt"),
-            inputs=tuple(made) or (self.root / "source.txt",),
+            function=f"pipeline.{name}:f",
+            reads=made or {"source": self.root / "source.txt"},
+            writes={"own": folder / f"{name}.txt", "more": folder / "more.txt"},
             params={"size": self.params[name]},
-            code=(f"{name}.py",),
         )
 
-    def steps(self) -> list[Step]:
-        return [self.step(name) for name in NAMES]
+    def tasks(self) -> list[Task]:
+        return [self.task(name) for name in NAMES]
 
     def work(self, name: str) -> Work:
-        """Its output tells of all that it depends on; only `first` does not mind blanks."""
+        """Its output shows all that it depends on, except blanks around what it reads."""
 
-        def work(folder: Path) -> Mapping[str, Any]:
+        def work(writes: Mapping[str, Path]) -> Mapping[str, Any]:
             self.worked.append(name)
-            step, code = self.step(name), (self.root / "pipeline" / f"{name}.py").read_text()
+            task, code = self.task(name), (self.root / "pipeline" / f"{name}.py").read_text()
             [value] = re.findall("return (.*)", code)
-            checkpoint = folder / "checkpoint.txt"
+            checkpoint = task.staging / "checkpoint.txt"
             if not checkpoint.exists():
-                read = " ".join(path.read_text().strip() for path in step.inputs)
+                read = " ".join(path.read_text().strip() for path in task.inputs)
                 with atomic(checkpoint) as temporary:
-                    temporary.write_text(f"{name} {value} {step.params['size']} ({read})")
-            (folder / f"{name}.txt").write_text(checkpoint.read_text())
-            (folder / "more.txt").write_text(name)
+                    temporary.write_text(f"{name} {value} {task.params['size']} ({read})")
+            writes["own"].write_text(checkpoint.read_text())
+            writes["more"].write_text(name)
             return {}
 
         return work
@@ -91,27 +92,29 @@ class Project:
     # --- what an observer knows -------------------------------------------------------------------
 
     def origin(self, name: str) -> object:
-        inputs = [p.read_bytes() if p.exists() else None for p in self.step(name).inputs]
+        inputs = [p.read_bytes() if p.exists() else None for p in self.task(name).inputs]
         return self.params[name], self.code[name], inputs
 
-    def lies_there(self, name: str) -> object:
-        """The bytes of the outputs, and what the manifest says, however it is laid out."""
-        step, manifest = self.step(name), None
+    def files_of(self, name: str) -> object:
+        """The bytes of its outputs, and the content of its manifest, however it is laid out."""
+        task, manifest = self.task(name), None
         with suppress(OSError, ValueError):
-            manifest = json.loads(step.manifest.read_bytes())
-        return manifest, [p.read_bytes() if p.exists() else None for p in step.outputs]
+            manifest = json.loads(task.manifest.read_bytes())
+        return manifest, [p.read_bytes() if p.exists() else None for p in task.writes.values()]
 
     def is_due(self, name: str) -> bool:
-        asked, there = self.origin(name), self.lies_there(name)
-        return self.made_from.get(name) != asked or self.left.get(name) != there
+        return self.made_from.get(name) != self.origin(name) or self.is_damaged(name)
+
+    def is_damaged(self, name: str) -> bool:
+        return self.left.get(name) != self.files_of(name)
 
     def note(self, name: str) -> None:
-        self.made_from[name], self.left[name] = self.origin(name), self.lies_there(name)
+        self.made_from[name], self.left[name] = self.origin(name), self.files_of(name)
 
     # --- actions ----------------------------------------------------------------------------------
 
     def files(self) -> list[Path]:
-        return [path for step in self.steps() for path in (*step.outputs, step.manifest)]
+        return [path for task in self.tasks() for path in (*task.writes.values(), task.manifest)]
 
     def act(self, action: str, which: int, how: int) -> None:
         name = NAMES[which % 4]
@@ -151,41 +154,38 @@ class Project:
             self.write()
 
     def kill(self, name: str, moment: int) -> None:
-        before = self.step(name).manifest
-        old = before.read_bytes() if before.exists() else None
+        manifest = self.task(name).manifest
+        old = manifest.read_bytes() if manifest.exists() else None
         killed_at(moment, lambda: self.try_to_run(name))
-        new = before.read_bytes() if before.exists() else None
-        if new != old:  # it came as far as the manifest, which is last
+        new = manifest.read_bytes() if manifest.exists() else None
+        if new != old:  # it got as far as the manifest, which comes last
             self.note(name)
 
     def try_to_run(self, name: str) -> bool:
-        """A step that is asked for by hand may find that what it reads is not there."""
+        """Run a task, due or not; it may find that its inputs are missing or damaged."""
         with suppress(UserError):
-            return run(self.step(name), self.work(name), self.steps())
+            return run(self.task(name), self.tasks(), force=True, work=self.work(name))
         return False
 
     def by_hand(self, name: str) -> None:
-        whole = all(not self.lacks(its) for its in READS[name])
-        assert self.try_to_run(name) == whole, "it runs on what is whole, and on nothing else"
-        if whole:
+        intact = not any(self.is_damaged(its) for its in READS[name])
+        assert self.try_to_run(name) == intact, "it runs on intact files, and on nothing else"
+        if intact:
             self.note(name)
 
-    def lacks(self, name: str) -> bool:
-        return self.left.get(name) != self.lies_there(name)
-
     def make(self) -> None:
-        """Each step is redone if it has to be, and only then."""
+        """Each task runs if it is due, and only then."""
         for name in NAMES:
             due = self.is_due(name)
-            assert (staleness([self.step(name)])[name] is not None) == due
+            assert (staleness([self.task(name)])[name] is not None) == due
             self.worked.clear()
-            assert run(self.step(name), self.work(name), self.steps(), if_stale=True) == due
+            assert run(self.task(name), self.tasks(), work=self.work(name)) == due
             assert self.worked == [name] * due
             self.note(name)
 
 
 def damage(path: Path, how: int) -> None:
-    """Flip a bit, cut off the end, or empty the file; dates stay as they were."""
+    """Flip a bit, cut off the end, or empty the file; dates stay the same."""
     content, stat = bytearray(path.read_bytes()), path.stat()
     if how % 3 == 0:
         content[how % len(content)] ^= 1 << how % 8
@@ -231,23 +231,22 @@ def test_any_history_ends_as_a_clean_build(
     for action in actions:
         project.act(*action)
     project.make()
-    steps = project.steps()
-    reasons = staleness(steps)
-    assert reasons == dict.fromkeys(NAMES), "all is fresh after a run"
-    project.make()  # which asserts that nothing is redone
+    tasks = project.tasks()
+    assert staleness(tasks) == dict.fromkeys(NAMES), "everything is fresh after a run"
+    project.make()  # which asserts that nothing runs again
 
     clean = Project(next(folders), project.source, project.params, project.code)
     clean.make()
-    for step, its in zip(steps, clean.steps(), strict=True):
-        assert [p.read_bytes() for p in step.outputs] == [p.read_bytes() for p in its.outputs]
-    tidy(steps, reasons)
+    for task, its in zip(tasks, clean.tasks(), strict=True):
+        for name, path in task.writes.items():
+            assert path.read_bytes() == its.writes[name].read_bytes()
     names = {str(path.relative_to(project.root)) for path in project.files()}
     assert set(contents(project.root / "data")) == {name.removeprefix("data/") for name in names}
 
 
-# --- the real stages, with a training that takes no time -----------------------------------------
+# --- the real stages, with training that takes no time --------------------------------------------
 
-STAGES = ("download", "preprocess", "split", "train", "ensemble", "write")
+CODE_OF = ("download/__init__", "preprocess", "split", "train/fold", "ensemble", "write")
 REAL_ACTION = st.tuples(
     st.sampled_from(["pixel", "label", "comment", "statement", "delete", "damage", "kill", "make"]),
     st.integers(0, 30),
@@ -257,7 +256,7 @@ REAL_ACTION = st.tuples(
 
 @pytest.fixture(scope="module")
 def clean_builds() -> dict[tuple[int, int], dict[str, bytes]]:
-    """What a clean build leaves, by the variant of the data."""
+    """The outputs of a clean build, by the variant of the data."""
     return {}
 
 
@@ -269,13 +268,15 @@ def test_any_history_of_the_real_stages_ends_as_a_clean_build(
     actions: list[tuple[str, int, int]],
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        steps, source = new_project(next(folders), patch)
+        fingerprints = cache(code._fingerprints)
+        patch.setattr(code, "_fingerprints", fingerprints)
+        tasks, source = new_project(next(folders), patch)
         make(source)
         variant = [0, 0]
         for action, which, how in actions:
-            files = [path for step in steps for path in (*step.outputs, step.manifest)]
-            path, stage = files[which % len(files)], STAGES[which % len(STAGES)]
-            code = stages.ROOT / "pipeline" / f"{stage}.py"
+            files = [path for task in tasks for path in (*task.writes.values(), task.manifest)]
+            path, module = files[which % len(files)], CODE_OF[which % len(CODE_OF)]
+            file = stages.ROOT / "pipeline" / f"{module}.py"
             match action:
                 case "pixel":
                     variant[0] = how % 2
@@ -284,9 +285,9 @@ def test_any_history_of_the_real_stages_ends_as_a_clean_build(
                     variant[1] = how % 2
                     replace_cell(source / "train.csv", 7, 0, str(5 + variant[1]))
                 case "comment":
-                    code.write_text(f"{code.read_text()}# {how}\n")
+                    file.write_text(f"{file.read_text()}# {how}\n")
                 case "statement":
-                    code.write_text(f"{code.read_text()}x = {how}\n")
+                    file.write_text(f"{file.read_text()}assert {how}\n")
                 case "delete":
                     path.unlink(missing_ok=True)
                 case "damage" if path.exists() and path.stat().st_size:
@@ -295,21 +296,22 @@ def test_any_history_of_the_real_stages_ends_as_a_clean_build(
                     killed_at(3 * how, lambda: make(source))
                 case "make":
                     make(source)
+            fingerprints.cache_clear()
         make(source)
-        assert set(staleness(steps).values()) == {None}
+        assert set(staleness(tasks).values()) == {None}
         assert make(source) == []
-        outcome = outputs(steps)
+        outcome = outputs(tasks)
         if tuple(variant) not in clean_builds:
-            steps, source = new_project(next(folders), patch)
+            tasks, source = new_project(next(folders), patch)
             replace_cell(source / "test.csv", 7, 300, str(variant[0]))
             replace_cell(source / "train.csv", 7, 0, str(5 + variant[1]))
             make(source)
-            clean_builds[variant[0], variant[1]] = outputs(steps)
+            clean_builds[variant[0], variant[1]] = outputs(tasks)
         assert outcome == clean_builds[variant[0], variant[1]]
 
 
-def new_project(home: Path, patch: pytest.MonkeyPatch) -> tuple[list[Step], Path]:
-    """A project in which nothing was made, and a source with the first variant of the data."""
+def new_project(home: Path, patch: pytest.MonkeyPatch) -> tuple[list[Task], Path]:
+    """A project in which nothing was built, and a source with the first variant of the data."""
     source = write_digits(home / "tiny")
     replace_cell(source / "test.csv", 7, 300, "0")
     replace_cell(source / "train.csv", 7, 0, "5")
@@ -317,21 +319,21 @@ def new_project(home: Path, patch: pytest.MonkeyPatch) -> tuple[list[Step], Path
     shutil.copytree(PACKAGE, root / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
     (root / "data").mkdir()
     patch.setattr(stages, "ROOT", root)
-    return [step for step, _ in works(str(source))], source
+    return [task for task, _ in works(str(source))], source
 
 
 def make(source: Path) -> list[str]:
-    """Run what is stale; gives the names of the steps that ran."""
+    """Run what is due; returns the names of the tasks that ran."""
     made = works(str(source))
-    steps = [step for step, _ in made]
-    return [step.name for step, work in made if run(step, work, steps, if_stale=True)]
+    tasks = [task for task, _ in made]
+    return [task.name for task, work in made if run(task, tasks, work=work)]
 
 
-def outputs(steps: list[Step]) -> dict[str, bytes]:
-    """The outputs less the page of the report, which rests on manifests and their times."""
+def outputs(tasks: list[Task]) -> dict[str, bytes]:
+    """The outputs without the report, which depends on manifests and their times."""
     return {
-        step.label(path): path.read_bytes()
-        for step in steps
-        if step.stage != "report"
-        for path in step.outputs
+        task.label(path): path.read_bytes()
+        for task in tasks
+        if task.stage != "report"
+        for path in task.writes.values()
     }
