@@ -1,9 +1,9 @@
 """The checkpoint of a fold: the whole state after an epoch, from which a stopped run resumes."""
 
-import io
 import json
+import math
 import zipfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pipeline.artifacts import atomic
 
 CHECKPOINT = "checkpoint.npz"
-# What NumPy raises for a damaged checkpoint. RuntimeError: a flipped bit may claim that the archive
-# is encrypted, or of a later version.
+# What NumPy raises for a missing or damaged checkpoint. RuntimeError: a flipped bit may claim that
+# the archive is encrypted, or of a later version.
 DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile)
 
 
@@ -26,24 +26,29 @@ class State:
         run: identifies fold, parameters and rows; a checkpoint of another run is not resumed.
         history: a row for each epoch, as in history.csv.
         epoch_seconds: of each epoch, with its validation.
-        best_loss: the lowest monitored loss.
-        best_epoch: its epoch, counted from 0.
-        best_weights: its weights, if they are to be restored.
+        best_weights: those of the best epoch, if they are to be restored.
     """
 
     run: str
     history: list[dict[str, float]] = field(default_factory=list)
     epoch_seconds: list[float] = field(default_factory=list)
-    best_loss: float = float("inf")
-    best_epoch: int = 0
     best_weights: list[NDArray[Any]] = field(default_factory=list)
+
+    def best_epoch(self, monitor: str) -> int:
+        """The first epoch, counted from 0, with the lowest `monitor`; NaN counts as infinite."""
+
+        def loss(epoch: int) -> float:
+            value = self.history[epoch][monitor]
+            return math.inf if math.isnan(value) else value
+
+        return min(range(len(self.history)), key=loss, default=0)
 
 
 def save(path: Path, model: Any, state: State) -> None:
     """Write a checkpoint, atomically."""
     arrays = {f"variable_{i}": np.asarray(v) for i, v in enumerate(_variables(model))}
     arrays |= {f"best_{i}": weights for i, weights in enumerate(state.best_weights)}
-    rest = {k: v for k, v in asdict(state).items() if k != "best_weights"}
+    rest = vars(state) | {"best_weights": len(state.best_weights)}
     arrays["state"] = np.array(json.dumps(rest))
     with atomic(path) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
@@ -57,9 +62,9 @@ def restore(path: Path, model: Any, run: str) -> State:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             values = [arrays[f"variable_{i}"] for i in range(len(variables))]
-            best = sorted(int(name[5:]) for name in arrays.files if name.startswith("best_"))
-            weights = [arrays[f"best_{i}"] for i in best]
-            state = State(**json.loads(str(arrays["state"])), best_weights=weights)
+            rest = json.loads(str(arrays["state"]))
+            rest["best_weights"] = [arrays[f"best_{i}"] for i in range(rest["best_weights"])]
+            state = State(**rest)
         if state.run != run:
             raise ValueError("a checkpoint of another run")
     except DAMAGE:
@@ -70,11 +75,13 @@ def restore(path: Path, model: Any, run: str) -> State:
     return state
 
 
-def history(checkpoint: bytes) -> list[dict[str, float]]:
-    """The rows of the epochs that a checkpoint has behind it; raises one of DAMAGE."""
-    with np.load(io.BytesIO(checkpoint), allow_pickle=False) as arrays:
-        rows: list[dict[str, float]] = json.loads(str(arrays["state"]))["history"]
-    return rows
+def history(path: Path) -> list[dict[str, float]]:
+    """The rows of the epochs that a checkpoint contains; none if it is missing or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return list(json.loads(str(arrays["state"]))["history"])
+    except DAMAGE:
+        return []
 
 
 def _variables(model: Any) -> list[Any]:

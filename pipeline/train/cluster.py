@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from pipeline import artifacts
 from pipeline.artifacts import Task
@@ -27,22 +25,15 @@ from pipeline.train import checkpoint
 from pipeline.train.checkpoint import CHECKPOINT
 from pipeline.train.fold import train
 from pipeline.train.local import await_all
+from pipeline.train.progress import Board
 
-PACKAGE = Path(artifacts.__file__).parent
 ATTEMPTS = 3  # of one fold in a row, without another epoch
 
 
 def train_on_ray(
     folds: list[Task], tasks: list[Task], force: bool, jobs: int, address: str | None
 ) -> None:
-    """Train folds on a Ray cluster, as many at a time as it has room for.
-
-    Args:
-        folds: the folds.
-        tasks: all tasks of the graph.
-        force: train fresh folds too.
-        jobs: how many folds share a machine that has no GPU.
-        address: the cluster's, as Ray takes it; None starts one here and stops it afterwards.
+    """Train folds on a Ray cluster, as many at a time as fit on it (see `engines.train_folds`).
 
     Raises:
         UserError: Ray is not installed, or a fold's parameters have to be fixed.
@@ -74,10 +65,13 @@ def _connect(address: str | None) -> Any:
     try:
         ray.init(
             address=address or "local",
-            runtime_env={"py_modules": [str(PACKAGE)], "excludes": ["__pycache__"]},
+            runtime_env={
+                "py_modules": [str(Path(artifacts.__file__).parent)],
+                "excludes": ["__pycache__"],
+            },
             log_to_driver=False,
             logging_level=logging.ERROR,
-            include_dashboard=False if not address else None,
+            include_dashboard=None if address else False,
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         cluster = f"no Ray cluster answers at {address}" if address else "Ray did not start"
@@ -107,11 +101,8 @@ class _Cluster:
         # As many cores for a fold as it would have locally, but no more than fit on every node.
         smallest = min((node["CPU"] for node in nodes if node.get("CPU")), default=1)
         self.cores = max(1, int(smallest) // jobs)
-        self.files = {
-            path: ray.put(np.fromfile(path, np.uint8))
-            for path in {path for task in folds for path in task.inputs}
-            if path.exists()
-        }
+        paths = {path for task in folds for path in task.inputs if path.exists()}
+        self.files = {path: ray.put(np.fromfile(path, np.uint8)) for path in paths}
         self.board = Board()
         each = f"{folds[0].params['params'].devices} GPU" if self.gpus else f"{self.cores} CPU"
         print(f"Ray: {len(nodes)} node{'s' * (len(nodes) > 1)}, {each} for each fold", flush=True)
@@ -120,16 +111,16 @@ class _Cluster:
         """Have a fold trained somewhere; put its files and checkpoints in their places."""
         name, attempts, path = task.name, 0, writes["weights"].with_name(CHECKPOINT)
         while True:
-            before = _epochs(path)
+            before = len(checkpoint.history(path))
             try:
-                return self._receive(self._send(task, path), task, writes, path)
+                return self._receive(self._send(task, path), task, {**writes, CHECKPOINT: path})
             except self.ray.exceptions.RayError as error:
                 cause = getattr(error, "cause", None)
                 if self.cancelled:
                     raise KeyboardInterrupt from error
                 if isinstance(cause, UserError):
                     raise cause from error
-                reached = _epochs(path)
+                reached = len(checkpoint.history(path))
                 attempts = 1 if reached > before else attempts + 1
                 first_sentence = str(cause or error).split(". ")[0].splitlines()[0]
                 why = f"{type(cause or error).__name__}: {first_sentence}"
@@ -141,42 +132,37 @@ class _Cluster:
                 self.board.print(f"{name}: {why}; trying again after epoch {reached}")
 
     def _send(self, task: Task, path: Path) -> Any:
+        """Start the Ray task of a fold, from its checkpoint if there is one; return its stream."""
         params = task.params["params"]
         needs = {"num_gpus": params.devices} if self.gpus else {"num_cpus": self.cores}
-        remote = self.ray.remote(max_retries=0, **needs)(train_fold)
-        files = {name: path for name, path in task.reads.items() if isinstance(path, Path)}
-        stream = remote.remote(
-            {name: path.name for name, path in files.items()},
+        stream = self.ray.remote(max_retries=0, **needs)(train_fold).remote(
             {name: path.name for name, path in task.writes.items()},
-            dict(task.params),
-            self.jobs,
+            {**task.params, "jobs": self.jobs},
             path.read_bytes() if path.exists() else None,
-            *(self.files[path] for path in files.values()),
+            **{name: self.files[path] for name, path in zip(task.reads, task.inputs, strict=True)},
         )
         self.running.append(stream)
         return stream
 
-    def _receive(
-        self, stream: Any, task: Task, writes: Mapping[str, Path], path: Path
-    ) -> dict[str, Any]:
+    def _receive(self, stream: Any, task: Task, files: Mapping[str, Path]) -> dict[str, Any]:
+        """Write the files that a Ray task yields; return its metadata."""
         where: dict[str, Any] = {}
         for message in stream:
-            kind, content = self.ray.get(message)
-            if kind == "where":
-                where = content
-                self.board.show(task, [], where)
-            elif kind == CHECKPOINT:
-                with artifacts.atomic(path) as temporary:
-                    temporary.write_bytes(content)
-                self.board.show(task, checkpoint.history(content), where)
-            elif kind == "metadata":
+            name, content = self.ray.get(message)
+            if name == "metadata":
                 self.board.print(
                     f"{task.name}: accuracy {content['held_out_accuracy']:.5f} on "
                     f"{content['held_out_rows']:,} held-out rows"
                 )
-                return {**content, "ray_node": where["ray_node"]}
-            else:
-                writes[kind].write_bytes(content)
+                return dict(content)
+            if name == "where":
+                where = content
+                self.board.show(task, [], where)
+                continue
+            with artifacts.atomic(files[name]) as temporary:
+                temporary.write_bytes(content)
+            if name == CHECKPOINT:
+                self.board.show(task, checkpoint.history(files[name]), where)
         raise ExternalError(f"{task.name}: the Ray task ended without a result")
 
     def cancel(self) -> None:
@@ -187,12 +173,7 @@ class _Cluster:
 
 
 def train_fold(
-    reads: Mapping[str, str],
-    writes: Mapping[str, str],
-    params: Mapping[str, Any],
-    jobs: int,
-    resume_from: bytes | None,
-    *contents: Any,
+    writes: Mapping[str, str], params: Mapping[str, Any], resume_from: bytes | None, **reads: Any
 ) -> Iterator[tuple[str, Any]]:
     """The Ray task: train one fold in a temporary folder, and yield everything that comes of it.
 
@@ -200,94 +181,39 @@ def train_fold(
     is a new one; the name and bytes of each file that `train` writes; and last "metadata".
 
     Args:
-        reads: the files to read, by their names as arguments of `train`.
-        writes: the files to write, likewise.
+        writes: the names of the files to write, by the names of the arguments of `train`.
         params: the other arguments of `train`.
-        jobs: how many tasks share the machine.
         resume_from: the bytes of a checkpoint.
-        contents: of the files to read, uint8 (bytes,).
+        reads: the contents of the files to read, uint8 (bytes,), by the same names.
     """
     import ray
 
     began = time.perf_counter()
-    context = ray.get_runtime_context()
-    yield (
-        "where",
-        {"node": platform.node(), "ray_node": context.get_node_id(), "gpus": ray.get_gpu_ids()},
-    )
+    ray_node = ray.get_runtime_context().get_node_id()
+    yield "where", {"node": platform.node(), "ray_node": ray_node, "gpus": ray.get_gpu_ids()}
     with tempfile.TemporaryDirectory() as home, ThreadPoolExecutor(1) as pool:
-        inputs = {name: Path(home, file) for name, file in reads.items()}
-        for path, content in zip(inputs.values(), contents, strict=True):
-            content.tofile(path)
-        folder = Path(home, "fold")
-        folder.mkdir()
-        outputs = {name: folder / file for name, file in writes.items()}
-        path = folder / CHECKPOINT
+        paths = {name: Path(home, name) for name in reads}
+        for name, content in reads.items():
+            content.tofile(paths[name])
+        outputs = {name: Path(home, file) for name, file in writes.items()}
+        path = Path(home, CHECKPOINT)
         if resume_from is not None:
             path.write_bytes(resume_from)
-        future = pool.submit(train, **inputs, **outputs, **params, jobs=jobs)
-        seen = path.stat().st_mtime_ns if path.exists() else 0
-        while not wait([future], timeout=0.1).done:
-            if path.exists() and path.stat().st_mtime_ns != seen:
-                seen = path.stat().st_mtime_ns
+        seen, done = _changed(path), False
+        arguments: dict[str, Any] = {**paths, **outputs, **params}
+        future = pool.submit(train, **arguments)
+        while not done:
+            done = bool(wait([future], timeout=0.1).done)
+            if (changed := _changed(path)) != seen:
+                seen = changed
                 yield CHECKPOINT, path.read_bytes()
         metadata = future.result()
-        if path.stat().st_mtime_ns != seen:
-            yield CHECKPOINT, path.read_bytes()
         for name, output in outputs.items():
             yield name, output.read_bytes()
-        yield "metadata", {**metadata, "seconds": round(time.perf_counter() - began, 2)}
+        seconds = round(time.perf_counter() - began, 2)
+        yield "metadata", {**metadata, "ray_node": ray_node, "seconds": seconds}
 
 
-def _epochs(path: Path) -> int:
-    """The number of epochs that a checkpoint has behind it; 0 for none, or a damaged one."""
-    try:
-        return len(checkpoint.history(path.read_bytes()))
-    except checkpoint.DAMAGE:
-        return 0
-
-
-class Board:
-    """Where each fold is trained and how far it is: a line each; off a terminal, one per epoch."""
-
-    def __init__(self) -> None:
-        console = Console()
-        self.live = console.is_terminal
-        self.bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[where]}"),
-            console=console,
-            disable=not self.live,
-        )
-        self.lines: dict[str, Any] = {}
-
-    def __enter__(self) -> "Board":
-        self.bars.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.bars.stop()
-
-    def show(self, task: Task, history: list[dict[str, float]], where: Any) -> None:
-        """Update a fold's line."""
-        name, epochs = task.name, task.params["params"].epochs
-        gpus = ", ".join(f"GPU {gpu}" for gpu in where["gpus"]) or "CPU"
-        place = f"{where['node']} ({where['ray_node'][:8]}), {gpus}"
-        if name not in self.lines:
-            self.lines[name] = self.bars.add_task(name, total=epochs, where=place)
-        self.bars.update(self.lines[name], completed=len(history), where=place)
-        if not self.live and history:
-            row = history[-1]
-            self.print(
-                f"{name} on {place}, epoch {len(history)}/{epochs}: loss {row['loss']:.4f}, "
-                f"accuracy {row['accuracy']:.4f}, held out: loss {row['val_loss']:.4f}, "
-                f"accuracy {row['val_accuracy']:.4f}"
-            )
-        elif not self.live:
-            self.print(f"{name} on {place}: started")
-
-    def print(self, line: str) -> None:
-        """Print a line above the bars."""
-        self.bars.console.print(line, highlight=False, soft_wrap=True)
+def _changed(path: Path) -> int:
+    """When a file last changed, in nanoseconds; 0 if there is none."""
+    return path.stat().st_mtime_ns if path.exists() else 0

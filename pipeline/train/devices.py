@@ -1,23 +1,24 @@
-"""A place for each of several folds trained on one machine at a time: GPUs, or a share of the cores.
+"""A place for each fold trained on one machine at the same time: GPUs, or a share of the cores.
 
 Processes that know nothing of each other, such as two commands in two terminals, must end up in
-different places. So every place is a file, locked by the process that has it; when the process ends,
-the place is free.
+different places. So every place is a file, locked by the process that has it; when the process
+ends, the place is free.
 """
 
+import contextlib
 import fcntl
 import os
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from pipeline.errors import UserError
 
 # What this process has taken, GPUs or core numbers. TensorFlow cannot change them later.
 _taken: list[Any] = []
-_locks: list[IO[str]] = []
+_locks: list[contextlib.ExitStack] = []
 
 
 def gpus(tf: Any, there: Sequence[Any], count: int) -> list[Any]:
@@ -38,7 +39,7 @@ def gpus(tf: Any, there: Sequence[Any], count: int) -> list[Any]:
     if count > len(there):
         raise UserError(f"train.devices is {count}, but TensorFlow sees {len(there)} GPU")
     word = os.environ.get("DIGITS_JOBS_PER_GPU", "1")
-    if not word.isdigit() or word == "0":
+    if not word.isdecimal() or int(word) == 0:
         raise UserError(f"DIGITS_JOBS_PER_GPU must be a whole number from 1, not {word!r}")
     jobs = int(word)
     # The driver's own numbers, by which every process knows a GPU, even if it may not see all.
@@ -46,16 +47,15 @@ def gpus(tf: Any, there: Sequence[Any], count: int) -> list[Any]:
     if len(numbers) != len(there):
         numbers = [str(number) for number in range(len(there))]
     places = [f"gpu-{number}-{turn}" for turn in range(jobs) for number in numbers]
-    waiting = False
-    while not (found := _take(places, count)):
-        if not waiting:
-            print(
-                f"waiting for a free GPU: other folds use all {len(there)}; set "
-                f"DIGITS_JOBS_PER_GPU={jobs + 1} to share them",
-                flush=True,
-            )
-        waiting = True
+    if not (found := _take(places, count)):
+        print(
+            f"waiting for a free GPU: other folds use all {len(there)}; set "
+            f"DIGITS_JOBS_PER_GPU={jobs + 1} to share them",
+            flush=True,
+        )
+    while not found:
         time.sleep(0.5)
+        found = _take(places, count)
     _taken.extend(there[place % len(there)] for place in found)
     tf.config.set_visible_devices(_taken, "GPU")
     if jobs > 1:
@@ -92,19 +92,15 @@ def part(cores: Sequence[int], job: int, jobs: int) -> list[int]:
 
 def _take(places: Sequence[str], count: int) -> list[int]:
     """Lock `count` of these places, or none; return their positions in the list."""
-    found: dict[int, IO[str]] = {}
-    for position, place in enumerate(places):
-        file: IO[str] = (Path(tempfile.gettempdir()) / f"digits-{os.getuid()}-{place}.lock").open(
-            "a"
-        )
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            found[position] = file
-        except BlockingIOError:
-            file.close()
-        if len(found) == count:
-            _locks.extend(found.values())
-            return list(found)
-    for file in found.values():
-        file.close()
+    found = []
+    with contextlib.ExitStack() as files:
+        for position, place in enumerate(places):
+            path = Path(tempfile.gettempdir(), f"digits-{os.getuid()}-{place}.lock")
+            file = files.enter_context(path.open("a"))
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                found.append(position)
+            if len(found) == count:
+                _locks.append(files.pop_all())
+                return found
     return []

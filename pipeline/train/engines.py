@@ -25,14 +25,12 @@ def select(folds: list[Task], word: str, member: str | None) -> list[Task]:
     if member is not None and member not in members:
         raise UserError(f"there is no member {member!r}; choose from {', '.join(members)}")
     numbers = {task.params["fold"] for task in folds}
-    wanted = numbers
-    if word != "all":
-        try:
-            wanted = {int(number) for number in word.split(",")}
-        except ValueError as error:
-            raise UserError(f"--fold must be numbers such as 0,2, not {word!r}") from error
-        for fold in sorted(wanted - numbers):
-            raise UserError(f"there is no fold {fold}; choose from 0 to {max(numbers)}")
+    try:
+        wanted = numbers if word == "all" else {int(number) for number in word.split(",")}
+    except ValueError as error:
+        raise UserError(f"--fold must be numbers such as 0,2, not {word!r}") from error
+    if unknown := wanted - numbers:
+        raise UserError(f"there is no fold {min(unknown)}; choose from 0 to {max(numbers)}")
     return [
         task
         for task in folds
@@ -60,9 +58,13 @@ def train_folds(
 
     Raises:
         UserError: something about the parameters or the files has to be fixed.
-        ExternalError: a process or a node was lost.
+        ExternalError: a process or a node was lost, or the clock is wrong.
     """
-    _check_clock()
+    if time.localtime().tm_year < 1980:  # on a board whose battery is empty
+        raise ExternalError(
+            f"the clock says {time.strftime('%Y-%m-%d')}, and Keras cannot date files before "
+            f"1980; set it, {RESUMES}"
+        )
     due = folds
     if not force:
         with artifacts.stat_cache(folds[0].root) as cache:
@@ -82,12 +84,3 @@ def train_folds(
         from pipeline.train.local import train_here
 
         train_here(due, tasks, force, jobs)
-
-
-def _check_clock() -> None:
-    now = time.localtime()
-    if now.tm_year < 1980:  # on a board whose battery is empty
-        raise ExternalError(
-            f"the clock says {time.strftime('%Y-%m-%d', now)}, and Keras cannot date files before "
-            f"1980; set it, {RESUMES}"
-        )

@@ -7,14 +7,9 @@ stopped resumes from it, and ends with the same bytes as one that was not.
 
 import csv
 import hashlib
-import io
-import json
-import math
 import re
 import time
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +20,7 @@ from scipy.special import softmax
 from pipeline.config import Train
 from pipeline.errors import UserError
 from pipeline.train import checkpoint, runtime
+from pipeline.train.progress import TrainingBar
 
 # Images per step of a prediction: few enough for the caches of a small CPU.
 PREDICT_BATCH = 500
@@ -74,8 +70,7 @@ def train(
     machine = runtime.prepare(seed, params.precision, params.devices, jobs)
     print(f"device {machine.device} ({machine.device_reason})")
     print(f"precision {machine.precision} ({machine.precision_reason})")
-    # Imported here because these modules import Keras, which needs the settings made just now.
-    from pipeline.train.progress import TrainingBar
+    # Imported here because it imports Keras, which needs the settings made just now.
     from pipeline.train.schedule import WarmUpThenDecay
 
     images, labels = np.load(train_images, mmap_mode="r"), np.load(train_labels, mmap_mode="r")
@@ -98,19 +93,12 @@ def train(
         print(f"{title}: resuming after epoch {len(state.history)}")
     with TrainingBar(title, params.epochs, steps, len(state.history), folds) as bar:
         for epoch in range(len(state.history), params.epochs):
-            if params.patience and epoch > state.best_epoch + params.patience:
+            if params.patience and epoch > state.best_epoch(params.monitor) + params.patience:
                 break
             began = time.perf_counter()
             model.layers[0].strength.assign(float(epoch >= params.augment_after))
-            fitted = _fit_epoch(model, batches_of(epoch), steps, bar)
-            with _averaged_weights(model):
-                loss, accuracy = _score(predict(model, unseen_images), unseen_labels)
-                monitored = loss if params.monitor == "val_loss" else fitted["loss"]
-                if epoch == 0 or monitored < state.best_loss:
-                    state.best_loss = float("inf") if math.isnan(monitored) else monitored
-                    state.best_epoch = epoch
-                    if params.restore_best_weights:
-                        state.best_weights = model.get_weights()
+            fitted, current = _fit_epoch(model, batches_of(epoch), steps, bar)
+            loss, accuracy = _score(predict(model, unseen_images), unseen_labels)
             row = {
                 "epoch": epoch + 1,
                 "loss": fitted["loss"],
@@ -120,17 +108,20 @@ def train(
                 "learning_rate": float(rate((epoch + 1) * steps - 1)),
             }
             state.history.append(row)
+            if params.restore_best_weights and state.best_epoch(params.monitor) == epoch:
+                state.best_weights = model.get_weights()
+            model.set_weights(current)
             state.epoch_seconds.append(round(time.perf_counter() - began, 3))
             checkpoint.save(path, model, state)
             bar.epoch_done(row)
 
-    with _averaged_weights(model):
-        if params.restore_best_weights:
-            model.set_weights(state.best_weights)
-        unseen = predict(model, unseen_images)
-        np.save(oof, unseen)
-        np.save(test, predict(model, np.load(test_images, mmap_mode="r")))
-        _save_network(network, weights)
+    model.optimizer.finalize_variable_values(model.trainable_variables)
+    if params.restore_best_weights:
+        model.set_weights(state.best_weights)
+    unseen = predict(model, unseen_images)
+    np.save(oof, unseen)
+    np.save(test, predict(model, np.load(test_images, mmap_mode="r")))
+    _save_network(network, weights)
     _write_history(history, state.history)
     loss, accuracy = _score(unseen, unseen_labels)
     print(f"{title}: accuracy {accuracy:.5f} on {len(unseen):,} held-out rows")
@@ -222,30 +213,23 @@ def _feed(images: NDArray[np.uint8], labels: NDArray[np.uint8], batch_size: int,
     return batches
 
 
-def _fit_epoch(model: Any, batches: Any, steps: int, bar: Any) -> dict[str, float]:
-    """Train for one epoch; return its mean loss and accuracy."""
+def _fit_epoch(
+    model: Any, batches: Any, steps: int, bar: TrainingBar
+) -> tuple[dict[str, float], list[NDArray[Any]]]:
+    """Train for one epoch; return its mean loss and accuracy, and the weights.
+
+    `fit` ends by replacing the weights with their averages, if there are any: the model is left
+    with those. The next epoch has to continue from the weights themselves.
+    """
     from pipeline.backend import keras
 
-    # `fit` ends by replacing the weights with their averages. The next epoch has to continue from
-    # the weights themselves, so they are saved just before that, and restored.
     weights: list[NDArray[Any]] = []
-    save = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: weights.extend(model.get_weights())
+    callback = keras.callbacks.LambdaCallback(
+        on_train_batch_end=bar.on_train_batch_end,
+        on_epoch_end=lambda epoch, logs: weights.extend(model.get_weights()),
     )
-    history = model.fit(batches, steps_per_epoch=steps, verbose=0, callbacks=[bar, save]).history
-    model.set_weights(weights)
-    return {name: values[0] for name, values in history.items()}
-
-
-@contextmanager
-def _averaged_weights(model: Any) -> Iterator[None]:
-    """Within the block, the model has the averages of its weights, if there are any."""
-    current = model.get_weights()
-    model.optimizer.finalize_variable_values(model.trainable_variables)
-    try:
-        yield
-    finally:
-        model.set_weights(current)
+    fitted = model.fit(batches, steps_per_epoch=steps, verbose=0, callbacks=[callback])
+    return {name: values[0] for name, values in fitted.history.items()}, weights
 
 
 def _score(probabilities: NDArray[np.float32], labels: NDArray[np.uint8]) -> tuple[float, float]:
@@ -274,8 +258,7 @@ def _save_network(network: Any, path: Path) -> None:
         for name in sorted(source.namelist()):
             content = source.read(name)
             if name == "metadata.json":
-                dateless = json.loads(content) | {"date_saved": "1980-01-01@00:00:00"}
-                content = json.dumps(dateless).encode()
+                content = re.sub(rb"\d{4}-\d\d-\d\d@[\d:]{8}", b"1980-01-01@00:00:00", content)
             elif name == "config.json":
                 # Addresses in memory, by which Keras recognises shared objects; there are none.
                 content = re.sub(rb', "shared_object_id": \d+', b"", content)
@@ -284,8 +267,7 @@ def _save_network(network: Any, path: Path) -> None:
 
 
 def _write_history(path: Path, history: list[dict[str, float]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, history[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    path.write_text(text.getvalue(), encoding="ascii")
+    with path.open("w", encoding="ascii", newline="") as file:
+        writer = csv.DictWriter(file, history[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)

@@ -5,8 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Any
@@ -18,45 +17,36 @@ from pipeline.errors import ExternalError
 
 def train_here(folds: list[Task], tasks: list[Task], force: bool, jobs: int) -> None:
     """Train folds on this machine (see `engines.train_folds`)."""
-    if jobs > 1 and len(folds) > 1:
-        _in_parallel(folds, tasks, force, jobs)
-    else:
-        _one_by_one(folds, tasks, force, jobs)
-
-
-def title(task: Task) -> str:
-    """What the lines about a fold begin with."""
-    return task.name.removeprefix("train ")
-
-
-def _one_by_one(folds: list[Task], tasks: list[Task], force: bool, jobs: int) -> None:
-    for position, task in enumerate(folds):
-        alike = sum(other.params["params"] == task.params["params"] for other in folds[position:])
-        work = partial(task.work, title=title(task), jobs=jobs, folds=alike)
-        artifacts.run(task, tasks, force, work)
-
-
-def _in_parallel(folds: list[Task], tasks: list[Task], force: bool, jobs: int) -> None:
-    """Processes that each import TensorFlow once and train fold after fold."""
+    if jobs == 1 or len(folds) == 1:
+        return _one_by_one(folds, tasks, force, jobs)
+    # Processes that each import TensorFlow once and train fold after fold.
     spawn = multiprocessing.get_context("spawn")
     count = min(jobs, len(folds))
     with ProcessPoolExecutor(count, spawn, initializer=_follow_the_parent) as pool:
         futures = [pool.submit(_one_by_one, [task], tasks, force, jobs) for task in folds]
         try:
-            await_all(futures)
+            return await_all(futures)
         except BrokenProcessPool as error:
             raise ExternalError(
                 "a training process was killed, perhaps because memory ran out (lower --jobs); "
                 "run the same command again to continue from here"
             ) from error
         except KeyboardInterrupt:
-            _stop(pool)
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in multiprocessing.active_children():
+                child.terminate()
             raise
 
 
-def await_all(futures: Iterable["Future[Any]"]) -> None:
+def _one_by_one(folds: list[Task], tasks: list[Task], force: bool, jobs: int) -> None:
+    for position, task in enumerate(folds):
+        alike = sum(other.params["params"] == task.params["params"] for other in folds[position:])
+        title = task.name.removeprefix("train ")
+        artifacts.run(task, tasks, force, partial(task.work, title=title, jobs=jobs, folds=alike))
+
+
+def await_all(futures: list["Future[Any]"]) -> None:
     """Wait for all folds, even if one fails; then raise the first error and print the others."""
-    futures = list(futures)
     wait(futures)
     errors = [error for future in futures if (error := future.exception())]
     for error in errors[1:]:
@@ -64,13 +54,6 @@ def await_all(futures: Iterable["Future[Any]"]) -> None:
             print(f"digits: {error}", file=sys.stderr)
     if errors:
         raise errors[0]
-
-
-def _stop(pool: Executor) -> None:
-    """Start nothing more, and end the processes that are running."""
-    pool.shutdown(wait=False, cancel_futures=True)
-    for child in multiprocessing.active_children():
-        child.terminate()
 
 
 def _follow_the_parent() -> None:

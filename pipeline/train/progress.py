@@ -1,19 +1,39 @@
-"""Progress of a fold: a bar on a terminal, a line per epoch everywhere."""
+"""Progress of folds: bars on a terminal, a line per epoch everywhere."""
 
 import multiprocessing
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
+from rich import progress
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from pipeline.backend import keras
+from pipeline.artifacts import Task
 
 # Seconds of steps after which the run's duration is forecast.
 FORECAST_SECONDS = 2.0
 
 
-class TrainingBar(keras.callbacks.Callback):
+class _Bars(progress.Progress):
+    """Bars on a terminal, and lines above them."""
+
+    def __init__(
+        self, *columns: progress.ProgressColumn, hidden: bool = False, transient: bool
+    ) -> None:
+        console = Console()
+        super().__init__(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            *columns,
+            console=console,
+            disable=hidden or not console.is_terminal,
+            transient=transient,
+        )
+        self.print = partial(console.print, highlight=False, soft_wrap=True)
+
+
+class TrainingBar(_Bars):
     """Shows epoch, loss, accuracy and the time left while its `with` block runs.
 
     Args:
@@ -25,38 +45,27 @@ class TrainingBar(keras.callbacks.Callback):
     """
 
     def __init__(self, title: str, epochs: int, steps: int, done: int, folds: int = 1) -> None:
-        super().__init__()
-        self.title, self.epochs, self.steps, self.epoch = title, epochs, steps, done
-        self.console = Console()
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-            console=self.console,
-            # The bars of folds in parallel would overwrite each other.
-            disable=not self.console.is_terminal or multiprocessing.parent_process() is not None,
+        # The bars of folds in parallel would overwrite each other.
+        parallel = multiprocessing.parent_process() is not None
+        super().__init__(
+            progress.TaskProgressColumn(),
+            progress.TimeRemainingColumn(),
+            hidden=parallel,
             transient=True,
         )
-        self.task = self.bar.add_task(title, total=epochs * steps, completed=done * steps)
+        self.title, self.epochs, self.steps, self.epoch = title, epochs, steps, done
+        self.bar = self.add_task(title, total=epochs * steps, completed=done * steps)
         self.began, self.first = time.monotonic(), done
         self.folds, self.measured_from = folds, (0.0, 0)
         self.forecast_due = True
-
-    def __enter__(self) -> "TrainingBar":
-        self.bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.bar.stop()
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
         """Move the bar; Keras calls this whenever the graph returns to Python."""
         logs = logs or {}
         completed = self.epoch * self.steps + batch + 1
         self._forecast(completed)
-        self.bar.update(
-            self.task,
+        self.update(
+            self.bar,
             completed=completed,
             description=(
                 f"{self.title}, epoch {self.epoch + 1}/{self.epochs}, "
@@ -73,7 +82,7 @@ class TrainingBar(keras.callbacks.Callback):
             self.forecast_due = False
             fold = (now - since) / (completed - first) * self.steps * self.epochs
             folds = f", {_duration(fold * self.folds)} for {self.folds} folds" * (self.folds > 1)
-            self._print(
+            self.print(
                 f"{self.title}: about {_duration(fold)} for {self.epochs} epochs{folds} on this "
                 f"machine, measured over {completed - first} steps"
             )
@@ -83,15 +92,39 @@ class TrainingBar(keras.callbacks.Callback):
         self.epoch = int(row["epoch"])
         spent = time.monotonic() - self.began
         left = spent / (self.epoch - self.first) * (self.epochs - self.epoch)
-        self._print(
-            f"{self.title}, epoch {self.epoch}/{self.epochs}: "
-            f"loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}, "
-            f"held out: loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.4f}; "
-            f"{left:.0f} s left"
-        )
+        self.print(f"{self.title}, {_epoch(row, self.epochs)}; {left:.0f} s left")
 
-    def _print(self, line: str) -> None:
-        self.console.print(line, highlight=False, soft_wrap=True)
+
+class Board(_Bars):
+    """Where each fold is trained and how far it is: a bar each, or a line per epoch."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.fields[where]}"),
+            transient=False,
+        )
+        self.bars: dict[str, Any] = {}
+
+    def show(self, task: Task, history: Sequence[Mapping[str, float]], where: Any) -> None:
+        """Update a fold's line."""
+        name, epochs = task.name, task.params["params"].epochs
+        gpus = ", ".join(f"GPU {gpu}" for gpu in where["gpus"]) or "CPU"
+        place = f"{where['node']} ({where['ray_node'][:8]}), {gpus}"
+        if name not in self.bars:
+            self.bars[name] = self.add_task(name, total=epochs, where=place)
+        self.update(self.bars[name], completed=len(history), where=place)
+        if self.disable:
+            state = f", {_epoch(history[-1], epochs)}" if history else ": started"
+            self.print(f"{name} on {place}{state}")
+
+
+def _epoch(row: Mapping[str, float], epochs: int) -> str:
+    """A row of the history, in words."""
+    return (
+        f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}, "
+        f"held out: loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.4f}"
+    )
 
 
 def _duration(seconds: float) -> str:
