@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline import artifacts, code, stages
+from pipeline import artifacts, cli, code, stages
 from pipeline.artifacts import Task, Work
 
 PACKAGE = Path(stages.__file__).parent
@@ -100,7 +100,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(files)}
 
 
-def fake_training(reads: Mapping[str, Any], writes: Mapping[str, Path], fold: int) -> dict[str, Any]:
+def fake_training(
+    reads: Mapping[str, Any], writes: Mapping[str, Path], fold: int
+) -> dict[str, Any]:
     """Write the files that train writes, in a moment: probabilities that favour the right label."""
     labels = np.load(reads["train_labels"])[np.load(reads["fold_ids"]) == fold]
     _, test_labels = digit_images(len(np.load(reads["test_images"])))
@@ -197,6 +199,29 @@ def run_digits(
     )
 
 
+def fake_environment(project: Path) -> str:
+    """Give a project a Makefile and an environment that looks installed; returns its VENV.
+
+    The environment's Python is the one that runs the tests.
+    """
+    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+        shutil.copy(PACKAGE.parent / name, project)
+    stamp = subprocess.run(
+        "echo .installed-$(cat requirements.lock pyproject.toml | cksum | tr ' ' '-')",
+        shell=True,
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    python = project / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    (project / "venv" / stamp).touch()
+    return "venv"
+
+
 def little_project(home: Path) -> Path:
     """A project of its own with tiny digits, split in two folds."""
     project = home / "project"
@@ -268,8 +293,13 @@ def little_copy(little: Path, tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _code_is_read_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process reads the code once; tests edit it."""
-    for name in ("_fingerprints", "_parse"):
-        monkeypatch.setattr(code, name, getattr(code, name).__wrapped__)
+    uncached = code._fingerprints.__wrapped__
+
+    def reread(entries: tuple[str, ...], root: Path) -> tuple[tuple[str, str], ...]:
+        code._parse.cache_clear()
+        return uncached(entries, root)
+
+    monkeypatch.setattr(code, "_fingerprints", reread)
 
 
 @pytest.fixture
@@ -286,6 +316,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "data").mkdir()
     (folder / "submissions").mkdir()
     monkeypatch.setattr(stages, "ROOT", folder)
+    for module in (stages, cli):
+        monkeypatch.setattr(module, "LEDGER", folder / "submissions" / "ledger.csv")
     monkeypatch.chdir(folder)
     return folder
 

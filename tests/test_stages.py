@@ -1,185 +1,145 @@
-"""stages.py: the graph holds together, and no module that a stage uses is forgotten in it."""
+"""stages.py: the graph is consistent, a change concerns the right stages, and one can be added."""
 
 import ast
-import zipfile
+import graphlib
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import FrameType
 
 import pytest
-from conftest import PACKAGE, build, write_digits
+from conftest import PACKAGE, build, fake_environment, run_digits, write_digits
 
-from pipeline import config, stages
-from pipeline.artifacts import Step, code_fingerprint, staleness
-from pipeline.errors import UserError
-from pipeline.sources import NAMED, SOURCES
+from pipeline import artifacts, code, config, download, stages
+from pipeline.artifacts import Task, staleness
+from pipeline.config import Preset
+from pipeline.stages import STAGES, Graph
 
-# Modules whose code is no part of what a stage computes: a change of them makes nothing stale.
-INFRASTRUCTURE = {
-    "artifacts": "writes the files of all stages; the bytes are those that the stage gave",
-    "backend": "imports Keras",
-    "config": "its values reach a stage as parameters, and those are recorded one by one",
-    "errors": "two exceptions",
-    "kaggle_client": "moves the competition's files; how it does so changes none of their bytes",
-    "progress": "what is shown of a training",
-    "share": "where a training runs, which changes no number of it",
-    "sources": "the table of sources; the one that is used is recorded as a parameter",
-    "stages": "the graph itself; what it hands to a stage is recorded in the manifest",
-}
+ONCE = [stage.name for stage in STAGES if not stage.per_fold]
 
 
 @pytest.fixture(autouse=True)
 def _root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All paths of the steps begin with tmp_path."""
+    """All paths of the tasks are below tmp_path."""
     monkeypatch.setattr(stages, "ROOT", tmp_path)
 
 
-def preset(name: str, text: str, folder: Path) -> config.Config:
+def preset(name: str, text: str, folder: Path) -> Preset:
     path = folder / f"{name}.toml"
     path.write_text(text)
     return config.load(str(path))
 
 
-def all_graphs(folder: Path) -> list[list[Step]]:
-    """The steps of every source with every preset."""
-    tiny = write_digits(folder / "tiny")
-    words = [*NAMED, str(tiny)]
-    return [
-        stages.steps(stages.dataset(word), config.load(name))
-        for word in words
-        for name in config.preset_names()
-    ]
+def sample(chosen: Preset) -> Graph:
+    """The graph of a preset on the sample."""
+    return stages.graph(download.dataset("sample"), chosen)
 
 
-# --- what DATASET= may be ------------------------------------------------------------------------
+def written(task: Task) -> list[Path]:
+    """Every file that a task writes, its manifest included."""
+    return [*task.writes.values(), task.manifest]
 
 
-@pytest.mark.parametrize("word", NAMED)
-def test_built_in_datasets(word: str) -> None:
-    assert stages.dataset(word) == stages.Dataset(word, word)
-
-
-def test_a_folder_is_a_dataset(tiny_folder: Path) -> None:
-    assert stages.dataset(str(tiny_folder)) == stages.Dataset("tiny", "local", tiny_folder)
-    assert stages.dataset(f"{tiny_folder}/").name == "tiny"
-
-
-def test_a_zip_is_a_dataset(tmp_path: Path) -> None:
-    path = tmp_path / "my-digits_2.zip"
-    with zipfile.ZipFile(path, "w"):
-        pass
-    assert stages.dataset(str(path)) == stages.Dataset("my-digits_2", "local", path)
-
-
-def test_a_folder_beside_the_user_is_a_dataset(
-    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tiny_folder)
-    assert stages.dataset(".").name == "tiny"
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("absent", "there is no dataset"),
-        ("sample", "rename it; sample is the name of a dataset that is built in"),
-        ("my digits", "use only letters, digits, - and _"),
-        ("a.b", "use only letters, digits, - and _"),
-        ("zähl", "use only letters, digits, - and _"),
-    ],
-)
-def test_names_that_are_no_datasets(tmp_path: Path, name: str, said: str) -> None:
-    if name != "absent":
-        (tmp_path / name).mkdir()
-    with pytest.raises(UserError, match=said):
-        stages.dataset(str(tmp_path / name))
-
-
-def test_an_unknown_word_is_told_what_there_is() -> None:
-    with pytest.raises(UserError, match="give one of kaggle, sample, mnist, fashion, or the path"):
-        stages.dataset("keggle")
+@pytest.fixture
+def graphs(tmp_path: Path) -> list[Graph]:
+    """The graphs of every source with every preset."""
+    words = [*download.NAMED, str(write_digits(tmp_path / "tiny"))]
+    return [stages.load(word, name) for word in words for name in config.preset_names()]
 
 
 # --- the graph -----------------------------------------------------------------------------------
 
 
-def test_every_input_is_made_by_an_earlier_step(tmp_path: Path) -> None:
-    for steps in all_graphs(tmp_path):
+def test_every_input_is_written_by_an_earlier_task(graphs: list[Graph]) -> None:
+    for graph in graphs:
         made: set[Path] = set()
-        for step in steps:
-            if step.stage != "download":
-                assert set(step.inputs) <= made, step.name
-            made.update((*step.outputs, step.manifest))
+        for task in graph.tasks:
+            if task.stage != "download":
+                assert set(task.inputs) <= made, task.name
+            made.update(written(task))
 
 
-def test_no_file_is_made_twice(tmp_path: Path) -> None:
-    for steps in all_graphs(tmp_path):
-        made = [path for step in steps for path in (*step.outputs, step.manifest)]
+def test_no_file_is_written_twice(graphs: list[Graph]) -> None:
+    for graph in graphs:
+        made = [path for task in graph.tasks for path in written(task)]
         assert len(made) == len(set(made))
-        assert len({step.name for step in steps}) == len(steps)
+        assert len({task.name for task in graph.tasks}) == len(graph.tasks)
 
 
-def test_outputs_lie_beside_their_manifest_and_below_the_root(tmp_path: Path) -> None:
-    for steps in all_graphs(tmp_path):
-        for step in steps:
-            assert {path.parent for path in step.outputs} == {step.manifest.parent}
-            assert step.manifest.is_relative_to(tmp_path)
+def test_files_are_beside_their_manifest_and_below_the_root(
+    graphs: list[Graph], tmp_path: Path
+) -> None:
+    for graph in graphs:
+        for task in graph.tasks:
+            assert {path.parent for path in written(task)} == {task.folder}
+            assert task.folder.is_relative_to(tmp_path)
 
 
-def test_there_is_a_training_for_each_fold(tmp_path: Path) -> None:
-    settings = preset("four", "[split]\nfolds = 4", tmp_path)
-    steps = stages.steps(stages.dataset("sample"), settings)
-    assert [step.name for step in steps] == [
-        *("download", "preprocess", "split"),
-        *("train fold 0", "train fold 1", "train fold 2", "train fold 3"),
-        *("ensemble", "write", "report"),
+def test_a_stage_runs_once_or_for_each_fold(tmp_path: Path) -> None:
+    graph = sample(preset("four", "[split]\nfolds = 4", tmp_path))
+    assert [task.name for task in graph.all("train")] == [f"train fold {i}" for i in range(4)]
+    assert {stage: graph.task(stage).name for stage in ONCE} == {stage: stage for stage in ONCE}
+    assert {task.stage for task in graph.tasks} == {stage.name for stage in STAGES}
+    assert graph.up_to("split") == [graph.task(s) for s in ("download", "preprocess", "split")]
+    assert graph.up_to("train") == [*graph.up_to("split"), *graph.all("train")]
+    submission = graph.task("write").writes["submission"]
+    assert submission == tmp_path / "submissions" / "sample-four.csv"
+
+
+def test_members_are_trained_where_they_would_be_on_their_own() -> None:
+    best = sample(config.load("best"))
+    names = ["best-strided", "best-halved", "best-fine"]
+    assert len(best.all("train")) == 15
+    assert [task.name for task in best.all("train") if task.params["fold"] == 0] == [
+        f"train {name} fold 0" for name in names
     ]
-    assert steps[-2].outputs == (tmp_path / "submissions" / "sample-four.csv",)
+    for name in names:
+        alone = sample(config.load(name)).all("train")
+        members = [task for task in best.all("train") if task.folder.parent.name == name]
+        assert [replace(task, name="") for task in members] == [
+            replace(task, name="") for task in alone
+        ]
+    oof = best.task("ensemble").reads["fold_oof"]
+    assert isinstance(oof, Mapping)
+    assert list(oof) == names
+    assert set(artifacts._flat(oof)) == {task.writes["oof"] for task in best.all("train")}
 
 
-def test_members_are_trained_where_they_would_be_on_their_own(tmp_path: Path) -> None:
-    data = stages.dataset("sample")
-    steps = stages.steps(data, config.load("best"))
-    trainings = [step for step in steps if step.stage == "train"]
-    assert len(trainings) == 15
-    assert trainings[5].name == "train best-halved fold 0"
-    alone = [s for s in stages.steps(data, config.load("best-halved")) if s.stage == "train"]
-    for one, other in zip(trainings[5:10], alone, strict=True):
-        assert replace(one, name="") == replace(other, name="")
-    ensemble = next(step for step in steps if step.stage == "ensemble")
-    assert {path for step in trainings for path in step.outputs[-2:]} < set(ensemble.inputs)
-    assert list(stages.folders(steps)) == ["best-strided", "best-halved", "best-fine"]
+def test_a_sweep_names_its_folds_after_the_variant() -> None:
+    variant = config.variant(config.load("fast"), "sweeps/widths/width=8", {"width": 8})
+    assert [task.name for task in sample(variant).all("train")] == ["train width=8 fold 0"]
 
 
-def test_only_sources_that_know_the_answers_leave_a_solution(tmp_path: Path) -> None:
-    for word, known in [("sample", True), ("mnist", True), ("fashion", True), ("kaggle", False)]:
-        download = stages.steps(stages.dataset(word), config.load("fast"))[0]
-        assert ("solution.csv" in {path.name for path in download.outputs}) == known
+def test_only_sources_with_public_labels_have_a_solution() -> None:
+    for word, public in [("sample", True), ("mnist", True), ("fashion", True), ("kaggle", False)]:
+        graph = stages.load(word, "fast")
+        assert ("solution" in graph.task("download").writes) == public
+        assert ("solution" in graph.task("report").reads) == public
 
 
-def test_only_the_report_of_what_is_done_reads_the_solution(tmp_path: Path) -> None:
-    for steps in all_graphs(tmp_path):
-        assert steps[-1].stage == "report"
-        for step in steps[:-1]:
-            assert not set(steps[-1].outputs) & set(step.inputs)
-            assert "solution.csv" not in {path.name for path in step.inputs}
+def test_only_the_report_reads_the_solution_and_nothing_reads_the_report(
+    graphs: list[Graph],
+) -> None:
+    for graph in graphs:
+        solution = graph.task("download").writes.get("solution")
+        report = graph.task("report")
+        for task in graph.tasks:
+            assert not set(written(report)) & set(task.inputs)
+            if task is not report:
+                assert solution not in task.inputs
 
 
-def split_and_train(steps: list[Step]) -> tuple[Path, Path]:
-    split = next(step for step in steps if step.stage == "split")
-    train = next(step for step in steps if step.stage == "train")
-    return split.outputs[0], train.outputs[0]
-
-
-def test_presets_that_divide_alike_share_one_draw(tmp_path: Path) -> None:
-    data = stages.dataset("sample")
-    one = preset("one", "[split]\nfolds = 3", tmp_path)
-    two = preset("two", "[split]\nfolds = 3\nholdout = 0.5\n[train]\nepochs = 1", tmp_path)
-    folds, fold_0 = split_and_train(stages.steps(data, one))
-    other_folds, other_fold_0 = split_and_train(stages.steps(data, two))
-    assert folds == other_folds
-    assert fold_0 != other_fold_0
-    splits = [stages.steps(data, settings)[2] for settings in (one, two)]
-    assert splits[0] == splits[1], "or each would call the other's draw stale"
+def test_presets_that_split_alike_share_one_split(tmp_path: Path) -> None:
+    one = sample(preset("one", "[split]\nfolds = 3", tmp_path))
+    text = "[split]\nfolds = 3\nholdout = 0.5\n[train]\nepochs = 1"
+    two = sample(preset("two", text, tmp_path))
+    assert one.task("split") == two.task("split"), "or each would call the other's split stale"
+    folders = [{task.folder for task in graph.all("train")} for graph in (one, two)]
+    assert folders[0].isdisjoint(folders[1])
 
 
 @pytest.mark.parametrize(
@@ -190,42 +150,36 @@ def test_presets_that_divide_alike_share_one_draw(tmp_path: Path) -> None:
         ("folds = 1\nholdout = 0.1", "folds = 1\nholdout = 0.2"),
     ],
 )
-def test_presets_that_divide_otherwise_share_nothing(tmp_path: Path, one: str, other: str) -> None:
-    data = stages.dataset("sample")
-    places = {
-        split_and_train(stages.steps(data, preset(name, f"[split]\n{text}", tmp_path)))[0]
+def test_presets_that_split_differently_share_nothing(tmp_path: Path, one: str, other: str) -> None:
+    folders = {
+        sample(preset(name, f"[split]\n{text}", tmp_path)).task("split").folder
         for name, text in (("one", one), ("other", other))
     }
-    assert len(places) == 2
+    assert len(folders) == 2
 
 
 def test_a_trial_shares_no_file_with_the_real_run(tmp_path: Path) -> None:
-    data, settings = stages.dataset("sample"), config.load("demo")
-    real = stages.steps(data, settings)
-    trial = stages.steps(data, config.trial(settings, 1, None))
+    demo = config.load("demo")
     scratch = tmp_path / "data" / "sample" / "scratch"
-    for step in trial:
-        if step.stage == "train":
-            assert all(path.is_relative_to(scratch) for path in (*step.outputs, step.manifest))
-    for step in real:
-        assert not any(path.is_relative_to(scratch) for path in (*step.outputs, step.manifest))
+    for task in sample(config.trial(demo, epochs=1)).all("train"):
+        assert all(path.is_relative_to(scratch) for path in written(task))
+    for task in sample(demo).tasks:
+        assert not any(path.is_relative_to(scratch) for path in written(task))
+
+
+def test_the_command_that_makes_a_graph_can_be_typed(tmp_path: Path) -> None:
+    assert stages.load("kaggle", "default").command("submit", tmp_path) == "make submit"
+    fast = stages.load("sample", "fast")
+    assert fast.command("submission", tmp_path) == "make submission DATASET=sample CONFIG=fast"
+    elsewhere = fast.command("submission", Path("/"))
+    assert elsewhere == f"make -C {tmp_path} submission DATASET=sample CONFIG=fast"
+    digits, mine = write_digits(tmp_path / "tiny"), preset("mine", "", tmp_path / "tiny")
+    graph = stages.graph(download.dataset(str(digits)), mine)
+    assert graph.command("write", tmp_path) == "make write DATASET=tiny CONFIG=tiny/mine.toml"
+    assert f"DATASET={digits} CONFIG={digits}/mine.toml" in graph.command("write", Path("/"))
 
 
 # --- what makes which stage stale ----------------------------------------------------------------
-
-
-def changed_stages(folder: Path, text: str) -> set[str]:
-    """The stages whose own parameters or code entries a preset changes, against the defaults."""
-    data = stages.dataset("sample")
-    (folder / "a").mkdir()
-    (folder / "b").mkdir()
-    before = stages.steps(data, preset("p", "", folder / "a"))
-    after = stages.steps(data, preset("p", text, folder / "b"))
-    return {
-        old.stage
-        for old, new in zip(before, after, strict=True)
-        if (old.params, old.code) != (new.params, new.code)
-    }
 
 
 @pytest.mark.parametrize(
@@ -238,140 +192,246 @@ def changed_stages(folder: Path, text: str) -> set[str]:
     ],
 )
 def test_a_parameter_concerns_its_own_stage_only(tmp_path: Path, text: str, stage: str) -> None:
-    assert changed_stages(tmp_path, text) == {stage}
+    before = sample(preset("p", "", tmp_path))
+    after = sample(preset("p", text, tmp_path))
+    assert {
+        old.stage
+        for old, new in zip(before.tasks, after.tasks, strict=True)
+        if (old.params, old.code) != (new.params, new.code)
+    } == {stage}
 
 
-def test_a_changed_training_parameter_trains_again_and_divides_nothing_again(
+def stale(graph: Graph) -> list[str]:
+    """The names of the tasks that are due."""
+    return [name for name, reason in staleness(graph.tasks).items() if reason is not None]
+
+
+def from_stage(graph: Graph, first: str | None) -> list[str]:
+    """The names of the tasks of a stage and of those after it."""
+    names = [task.name for task in graph.tasks]
+    return names[names.index(graph.all(first)[0].name) :] if first else []
+
+
+def test_a_changed_training_parameter_trains_again_and_keeps_the_split(
     project: Path, tiny_folder: Path
 ) -> None:
     (project / "mine.toml").write_text("[split]\nfolds = 2\n[train]\nepochs = 2\n")
-    assert set(staleness(build(str(tiny_folder), "mine.toml")).values()) == {None}
+    assert stale(build(str(tiny_folder), "mine.toml")) == []
     (project / "mine.toml").write_text("[split]\nfolds = 2\n[train]\nepochs = 3\n")
-    steps = stages.steps(stages.dataset(str(tiny_folder)), config.load("mine.toml"))
-    reasons = staleness(steps)
-    assert [name for name, reason in reasons.items() if reason is None] == [
-        *("download", "preprocess", "split")
-    ]
-    assert reasons["train fold 0"] == "parameter train.epochs was 2 and is 3"
-    assert "oof.npy is to be made again" in str(reasons["ensemble"])
+    graph = stages.load(str(tiny_folder), "mine.toml")
+    assert stale(graph) == from_stage(graph, "train")
+    reasons = staleness(graph.tasks)
+    assert reasons["train fold 0"] == "parameter train.epochs was 2 and is now 3"
+    assert str(reasons["ensemble"]).endswith("oof.npy will be rebuilt")
+
+
+# --- the code of a stage -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def built(project: Path, tiny_folder: Path) -> Graph:
+    """Every stage of the preset sprint, done in the project."""
+    return build(str(tiny_folder))
 
 
 @pytest.mark.parametrize(
     ("module", "first"),
     [
-        ("csvs.py", None),
+        ("download/local.py", "download"),
+        ("download/sample.py", None),
+        ("csvs.py", "download"),
+        ("preprocess.py", "preprocess"),
         ("split.py", "split"),
-        ("augment.py", "train fold 0"),
+        ("train/fold.py", "train"),
+        ("train/augment.py", "train"),
+        ("train/schedule.py", "train"),
         ("ensemble.py", "ensemble"),
         ("write.py", "write"),
-        ("pictures.py", "report"),
+        ("report/page.py", "report"),
+        ("report/pictures.py", "report"),
+        ("artifacts.py", None),
         ("config.py", None),
         ("cli.py", None),
+        ("stages.py", None),
+        ("train/engines.py", None),
+        ("bench/sweep.py", None),
     ],
 )
 def test_changed_code_concerns_its_stage_and_those_after_it(
-    project: Path, tiny_folder: Path, module: str, first: str | None
+    built: Graph, project: Path, module: str, first: str | None
 ) -> None:
-    steps = build(str(tiny_folder))
     path = project / "pipeline" / module
     path.write_text(path.read_text() + "\n# A comment.\n")
-    assert set(staleness(steps).values()) == {None}
-    path.write_text(path.read_text() + "\nNEW = 1\n")
-    reasons = staleness(steps)
-    stale = [name for name, reason in reasons.items() if reason is not None]
-    after = [] if first is None else list(reasons)[list(reasons).index(first) :]
-    # The page does not show the CSV.
-    assert stale == (["write"] if first == "write" else after)
+    assert stale(built) == []
+    # A statement that is run on import, which may change anything in its module.
+    path.write_text(path.read_text() + "\nid(0)\n")
+    assert stale(built) == from_stage(built, first)
+
+
+@pytest.mark.parametrize(("network", "first"), [("strided", "train"), ("fine", None)])
+def test_a_network_concerns_the_presets_that_train_it(
+    built: Graph, project: Path, network: str, first: str | None
+) -> None:
+    path = project / "pipeline" / "train" / "networks.py"
+    before, definition, body = path.read_text().partition(f"\ndef {network}(")
+    path.write_text(before + definition + body.replace("keras.Input((28, 28, 1))", "None", 1))
+    assert stale(built) == from_stage(built, first)
+
+
+def test_every_byte_of_the_page_counts(built: Graph, project: Path) -> None:
+    template = project / "pipeline" / "report" / "page.html"
+    template.write_text(template.read_text() + "\n")
+    assert stale(built) == ["report"]
+    assert "report/page.html" in str(staleness(built.tasks)["report"])
 
 
 def test_a_new_entry_in_the_ledger_concerns_the_report_only(
+    built: Graph, project: Path, tiny_folder: Path
+) -> None:
+    (project / "submissions" / "ledger.csv").write_text("submitted_at\n")
+    assert stale(stages.load(str(tiny_folder), "sprint")) == ["report"]
+
+
+def test_a_dataset_is_the_same_however_its_path_is_written(project: Path) -> None:
+    write_digits(project / "mine")
+    build("mine")
+    assert stale(stages.load(str(project / "mine"), "sprint")) == []
+
+
+@pytest.mark.slow
+def test_every_module_that_a_stage_executes_is_among_its_code(
     project: Path, tiny_folder: Path
 ) -> None:
-    build(str(tiny_folder))
-    (project / "submissions" / "ledger.csv").write_text("submitted_at\n")
-    steps = stages.steps(stages.dataset(str(tiny_folder)), config.load("sprint"))
-    assert [name for name, reason in staleness(steps).items() if reason] == ["report"]
+    """Run the real stages, record whose code is executed, and compare with the fingerprints."""
+    (project / "mine.toml").write_text(
+        "[split]\nfolds = 1\n[train]\nwidth = 4\nepochs = 1\nbatch_size = 16\n"
+    )
+    graph = stages.load(str(tiny_folder), "mine.toml")
+    # What only neutral modules use, such as memory.py, is neutral too.
+    neutral = set(code.NEUTRAL).union(*(imports(module_path(name)) for name in code.NEUTRAL))
+    for task in graph.tasks:
+        executed: set[str] = set()
+
+        def record(frame: FrameType, event: str, _: object, seen: set[str] = executed) -> None:
+            name, file = frame.f_code.co_name, frame.f_code.co_filename
+            # A module is imported once; whether that happens here depends on the tests before.
+            if name != "<module>" and file.startswith(f"{PACKAGE}/"):
+                seen.add(module_name(Path(file)))
+
+        def work(writes: Mapping[str, Path], task: Task = task, record: object = record) -> object:
+            sys.setprofile(record)  # type: ignore[arg-type]
+            try:
+                return task.work(writes)
+            finally:
+                sys.setprofile(None)
+
+        assert artifacts.run(task, graph.tasks, work=partial(work))  # type: ignore[arg-type]
+        found = {module_name(PACKAGE / file) for file in task.fingerprints()}
+        assert task.function.partition(":")[0] in found & executed
+        assert executed - neutral <= found, task.name
 
 
-def test_every_byte_of_the_page_counts(project: Path, tiny_folder: Path) -> None:
-    steps = build(str(tiny_folder))
-    template = project / "pipeline" / "report.html"
-    template.write_text(template.read_text() + "<!-- -->\n")
-    reasons = staleness(steps)
-    assert reasons.pop("report") == "the code of report.html has changed"
-    assert set(reasons.values()) == {None}
+# --- the package ---------------------------------------------------------------------------------
 
 
-def test_a_dataset_is_the_same_however_its_path_is_written(project: Path, tmp_path: Path) -> None:
-    write_digits(project / "mine")
-    steps = build("mine")
-    again = stages.steps(stages.dataset(str(project / "mine")), config.load("sprint"))
-    assert set(staleness(again).values()) == {None}
-    assert [step.name for step in again] == [step.name for step in steps]
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
 
 
-# --- no module is forgotten ----------------------------------------------------------------------
+def module_path(name: str) -> Path:
+    path = code._path(name, PACKAGE.parent)
+    assert path is not None
+    return path
 
 
-def imported_modules(path: Path) -> set[str]:
-    """The modules of the package that a module imports anywhere, as "csvs" or "sources/local"."""
+def imports(path: Path) -> set[str]:
+    """The modules of the package that a module imports anywhere, functions included."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            # "from pipeline.sources import local" may name a module, or a name within one.
-            inner = [f"{node.module}.{alias.name}" for alias in node.names]
-            modules = [name for name in inner if module_path(name) is not None]
-            names = modules if len(modules) == len(inner) else [node.module, *modules]
-        for name in names:
-            if name.startswith("pipeline.") and module_path(name) is not None:
-                found.add(name.removeprefix("pipeline.").replace(".", "/"))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "pipeline":
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if code._path(inner, PACKAGE.parent) else str(node.module))
     return found
 
 
-def module_path(name: str) -> Path | None:
-    """The file of a module of the package, "pipeline.sources.local"."""
-    place = PACKAGE.joinpath(*name.split(".")[1:])
-    candidates = (place.with_suffix(".py"), place / "__init__.py")
-    return next((path for path in candidates if path.is_file()), None)
+def test_no_module_imports_itself_through_others() -> None:
+    graph = {module_name(path): imports(path) for path in PACKAGE.rglob("*.py")}
+    order = list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
+    assert order.index("pipeline.csvs") < order.index("pipeline.preprocess")
+    assert order.index("pipeline.stages") < order.index("pipeline.cli")
 
 
-def test_the_modules_that_a_stage_imports_are_found() -> None:
-    assert "csvs" in imported_modules(PACKAGE / "preprocess.py")
-    assert {"augment", "networks", "schedule"} <= imported_modules(PACKAGE / "train.py")
-    assert "sources/mnist" in imported_modules(PACKAGE / "sources" / "fashion.py")
-    assert "sources" in imported_modules(PACKAGE / "download.py")
+# --- adding a stage ------------------------------------------------------------------------------
+
+COUNT = '''\
+"""Count the rows of each class."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 
-def test_every_module_that_a_stage_uses_is_among_its_code(tmp_path: Path) -> None:
-    forgotten = set()
-    for steps in all_graphs(tmp_path):
-        for step in steps:
-            files = {entry.partition(":")[0] for entry in step.code}
-            for file in files:
-                if not file.endswith(".py"):
-                    continue
-                for module in imported_modules(PACKAGE / file) - INFRASTRUCTURE.keys():
-                    if f"{module}.py" not in files:
-                        forgotten.add(f"{step.stage}: {file} imports {module}.py")
-    assert forgotten == set()
+def count(train_labels: Path, counts: Path) -> dict[str, Any]:
+    """Write how many rows each class has."""
+    rows = np.bincount(np.load(train_labels)).tolist()
+    counts.write_text(json.dumps(rows))
+    return {"classes": len(rows)}
+'''
+DECLARATION = """\
+    Stage(
+        name="count",
+        help="count the rows of each class.",
+        function="pipeline.count:count",
+        folder="data/{dataset.name}/counts",
+        reads={"train_labels": "preprocess.train_labels"},
+        writes={"counts": "counts.json"},
+    ),
+"""
+TARGET = "count: preprocess ; $(STAGE) ## count the rows of each class\n"
 
 
-def test_every_stage_has_its_own_module_among_its_code(tmp_path: Path) -> None:
-    for steps in all_graphs(tmp_path):
-        for step in steps:
-            assert f"{step.stage}.py" in step.code
-            for entry in step.code:
-                assert len(code_fingerprint(entry, PACKAGE)) == 64
+def add_count(project: Path) -> None:
+    """Add a stage: one module, one declaration, one line of the Makefile."""
+    (project / "pipeline" / "count.py").write_text(COUNT)
+    path = project / "pipeline" / "stages.py"
+    before, start, rest = path.read_text().partition("\nSTAGES = (\n")
+    declared, end, after = rest.partition("\n)\n")
+    path.write_text(f"{before}{start}{declared}\n{DECLARATION}{end.lstrip()}{after}")
+    makefile = project / "Makefile"
+    report = re.search(r"^report: .*\n", makefile.read_text(), re.MULTILINE)
+    assert report
+    makefile.write_text(makefile.read_text().replace(report[0], report[0] + TARGET))
 
 
-def test_every_source_has_its_own_module_among_its_code() -> None:
-    for name, source in SOURCES.items():
-        assert f"sources/{name}.py" in source.CODE
+@pytest.mark.slow
+def test_a_stage_is_added_with_a_module_a_declaration_and_a_target(
+    project: Path, tiny_folder: Path
+) -> None:
+    environment = fake_environment(project)
+    add_count(project)
+    choice = ["--dataset", str(tiny_folder), "--config", "sprint"]
+    for stage in ("download", "preprocess"):
+        assert run_digits(project, stage, *choice).returncode == 0
 
+    first = run_digits(project, "count", *choice)
+    assert first.returncode == 0, first.stderr
+    assert "count: missing; writing to data/tiny/counts/" in first.stdout
+    assert (project / "data/tiny/counts/counts.json").read_text() == str([8] * 10)
+    assert run_digits(project, "count", *choice).stdout == "count: fresh\n"
+    status = run_digits(project, "status", *choice).stdout
+    assert re.search(r"^count +fresh", status, re.MULTILINE)
+    module = project / "pipeline" / "count.py"
+    module.write_text(COUNT.replace("len(rows)", "len(rows) + 1"))
+    status = run_digits(project, "status", *choice).stdout
+    assert re.search(r"^count +stale .*count\.py", status, re.MULTILINE)
+    assert "count the rows" in run_digits(project, "--help").stdout
 
-def test_the_list_of_infrastructure_names_modules_that_exist() -> None:
-    for module in INFRASTRUCTURE:
-        assert module_path(f"pipeline.{module}") is not None
+    words = ["make", f"VENV={environment}", f"DATASET={tiny_folder}", "CONFIG=sprint"]
+    for target, expected in (("help", TARGET.partition("## ")[2]), ("count", "count: done in")):
+        done = subprocess.run([*words, target], cwd=project, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert expected in done.stdout
