@@ -16,6 +16,10 @@ PIXELS = tuple(f"pixel{i}" for i in range(784))
 BOM = b"\xef\xbb\xbf"
 PIECE = 1 << 25  # bytes that are parsed at a time
 LINE = 1 << 16  # bytes that the longest line may have; the competition's have less than 4,000
+# Of each kind of table: the columns, the highest value in each, and the type that holds them.
+TRAIN = (("label", *PIXELS), (CLASSES - 1, *[255] * 784), np.uint8)
+TEST = (PIXELS, (255,) * 784, np.uint8)
+LABELS = (("ImageId", "Label"), (2**53, CLASSES - 1), np.int64)
 
 
 def read_images(path: Path, labelled: bool) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
@@ -27,7 +31,7 @@ def read_images(path: Path, labelled: bool) -> tuple[NDArray[np.uint8], NDArray[
     Raises:
         UserError: header, a row or a value is wrong; the message names file, line and column.
     """
-    table = _read_numbers(path, *_shape_of_images(labelled), np.uint8)
+    table = _read_numbers(path, *(TRAIN if labelled else TEST))
     images = np.ascontiguousarray(table[:, -784:]).reshape(-1, 28, 28, 1)
     return images, table[:, 0].copy() if labelled else None
 
@@ -41,8 +45,7 @@ def read_labels(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     Raises:
         UserError: header, a row or a value is wrong; the message names file, line and column.
     """
-    highest = (2**53, CLASSES - 1)
-    table = _read_numbers(path, ("ImageId", "Label"), highest, np.int64)
+    table = _read_numbers(path, *LABELS)
     return table[:, 0], table[:, 1]
 
 
@@ -52,9 +55,8 @@ def check_dataset(train: Path, test: Path, sample_submission: Path) -> None:
     Raises:
         UserError: something is wrong with one, or they do not fit together.
     """
-    tables = _tables(train, *_shape_of_images(labelled=True), np.uint8)
-    labels = np.concatenate([table[:, 0].copy() for table in tables])
-    test_rows = sum(map(len, _tables(test, *_shape_of_images(labelled=False), np.uint8)))
+    labels = np.concatenate([table[:, 0].copy() for table in _tables(train, *TRAIN)])
+    test_rows = sum(map(len, _tables(test, *TEST)))
     ids, _ = read_labels(sample_submission)
     check_fit((train, test, sample_submission), labels, test_rows, ids)
 
@@ -62,7 +64,7 @@ def check_dataset(train: Path, test: Path, sample_submission: Path) -> None:
 def check_fit(
     paths: Sequence[Path], labels: NDArray[np.uint8], test_rows: int, ids: NDArray[np.int64]
 ) -> None:
-    """Check that what train.csv, test.csv and sample_submission.csv hold belongs together.
+    """Check that train.csv, test.csv and sample_submission.csv belong together.
 
     Args:
         paths: of the three, for messages.
@@ -77,19 +79,11 @@ def check_fit(
     absent = sorted(set(range(CLASSES)) - set(labels.tolist()))
     if absent:
         raise UserError(
-            f"{train}: no row is labelled {', '.join(map(str, absent))}; every class has to be "
-            "there"
+            f"{train}: no row is labelled {', '.join(map(str, absent))}; every class needs one"
         )
     if not test_rows:
-        raise UserError(f"{test}: there are no rows in it")
-    if len(ids) != test_rows:
-        raise UserError(f"{sample_submission}: {len(ids):,} rows, but {test} has {test_rows:,}")
-    wrong = np.flatnonzero(ids != np.arange(1, len(ids) + 1))
-    if len(wrong):
-        raise UserError(
-            f"{sample_submission}, line {wrong[0] + 2}, column ImageId: {ids[wrong[0]]} where "
-            f"{wrong[0] + 1} should stand: ids count up from 1, as the rows of {test.name} do"
-        )
+        raise UserError(f"{test}: it has no rows")
+    _check_ids(sample_submission, ids, np.arange(1, test_rows + 1), test)
 
 
 def check_submission(path: Path, sample: Path) -> int:
@@ -100,30 +94,35 @@ def check_submission(path: Path, sample: Path) -> int:
         sample: sample_submission.csv.
 
     Raises:
-        UserError: header, line ends, ids, their order, or a label are not as they have to be;
-            the message says where.
+        UserError: header, line ends, ids, their order, or a label are wrong; the message says
+            where.
     """
     ids, _ = read_labels(path)
     wanted, _ = read_labels(sample)
-    if len(ids) != len(wanted):
-        raise UserError(f"{path}: {len(ids):,} rows where {sample} has {len(wanted):,}")
-    wrong = np.flatnonzero(ids != wanted)
-    if len(wrong):
-        first = wrong[0]
-        raise UserError(
-            f"{path}, line {first + 2}, column ImageId: {ids[first]} where {wanted[first]} "
-            "should stand, as in the sample submission"
-        )
+    _check_ids(path, ids, wanted, sample)
     header, end = first_line(sample)
     content = path.read_bytes()
     if not content.startswith(header + end):
-        raise UserError(f"{path}, line 1: not byte for byte the first line of {sample}")
+        raise UserError(f"{path}, line 1: must be byte for byte the first line of {sample}")
     lines = content.split(end)
     if any(b"\r" in line or b"\n" in line for line in lines):
-        raise UserError(f"{path}: its lines do not end as those of {sample} do")
+        raise UserError(f"{path}: its lines end differently from those of {sample}")
     if len(lines) != len(ids) + 2 or lines[-1]:
-        raise UserError(f"{path}: there are empty lines in it, or its last line has no end")
+        raise UserError(f"{path}: it has empty lines, or its last line has no line end")
     return len(ids)
+
+
+def _check_ids(path: Path, ids: NDArray[np.int64], wanted: NDArray[np.int64], source: Path) -> None:
+    """Check the ids of a CSV against those that `source` prescribes."""
+    if len(ids) != len(wanted):
+        raise UserError(f"{path}: {len(ids):,} rows, but {source} has {len(wanted):,}")
+    wrong = np.flatnonzero(ids != wanted)
+    if len(wrong):
+        place = wrong[0]
+        raise UserError(
+            f"{path}, line {place + 2}, column ImageId: expected {wanted[place]}, found "
+            f"{ids[place]}; the ids must follow {source}"
+        )
 
 
 def first_line(path: Path) -> tuple[bytes, bytes]:
@@ -135,7 +134,7 @@ def first_line(path: Path) -> tuple[bytes, bytes]:
 
 
 def fault(path: Path) -> str | None:
-    """What is wrong with one of the competition's files, as its reader says it; None if nothing."""
+    """What is wrong with one of the competition's files; None if nothing is."""
     try:
         if path.name in ("train.csv", "test.csv"):
             read_images(path, labelled=path.name == "train.csv")
@@ -144,13 +143,6 @@ def fault(path: Path) -> str | None:
     except UserError as error:
         return str(error)
     return None
-
-
-def _shape_of_images(labelled: bool) -> tuple[Sequence[str], Sequence[int]]:
-    """The columns of train.csv (labelled) or test.csv, and the highest value in each."""
-    if labelled:
-        return ("label", *PIXELS), (CLASSES - 1, *[255] * 784)
-    return PIXELS, (255,) * 784
 
 
 def _read_numbers(
@@ -165,9 +157,9 @@ def _tables(
     """A table of whole numbers from 0 up to `highest` of each column, some rows at a time.
 
     Pandas' C parser does the work. It is lenient (3.0, 1e2 and rows that are all too long pass)
-    and gives every row as much memory as the longest, so two counts over the bytes stand before
-    it: no byte but digits, commas and line ends, and in each line exactly the commas that such a
-    table has. Only when something is wrong are the rows gone through one by one, to say where.
+    and gives every row as much memory as the longest, so two counts over the bytes come first: no
+    byte but digits, commas and line ends, and in each line exactly the commas that such a table
+    has. Only if something is wrong are the rows checked one by one, to say where.
     """
     try:
         file = path.open("rb")
@@ -223,15 +215,15 @@ def _check_header(path: Path, header: bytes, columns: Sequence[str]) -> None:
     twice = sorted({name for name in found if found.count(name) > 1})
     if len(missing) == len(columns):
         start = ",".join(columns[:3])
-        fault = f"the first line should begin with {start} and is {text[:60]!r}"
+        fault = f"the first line should begin with {start}, found {text[:60]!r}"
         if text.startswith((columns[0] + ";", columns[0] + "\t")):
             fault += "; put commas between the columns"
     elif missing or extra or twice:
-        faults = (("missing", missing), ("unknown", extra), ("there twice", twice))
-        fault = "; ".join(f"column {_few(names)} {is_}" for is_, names in faults if names)
+        faults = (("missing", missing), ("unknown", extra), ("duplicated", twice))
+        fault = "; ".join(f"column {_few(names)} {what}" for what, names in faults if names)
     else:
         place = next(i for i, name in enumerate(columns) if found[i] != name)
-        fault = f"column {found[place]} stands where {columns[place]} should"
+        fault = f"expected column {columns[place]}, found {found[place]}"
     raise UserError(f"{path}, line 1: {fault}")
 
 
@@ -245,27 +237,22 @@ def _first_fault(path: Path, columns: Sequence[str], highest: Sequence[int]) -> 
     """The first thing that is wrong in a table that did not pass, row by row."""
     with path.open("rb") as file:
         for line, raw in enumerate(iter(lambda: file.readline(LINE), b""), start=1):
-            if line > 1 and (error := _fault_of(path, line, raw, columns, highest)):
-                return error
+            if line > 1 and (wrong := _fault_of(raw, columns, highest)):
+                return UserError(f"{path}, line {line}{wrong}")
     return UserError(f"{path}: cannot be read as a table of {len(columns)} columns of numbers")
 
 
-def _fault_of(
-    path: Path, line: int, raw: bytes, columns: Sequence[str], highest: Sequence[int]
-) -> UserError | None:
-    """What is wrong with one line, if anything."""
+def _fault_of(raw: bytes, columns: Sequence[str], highest: Sequence[int]) -> str | None:
+    """What is wrong with one line, if anything, and in which column."""
     if len(raw) == LINE:
-        return UserError(f"{path}, line {line}: longer than {LINE:,} bytes; no row is as long")
+        return f": longer than {LINE:,} bytes; no row is that long"
     raw = raw.removesuffix(b"\n").removesuffix(b"\r")
     if raw:
         cells = raw.decode("utf-8", "replace").split(",")
         for column, cell, high in zip(columns, cells, highest, strict=False):
             if not (cell.isascii() and cell.isdigit() and int(cell.lstrip("0")[:20] or 0) <= high):
-                wrong = f"{cell[:20]!r} is not" if cell.strip() else "empty, and should be"
-                place = f"{path}, line {line}, column {column}"
-                return UserError(f"{place}: {wrong} a whole number from 0 to {high}")
+                wrong = f"{cell[:20]!r} is not" if cell.strip() else "empty; expected"
+                return f", column {column}: {wrong} a whole number from 0 to {high}"
         if len(cells) != len(columns):
-            return UserError(
-                f"{path}, line {line}: {len(cells)} values where there should be {len(columns)}"
-            )
+            return f": expected {len(columns)} values, found {len(cells)}"
     return None

@@ -120,7 +120,9 @@ def replaced(old: str, new: str) -> str:
         pytest.param("", "line 1", id="empty"),
         pytest.param(replaced("ImageId,Label", "ImageId,label"), "line 1: column Label", id="case"),
         pytest.param(
-            replaced("ImageId,Label", "Label,ImageId"), "line 1: column Label", id="swapped"
+            replaced("ImageId,Label", "Label,ImageId"),
+            "line 1: expected column ImageId, found Label",
+            id="swapped",
         ),
         pytest.param(replaced("ImageId,Label\n", ""), "line 1", id="no header"),
         pytest.param(replaced("ImageId,Label", '"ImageId",Label'), "line 1", id="quoted header"),

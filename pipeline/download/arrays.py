@@ -1,11 +1,12 @@
 """Write arrays as the competition's CSVs, for the sources that have arrays."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-PIXEL_COUNT = 784
+from pipeline.csvs import PIXELS
 
 
 def write_csvs(
@@ -20,10 +21,9 @@ def write_csvs(
         train: images, uint8 (n, …) with 784 values each, and labels, uint8 (n,).
         test: the same for the test set; its labels go to solution.csv only.
     """
-    pixels = [f"pixel{i}" for i in range(PIXEL_COUNT)]
     text = [str(value) for value in range(256)]
 
-    def write_images(name: str, header: list[str], rows: NDArray[np.uint8]) -> None:
+    def write_images(name: str, header: Sequence[str], rows: NDArray[np.uint8]) -> None:
         with (folder / name).open("w", encoding="ascii", newline="\n") as file:
             file.write(",".join(header) + "\n")
             # A row's bytes are its values; looking them up is ten times faster than formatting.
@@ -34,9 +34,9 @@ def write_csvs(
         (folder / name).write_text("ImageId,Label\n" + "".join(rows), encoding="ascii")
 
     images, labels = train
-    flat = images.reshape(-1, PIXEL_COUNT)
-    write_images("train.csv", ["label", *pixels], np.column_stack([labels, flat]))
+    rows = np.column_stack([labels, images.reshape(-1, len(PIXELS))])
+    write_images("train.csv", ["label", *PIXELS], rows)
     images, labels = test
-    write_images("test.csv", pixels, images.reshape(-1, PIXEL_COUNT))
+    write_images("test.csv", PIXELS, images.reshape(-1, len(PIXELS)))
     write_labels("sample_submission.csv", np.zeros_like(labels))
     write_labels("solution.csv", labels)
