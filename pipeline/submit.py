@@ -6,12 +6,11 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from pipeline import csvs
-from pipeline.artifacts import add_metadata, fingerprint, read_manifest, require_fresh
+from pipeline.artifacts import add_metadata, fingerprint, metadata, require_fresh
 from pipeline.errors import ExternalError, UserError
 from pipeline.kaggle import client, ledger
 from pipeline.kaggle.client import CallError, Submission, with_retries
@@ -33,6 +32,11 @@ class Candidate:
     preset: str
     oof_accuracy: float
     oof_standard_error: float
+
+    @property
+    def mark(self) -> str:
+        """The part of a description that identifies this exact file in the list of submissions."""
+        return f"sha256 {self.sha256[:16]}"
 
 
 def candidate(graph: Graph, from_competition: bool = False) -> Candidate:
@@ -56,8 +60,7 @@ def candidate(graph: Graph, from_competition: bool = False) -> Candidate:
             add_metadata(task, "from_competition", True)
     csv = write.writes["submission"]
     rows = csvs.check_submission(csv, download.writes["sample_submission"])
-    confirmed = (read_manifest(download) or {})["metadata"].get("from_competition")
-    if source != "kaggle" and not confirmed:
+    if source != "kaggle" and not metadata(download.manifest).get("from_competition"):
         why = (
             "public MNIST data contains the competition's answers, which makes a score worthless. "
             "Use DATASET=kaggle"
@@ -68,7 +71,7 @@ def candidate(graph: Graph, from_competition: bool = False) -> Candidate:
                 f"once: {submit_command(graph)}"
             )
         raise UserError(f"{csv.name} was made from the source {source!r} and is not sent: {why}")
-    found: dict[str, Any] = (read_manifest(write) or {})["metadata"]
+    found = metadata(write.manifest)
     return Candidate(
         csv=csv,
         rows=rows,
@@ -98,17 +101,18 @@ def submit(chosen: Candidate, ledger_path: Path, message: str, force: bool, wait
     # second one finds it there.
     with ledger.locked(ledger_path):
         entries = ledger.read(ledger_path)
-        before = with_retries("the list of submissions", client.submissions)
-        ref = None if force else _submitted_before(chosen, entries, before)
-        if ref is not None:
+        refs = with_retries("the list of submissions", lambda: _listed(chosen))
+        refs += [int(entry.ref) for entry in entries if entry.sha256 == chosen.sha256]
+        if refs and not force:
+            ref = max(refs)
             print(f"this exact file was already submitted, as {ref}; FORCE=1 submits it again")
         else:
             _stop_if_none_left()
-            ref = _send(chosen, _description(chosen, message), {entry.ref for entry in before})
+            ref = _send(chosen, message, refs)
             print(f"sent {chosen.csv.name} as submission {ref}")
         if str(ref) not in {entry.ref for entry in entries}:
             ledger.write(ledger_path, [*entries, _entry(chosen, message, ref)])
-    print(f"submissions left today: {_left()}")
+    _print_left()
     _report(_wait_for_score(ref, wait), ref, chosen, ledger_path)
 
 
@@ -121,73 +125,54 @@ def refresh(ledger_path: Path) -> None:
             ledger.record_score(ledger_path, entry.ref, found.status, found.public_score)
 
 
-def _submitted_before(
-    chosen: Candidate, entries: list[ledger.Entry], listed: list[Submission]
-) -> int | None:
-    """The ref of this exact file, from the ledger or from Kaggle's own list."""
-    refs = [int(entry.ref) for entry in entries if entry.sha256 == chosen.sha256]
-    refs += [submission.ref for submission in listed if _mark(chosen) in submission.description]
-    return max(refs, default=None)
+def _listed(chosen: Candidate) -> list[int]:
+    """The refs under which Kaggle lists this exact file."""
+    return [entry.ref for entry in client.submissions() if chosen.mark in entry.description]
 
 
-def _mark(chosen: Candidate) -> str:
-    """The part of a description that identifies this exact file in the list of submissions."""
-    return f"sha256 {chosen.sha256[:16]}"
-
-
-def _description(chosen: Candidate, message: str) -> str:
-    accuracy = f"{chosen.oof_accuracy:.5f} ± {chosen.oof_standard_error:.5f}"
-    described = f"{chosen.preset}, out of fold {accuracy}, {_mark(chosen)}"
-    return f"{message} | {described}" if message else described
-
-
-def _send(chosen: Candidate, description: str, known: set[int]) -> int:
+def _send(chosen: Candidate, message: str, known: list[int]) -> int:
     """Send until it has arrived, once; returns its ref.
 
     Even if no answer comes, the submission may exist. So before each further attempt, and after the
     last, look in the list for this exact file, except among the `known` refs.
     """
+    accuracy = f"{chosen.oof_accuracy:.5f} ± {chosen.oof_standard_error:.5f}"
+    description = f"{chosen.preset}, out of fold {accuracy}, {chosen.mark}"
+    description = f"{message} | {description}" if message else description
     tried = False
+
+    def arrived() -> int | None:
+        return next((ref for ref in _listed(chosen) if ref not in known), None)
 
     def attempt() -> int:
         nonlocal tried
-        arrived = _arrived(chosen, known) if tried else None
+        ref = arrived() if tried else None
         tried = True
-        return arrived or client.submit(chosen.csv, description)
+        return ref or client.submit(chosen.csv, description)
 
     try:
         return with_retries("the submission", attempt)
     except ExternalError:
-        arrived = None
         with contextlib.suppress(CallError):
-            arrived = _arrived(chosen, known)
-        if arrived is None:
-            raise
-        return arrived
-
-
-def _arrived(chosen: Candidate, known: set[int]) -> int | None:
-    listed = client.submissions()
-    return next(
-        (s.ref for s in listed if s.ref not in known and _mark(chosen) in s.description), None
-    )
+            if ref := arrived():
+                return ref
+        raise
 
 
 def _stop_if_none_left() -> None:
-    left = _left()
-    print(f"submissions left today: {left}")
-    if left <= 0:
+    if _print_left() <= 0:
         now = datetime.now(UTC)
-        tomorrow = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
-        minutes = int((tomorrow - now).total_seconds() // 60)
+        minutes = 24 * 60 - 60 * now.hour - now.minute
         raise ExternalError(
             "no submission is left today; the next day starts at "
-            f"{tomorrow:%Y-%m-%d %H:%M} UTC, in {minutes // 60} h {minutes % 60} min"
+            f"{now + timedelta(days=1):%Y-%m-%d} 00:00 UTC, in {minutes // 60} h {minutes % 60} min"
         )
 
 
-def _left() -> int:
-    return with_retries("the number of submissions left", client.submissions_left)
+def _print_left() -> int:
+    left = with_retries("the number of submissions left", client.submissions_left)
+    print(f"submissions left today: {left}")
+    return left
 
 
 def _entry(chosen: Candidate, message: str, ref: int) -> ledger.Entry:
@@ -212,16 +197,13 @@ def _wait_for_score(ref: int, wait: float) -> Submission | None:
     with console.status("") as countdown:
         if wait and not console.is_terminal:
             print(f"waiting up to {wait:.0f} s for the score", flush=True)
-        next_look = time.monotonic()
-        while (now := time.monotonic()) < end:
-            countdown.update(f"waiting for the score, {end - now:.0f} s at most")
-            if now >= next_look:
-                next_look = now + POLL
-                with contextlib.suppress(CallError):  # the next look may succeed
-                    found = next((s for s in client.submissions() if s.ref == ref), None)
-                    if found is not None and found.status != "PENDING":
-                        return found
-            time.sleep(0.5)
+        while (left := end - time.monotonic()) > 0:
+            countdown.update(f"waiting for the score, {left:.0f} s at most")
+            with contextlib.suppress(CallError):  # the next look may succeed
+                for entry in client.submissions():
+                    if entry.ref == ref and entry.status != "PENDING":
+                        return entry
+            time.sleep(min(POLL, left))
     return None
 
 
