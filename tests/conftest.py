@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ def fake_training(
         np.save(writes[name], (scores / scores.sum(axis=1, keepdims=True)).astype(np.float32))
     writes["weights"].write_bytes(b"no weights")
     writes["history"].write_text("epoch,loss\n1,0.5\n")
-    return {"held_out_accuracy": 1.0}
+    return {"held_out_accuracy": 1.0, "held_out_rows": len(labels), "epoch_seconds": [0.5]}
 
 
 def works(dataset: str, preset: str = "sprint") -> list[tuple[Task, Work | None]]:
@@ -320,6 +321,35 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setattr(module, "LEDGER", folder / "submissions" / "ledger.csv")
     monkeypatch.chdir(folder)
     return folder
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: its exit code, the lines that it printed, and its error."""
+
+    code: int
+    lines: list[str]
+    error: str
+
+
+Digits = Callable[..., Ended]
+
+
+@pytest.fixture
+def digits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Digits:
+    """Run the command line in this process."""
+    # The stdout of pytest is not a file.
+    monkeypatch.setattr(sys.stdout, "reconfigure", lambda **_: None, raising=False)
+
+    def run(*arguments: str) -> Ended:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["digits", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        captured = capsys.readouterr()
+        return Ended(int(caught.value.code or 0), captured.out.splitlines(), captured.err)
+
+    return run
 
 
 @pytest.fixture

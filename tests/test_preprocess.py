@@ -10,7 +10,6 @@ from conftest import digit_images, write_digits
 from pipeline.errors import UserError
 from pipeline.preprocess import preprocess
 
-
 ARRAYS = ("train_images", "train_labels", "test_images")
 
 

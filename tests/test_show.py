@@ -1,82 +1,219 @@
-"""result.py: the closing lines say the estimate, the score where it is known, and what is next."""
+"""show.py: the status of each stage, the closing lines, one digit, the runs, the parameters."""
 
 import csv
+import re
 import shutil
-import subprocess
-import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import build
+from conftest import Digits, build
 
-from pipeline import config, stages
-from pipeline.artifacts import add_fact
-from pipeline.errors import UserError
-from pipeline.result import result
-
-
-def test_without_a_submission_it_says_what_to_run(project: Path) -> None:
-    with pytest.raises(UserError, match="no submission yet: run `make submission`"):
-        result("sample", "sprint")
+from pipeline import artifacts, cli, stages
+from pipeline.artifacts import add_metadata
+from pipeline.kaggle import ledger
 
 
-def test_the_lines_for_a_folder_of_the_users_own(project: Path, tiny_folder: Path) -> None:
+@pytest.fixture
+def tiny(project: Path, tiny_folder: Path) -> list[str]:
+    """The options of a tiny dataset with a preset for which every stage has run."""
     build(str(tiny_folder))
-    lines = result(str(tiny_folder), "sprint").splitlines()
+    return ["--dataset", str(tiny_folder), "--config", "sprint"]
+
+
+# --- status --------------------------------------------------------------------------------------
+
+
+def test_status_shows_what_is_missing(project: Path, digits: Digits) -> None:
+    ended = digits("status", "--dataset", "sample", "--config", "demo")
+    assert ended.code == 0
+    names = ["download", "preprocess", "split", "train fold 0", "train fold 1", "train fold 2"]
+    assert [line.split() for line in ended.lines] == [
+        [*name.split(), "missing"] for name in [*names, "ensemble", "write", "report"]
+    ]
+
+
+@pytest.mark.parametrize("verify", [[], ["--verify"]])
+def test_status_shows_what_is_stale_and_why(
+    project: Path, tiny: list[str], digits: Digits, verify: list[str]
+) -> None:
+    (project / "data/tiny/arrays/test_images.npy").unlink()
+    lines = digits("status", *tiny, *verify).lines
+    states = {line[:14].strip(): line[15:].split() for line in lines}
+    assert states["download"][0] == "fresh"
+    assert states["preprocess"][0] == "stale"
+    assert " ".join(states["preprocess"][3:]) == "data/tiny/arrays/test_images.npy is missing"
+    assert " ".join(states["train fold 0"][3:]).endswith("will be rebuilt")
+    assert states["write"][0] == "stale"
+
+
+def test_verify_finds_silent_corruption(
+    project: Path, tiny: list[str], digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte that changed on the disk, while the file system reports the same timestamps."""
+    path = project / "data/tiny/arrays/test_images.npy"
+    with artifacts.stat_cache(project) as cache:
+        stat = path.stat()
+        known = artifacts.fingerprint(path)
+        path.write_bytes(path.read_bytes()[:-1] + b"\0")
+        now = path.stat()
+        assert now.st_size == stat.st_size
+        cache[str(path)] = [now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino, known]
+    assert not [line for line in digits("status", *tiny).lines if " stale " in line]
+    lines = digits("status", *tiny, "--verify").lines
+    assert [line for line in lines if " stale " in line and "test_images.npy" in line]
+    assert [line for line in digits("status", *tiny).lines if " stale " in line], "make knows too"
+
+
+# --- result --------------------------------------------------------------------------------------
+
+
+def test_the_result_of_a_folder_of_the_user(tiny: list[str], digits: Digits) -> None:
+    estimate, submission, report, following = digits("result", *tiny).lines
     # The fake training is right about all twelve rows of the hold-out.
-    assert lines[0] == ("out-of-fold accuracy 1.00000 ± 0.00000 (one standard error, 12 rows)")
-    assert lines[1] == "submission submissions/tiny-sprint.csv"
-    assert lines[2] == "report submissions/tiny-sprint.html"
-    assert lines[3].startswith("next: ")
-    assert len(lines) == 4
+    assert estimate == "out-of-fold accuracy 1.00000 ± 0.00000 (one standard error, 12 rows)"
+    assert submission == "submission submissions/tiny-sprint.csv"
+    assert report == "report submissions/tiny-sprint.html"
+    assert "--from-competition" in following
 
 
-def test_the_score_where_the_answers_are_known(project: Path) -> None:
-    steps = build("sample")
-    with stages.named(steps, "write").outputs[0].open(newline="") as file:
+def test_the_accuracy_where_the_labels_are_public(project: Path, digits: Digits) -> None:
+    graph = build("sample")
+    with graph.task("write").writes["submission"].open(newline="") as file:
         predicted = {row["ImageId"]: row["Label"] for row in csv.DictReader(file)}
-    with (project / "data/sample/raw/solution.csv").open(newline="") as file:
+    with graph.task("download").writes["solution"].open(newline="") as file:
         truth = {row["ImageId"]: row["Label"] for row in csv.DictReader(file)}
     right = sum(predicted[key] == truth[key] for key in truth)
     assert 0 < right < 2000
-    lines = result("sample", "sprint").splitlines()
-    assert lines[1] == (
-        f"accuracy on the test set {right / 2000:.5f} ({2000 - right:,} of 2,000 wrong)"
-    )
+    lines = digits("result", "--dataset", "sample", "--config", "sprint").lines
+    assert f"{right / 2000:.5f} ({2000 - right:,} of 2,000 wrong)" in lines[1]
     assert lines[2] == "submission submissions/sample-sprint.csv"
+    assert "make submission CONFIG=fast" in lines[-1]
 
 
-def test_for_the_competition_the_next_step_is_to_submit(project: Path, tiny_folder: Path) -> None:
-    """With the submission of a tiny folder in the competition's place."""
-    made = stages.named(build(str(tiny_folder)), "write")
-    kaggle = stages.steps(stages.dataset("kaggle"), config.load("sprint"))
-    write = stages.named(kaggle, "write")
-    shutil.copy(made.outputs[0], write.outputs[0])
+def test_for_the_competition_the_next_step_is_to_submit(
+    project: Path, tiny_folder: Path, digits: Digits
+) -> None:
+    """With the submission of a tiny folder in the place of the competition's."""
+    made = build(str(tiny_folder)).task("write")
+    write = stages.load("kaggle", "sprint").task("write")
+    shutil.copy(made.writes["submission"], write.writes["submission"])
     shutil.copy(made.manifest, write.manifest)
-    add_fact(write, "oof_accuracy", 0.99126)
-    add_fact(write, "oof_standard_error", 0.00046)
-    add_fact(write, "oof_rows", 42_000)
-    lines = result("kaggle", "sprint").splitlines()
+    for name, value in [("accuracy", 0.99126), ("standard_error", 0.00046), ("rows", 42_000)]:
+        add_metadata(write, f"oof_{name}", value)
+    lines = digits("result", "--config", "sprint").lines
     assert lines[0] == "out-of-fold accuracy 0.99126 ± 0.00046 (one standard error, 42,000 rows)"
-    assert lines[-1].startswith("next: make submit CONFIG=sprint MESSAGE=")
+    assert "submit CONFIG=sprint MESSAGE=" in lines[-1]
 
 
-def test_it_runs_with_the_standard_library_alone(project: Path, tiny_folder: Path) -> None:
-    build(str(tiny_folder))
-    # -S: without the folder in which packages are installed.
-    command = [sys.executable, "-S", "-m", "pipeline.result"]
-    good = subprocess.run(
-        [*command, str(tiny_folder), "sprint"],
-        cwd=project,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert good.returncode == 0
-    assert good.stdout == result(str(tiny_folder), "sprint") + "\n"
-    bad = subprocess.run(
-        [*command, "sample", "sprint"], cwd=project, capture_output=True, text=True, check=False
-    )
-    assert bad.returncode == 2
-    assert bad.stderr.startswith("digits: there is no submission yet")
-    assert bad.stderr.count("\n") == 1
+# --- one digit -----------------------------------------------------------------------------------
+
+
+def test_show_draws_a_digit_and_its_probabilities(
+    project: Path, tiny: list[str], digits: Digits
+) -> None:
+    graph = stages.load(tiny[1], "sprint")
+    arrays = graph.task("preprocess").writes
+    images, labels = np.load(arrays["train_images"]), np.load(arrays["train_labels"])
+    held_out = np.load(graph.task("split").writes["fold_ids"]) == 0
+    row = int(np.flatnonzero(held_out)[0])
+    lines = digits("show", str(row + 1), *tiny).lines
+    picture, probabilities = lines[:28], lines[28:]
+    for drawn, pixels in zip(picture, images[row, :, :, 0], strict=True):
+        ink = np.array([character != " " for character in drawn.ljust(56)])[::2]
+        np.testing.assert_array_equal(ink, pixels > 0)
+    assert len(probabilities) == 10
+    [true] = [line for line in probabilities if " true" in line]
+    assert true.split()[0] == str(labels[row])
+    assert true.endswith("true predicted")
+    # A row that no fold holds out has no out-of-fold probabilities.
+    other = int(np.flatnonzero(~held_out)[0])
+    lines = digits("show", str(other + 1), *tiny).lines
+    assert lines[28:] == [f"true {labels[other]}; no fold holds this row out"]
+    lines = digits("show", "1", "--test", *tiny).lines
+    assert len(lines) == 38
+    assert not [line for line in lines if " true" in line]
+
+
+@pytest.mark.parametrize(
+    ("row", "part"), [("81", "there is no row 81: there are 80"), ("0", "row")]
+)
+def test_show_refuses_a_row_that_does_not_exist(
+    tiny: list[str], digits: Digits, row: str, part: str
+) -> None:
+    ended = digits("show", row, *tiny)
+    assert ended.code == 2
+    assert part in ended.error
+
+
+def test_show_refuses_damaged_predictions(project: Path, tiny: list[str], digits: Digits) -> None:
+    path = project / "data/tiny/sprint/ensemble/oof.npy"
+    path.write_bytes(path.read_bytes()[:-1])
+    for _ in range(2):
+        ended = digits("show", "1", *tiny)
+        assert ended.code == 2
+        assert "data/tiny/sprint/ensemble/oof.npy" in ended.error
+        assert re.search(r"run `make.* ensemble DATASET=", ended.error)
+        path.unlink(missing_ok=True)
+
+
+# --- runs, parameters, check ---------------------------------------------------------------------
+
+
+def test_runs_lists_the_best_first(project: Path, tiny_folder: Path, digits: Digits) -> None:
+    command = ["runs", "--dataset", str(tiny_folder)]
+    assert digits(*command).lines == ["nothing has been trained on tiny yet"]
+    sprint = build(str(tiny_folder), "sprint")
+    build(str(tiny_folder), "fast")
+    ensemble = sprint.task("ensemble")
+    add_metadata(ensemble, "oof_accuracy", 0.5)
+    add_metadata(ensemble, "fold_accuracies", [0.5])
+    entry = ledger.Entry(*"abc", "tiny", "sprint", *"defgh", public_score="0.49")
+    sent = artifacts.fingerprint(sprint.task("write").writes["submission"])
+    ledger.write(cli.LEDGER, [entry, replace(entry, sha256=sent, public_score="0.48")])
+    _, best, second = digits(*command).lines
+    assert best.split()[0] == "fast"
+    assert {"1.00000", "12"} < set(best.split())
+    assert second.split()[0] == "sprint"
+    assert {"0.50000", "0.48"} < set(second.split()), "the score of this exact file"
+    # A damaged manifest is no measurement.
+    ensemble.manifest.write_text(ensemble.manifest.read_text().replace("0.5", "0.9"))
+    assert not [line for line in digits(*command).lines if "0.9" in line]
+
+
+def test_runs_lists_folds_that_were_not_averaged_yet(
+    project: Path, tiny: list[str], digits: Digits
+) -> None:
+    shutil.rmtree(project / "data/tiny/sprint/ensemble")
+    _, line = digits("runs", *tiny[:2]).lines
+    assert line.split()[0] == "sprint"
+    assert "1 fold trained, not averaged yet" in line
+
+
+def test_config_marks_what_a_preset_changes(digits: Digits) -> None:
+    lines = digits("config", "--config", "sprint").lines
+    assert lines[0] == "[split]"
+    assert "[train]" in lines
+    shown = {line.split("#")[0].strip() for line in lines}
+    assert "* epochs = 1" in shown
+    assert "batch_size = 128" in shown
+    assert all(line.startswith("[") or "# " in line for line in lines)
+
+
+def test_check_uses_the_sample_that_is_named(tiny_folder: Path, digits: Digits) -> None:
+    sample = str(tiny_folder / "sample_submission.csv")
+    ended = digits("check", sample, "--sample", sample)
+    assert ended.code == 0
+    assert ended.lines[0].startswith(f"{sample}: 20 rows")
+
+
+@pytest.mark.parametrize("beside", ["[]", '{"params": [1]}', '{"params": {"dataset": 5}}', "{"])
+def test_check_ignores_a_foreign_json_beside_the_csv(
+    project: Path, tiny_folder: Path, digits: Digits, beside: str
+) -> None:
+    (tiny_folder / "s.csv").write_text("ImageId,Label\n1,1\n")
+    (tiny_folder / "s.json").write_text(beside)
+    ended = digits("check", str(tiny_folder / "s.csv"))
+    assert ended.code == 2
+    assert "data/kaggle/raw/sample_submission.csv is missing" in ended.error

@@ -168,9 +168,9 @@ def test_a_trial_shares_no_file_with_the_real_run(tmp_path: Path) -> None:
 
 
 def test_the_command_that_makes_a_graph_can_be_typed(tmp_path: Path) -> None:
-    assert stages.load("kaggle", "default").command("submit", tmp_path) == "make submit"
+    assert stages.load("kaggle", "default").command("submit") == "make submit"
     fast = stages.load("sample", "fast")
-    assert fast.command("submission", tmp_path) == "make submission DATASET=sample CONFIG=fast"
+    assert fast.command("submission") == "make submission DATASET=sample CONFIG=fast"
     elsewhere = fast.command("submission", Path("/"))
     assert elsewhere == f"make -C {tmp_path} submission DATASET=sample CONFIG=fast"
     digits, mine = write_digits(tmp_path / "tiny"), preset("mine", "", tmp_path / "tiny")
