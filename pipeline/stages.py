@@ -207,9 +207,9 @@ class Graph:
         """The tasks of a stage and of those before it."""
         return self.tasks[: self.tasks.index(self.all(stage)[-1]) + 1]
 
-    def command(self, target: str, folder: Path = ROOT) -> str:
+    def command(self, target: str, folder: Path | None = None) -> str:
         """What to type to make a target, in the project's folder or in another one."""
-        away = not folder.samefile(ROOT)
+        away = folder is not None and not folder.samefile(ROOT)
         words = ["make", *(["-C", str(ROOT)] if away else []), target]
         for variable, default, name, path in (
             ("DATASET", "kaggle", self.dataset.name, self.dataset.path),
