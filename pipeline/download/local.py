@@ -55,7 +55,8 @@ def fetch(folder: Path, files: Mapping[str, Path]) -> dict[str, Any]:
     except UserError as error:
         message = str(error)
         for name, path in _sources(files).items():  # the file to fix is the user's own
-            message = message.replace(str(folder / name), str(path))
+            own = path if path.name.startswith(name) else path / name
+            message = message.replace(str(folder / name), str(own))
         raise UserError(f"{message}; fix it there") from error
     return metadata
 
@@ -71,10 +72,7 @@ def copy(folder: Path, files: Mapping[str, Path]) -> dict[str, Any]:
             with _open(path, name) as source, (folder / name).open("wb") as target:
                 while block := source.read(1 << 20):
                     if target.tell() + len(block) > LIMIT:
-                        raise UserError(
-                            f"{path}: {name} unpacks to more than {LIMIT:,} bytes and cannot be a "
-                            "dataset of digits; get it again"
-                        )
+                        raise _too_large(path, name)
                     target.write(block)
         except (EOFError, OSError, ValueError, zlib.error, zipfile.BadZipFile) as error:
             if isinstance(error, OSError) and error.errno is not None:
@@ -124,4 +122,13 @@ def _member(archive: zipfile.ZipFile, path: Path, name: str) -> zipfile.ZipInfo:
     # Other unpackers cannot be told where to stop: a few bytes may become gigabytes.
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise UserError(f"{path}: {name} uses an unusual compression method; {instead}")
+    if member.file_size > LIMIT:
+        raise _too_large(path, name)
     return member
+
+
+def _too_large(path: Path, name: str) -> UserError:
+    return UserError(
+        f"{path}: {name} unpacks to more than {LIMIT:,} bytes and cannot be a dataset of digits; "
+        "get it again"
+    )
