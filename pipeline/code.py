@@ -48,17 +48,15 @@ def fingerprints(entries: Iterable[str], root: Path) -> dict[str, str]:
     return dict(_fingerprints(tuple(entries), root))
 
 
-@functools.cache  # every fold of a preset asks for the same
+@functools.cache  # every fold asks; and code that is edited later is not what this process runs
 def _fingerprints(entries: tuple[str, ...], root: Path) -> tuple[tuple[str, str], ...]:
-    found = {}
+    found = {
+        entry: hashlib.sha256((root / "pipeline" / entry).read_bytes()).hexdigest()
+        for entry in entries
+        if ":" not in entry
+    }
     used: dict[str, set[str]] = defaultdict(set)
-    waiting = []
-    for entry in entries:
-        module, is_definition, name = entry.partition(":")
-        if is_definition:
-            waiting.append((module, name))
-        else:
-            found[entry] = hashlib.sha256((root / "pipeline" / entry).read_bytes()).hexdigest()
+    waiting = [tuple(entry.split(":")) for entry in entries if ":" in entry]
     while waiting:
         module, name = waiting.pop()
         if module not in NEUTRAL and name not in used[module]:
@@ -66,9 +64,10 @@ def _fingerprints(entries: tuple[str, ...], root: Path) -> tuple[tuple[str, str]
             waiting += _parse(module, root).uses(name)
     for module, names in used.items():
         parsed = _parse(module, root)
-        kept = {id(s): s for name in names for s in parsed.statements.get(name, ())}
-        if shapes := [_shape(s) for s in sorted(kept.values(), key=lambda s: s.lineno)]:
-            digest = hashlib.sha256(repr(shapes).encode()).hexdigest()
+        kept = {(s.lineno, s.col_offset): s for n in names for s in parsed.statements.get(n, ())}
+        if kept:
+            shapes = repr([_shape(kept[place]) for place in sorted(kept)])
+            digest = hashlib.sha256(shapes.encode()).hexdigest()
             found[str(parsed.path.relative_to("pipeline"))] = digest
     return tuple(sorted(found.items()))
 

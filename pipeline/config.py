@@ -57,59 +57,36 @@ class Train:
     batch_size: int = _param(128, "images per step", 1, 65_536)
     optimizer: str = _param("rmsprop", "the optimiser", choices=("rmsprop", "adam"))
     learning_rate: float = _param(0.002, "the learning rate at its peak", 1e-9, 10)
-    warmup: float = _param(
-        0.1, "share of the steps in which the learning rate rises from 0 to its peak", 0, 1
-    )
-    decay: str = _param(
-        "linear",
-        "the learning rate after its peak: falls to 0, or stays",
-        choices=("linear", "none"),
-    )
-    rho: float = _param(
-        0.9, "RMSprop's decay of the mean squared gradient; Adam's is 0.999", 0, 0.9999
-    )
+    warmup: float = _param(0.1, "share of the steps in which it rises from 0 to its peak", 0, 1)
+    decay: str = _param("linear", "from its peak to 0, or none", choices=("linear", "none"))
+    rho: float = _param(0.9, "RMSprop's decay of the mean squared gradient", 0, 0.9999)
     label_smoothing: float = _param(0.05, "share of the target spread over all classes", 0, 0.9)
     ema_momentum: float = _param(
-        0.99,
-        "momentum of the averaged weights, per step; lower in short runs; 0 = no averaging",
-        0,
-        0.99999,
+        0.99, "of the averaged weights, per step; lower in short runs; 0 = no averaging", 0, 0.99999
     )
 
     restore_best_weights: bool = _param(
         False,
-        "keep the weights of the epoch with the lowest monitored loss, not the last (with val_loss "
-        "the out-of-fold estimate becomes slightly optimistic)",
+        "keep the epoch with the lowest monitored loss; val_loss makes the estimate optimistic",
     )
     patience: int = _param(0, "epochs without improvement before stopping; 0 = never", 0, 10_000)
     monitor: str = _param(
-        "val_loss",
-        "the loss that patience and restore_best_weights look at",
-        choices=("val_loss", "loss"),
+        "val_loss", "the loss that both of these look at", choices=("val_loss", "loss")
     )
 
     rotation: float = _param(10.0, "augmentation: at most this many degrees either way", 0, 180)
-    zoom: float = _param(
-        0.1, "augmentation: scale between 1 - zoom and 1 + zoom, for each axis", 0, 0.9
-    )
+    zoom: float = _param(0.1, "augmentation: scale each axis between 1 ± zoom", 0, 0.9)
     shift: float = _param(2.0, "augmentation: at most this many pixels along each axis", 0, 14)
-    shear: float = _param(
-        0.1, "augmentation: at most this many pixels sideways per pixel of height", 0, 1
-    )
-
+    shear: float = _param(0.1, "augmentation: at most, pixels sideways per pixel of height", 0, 1)
     augment_after: int = _param(0, "augmentation: starts after this many epochs", 0, 10_000)
 
-    steps_per_call: int = _param(
-        8, "steps run in the graph before control returns to Python", 1, 10_000
-    )
+    steps_per_call: int = _param(8, "steps in the graph before returning to Python", 1, 10_000)
     precision: str = _param(
         "auto",
-        "number format of the convolutions; auto chooses it for the hardware",
+        "number format of convolutions; auto chooses it for the hardware",
         choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
     )
-    devices: int = _param(
-        1, "GPUs that share each batch of one model (tf.distribute.MirroredStrategy)", 1, 64
-    )
+    devices: int = _param(1, "GPUs that share each batch (MirroredStrategy)", 1, 64)
     seed: int = _param(0, "seed of weights, order, dropout and augmentation", 0, 2**31 - 1)
     limit: int = _param(0, "for trials: train on at most this many rows; 0 = all")
 
@@ -119,7 +96,7 @@ class Ensemble:
     """Whose predictions are averaged."""
 
     members: tuple[str, ...] = _param(
-        (), "presets whose folds are averaged, all with the same [split]; [] = only this preset"
+        (), "presets whose folds are averaged, all with the same [split]; [] = this one"
     )
 
 

@@ -9,6 +9,7 @@ Standard library only: every command imports this module.
 
 import os
 import shlex
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,10 +49,11 @@ class Stage:
         function: "pipeline.split:split". It takes the paths that it reads and writes, and its
             parameters, by the names below, and returns metadata for the manifest.
         folder: where its files go; filled in from a Choice.
-        reads: for each name a file that an earlier stage writes, as "split.fold_ids". If that stage
-            runs per fold, the files of all folds, in lists, by preset. "?" at the end: only where
-            the labels of the test set are public.
-        writes: for each name the file's name in `folder`; "?" as above.
+        reads: files that earlier stages write: "split.fold_ids", which is named fold_ids here, or
+            "fold_oof=train.oof" to name it otherwise. Of a stage that runs per fold, these are the
+            files of all folds, in lists, by preset. "?" at the end: only where the labels of the
+            test set are public.
+        writes: file names in `folder`, named as their stems or as above; "?" as above.
         params: the stage's own parameters, and nothing else's: a change of them makes it stale.
         code: what counts as its code beside the function: definitions that a parameter names, and
             files in other languages (see `code.fingerprints`).
@@ -64,8 +66,8 @@ class Stage:
     help: str
     function: str
     folder: str
-    reads: Mapping[str, str]
-    writes: Mapping[str, str]
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
     params: Callable[[Choice], Mapping[str, Any]] = lambda choice: {}
     code: Callable[[Choice], tuple[str, ...]] = lambda choice: ()
     files: Callable[[Choice], Mapping[str, Files]] = lambda choice: {}
@@ -73,21 +75,15 @@ class Stage:
     manifest: str = "manifest.json"
 
 
-ARRAYS = ("train_images", "train_labels", "test_images")
-READ_ARRAYS = {name: f"preprocess.{name}" for name in ARRAYS}
+ARRAYS = ("preprocess.train_images", "preprocess.train_labels", "preprocess.test_images")
 STAGES = (
     Stage(
         name="download",
         help="fetch the three CSVs. They go to data/DATASET/raw/.",
         function="pipeline.download:download",
         folder="data/{dataset.name}/raw",
-        reads={},
-        writes={
-            "train": "train.csv",
-            "test": "test.csv",
-            "sample_submission": "sample_submission.csv",
-            "solution": "solution.csv?",
-        },
+        reads=(),
+        writes=("train.csv", "test.csv", "sample_submission.csv", "solution.csv?"),
         params=lambda choice: {"source": choice.dataset.source},
         code=lambda choice: (f"pipeline.download.{choice.dataset.source}:fetch",),
         files=lambda choice: {"files": user_files(choice.dataset)},
@@ -97,16 +93,16 @@ STAGES = (
         help="turn the CSVs into arrays. They go to data/DATASET/arrays/.",
         function="pipeline.preprocess:preprocess",
         folder="data/{dataset.name}/arrays",
-        reads={name: f"download.{name}" for name in ("train", "test", "sample_submission")},
-        writes={name: f"{name}.npy" for name in ARRAYS},
+        reads=("download.train", "download.test", "download.sample_submission"),
+        writes=("train_images.npy", "train_labels.npy", "test_images.npy"),
     ),
     Stage(
         name="split",
         help="assign each row to a fold. The folds go to data/DATASET/folds/.",
         function="pipeline.split:split",
         folder="data/{dataset.name}/folds/{preset.split.name}",
-        reads={"train_labels": "preprocess.train_labels"},
-        writes={"fold_ids": "fold_ids.npy"},
+        reads=("preprocess.train_labels",),
+        writes=("fold_ids.npy",),
         params=lambda choice: {"params": choice.preset.split.used},
     ),
     Stage(
@@ -114,13 +110,8 @@ STAGES = (
         help="train a network for each fold. It goes to data/DATASET/CONFIG/fold-N/.",
         function="pipeline.train.fold:train",
         folder="data/{dataset.name}/{preset.name}/fold-{fold}",
-        reads=READ_ARRAYS | {"fold_ids": "split.fold_ids"},
-        writes={
-            "weights": "weights.keras",
-            "history": "history.csv",
-            "oof": "oof.npy",
-            "test": "test.npy",
-        },
+        reads=(*ARRAYS, "split.fold_ids"),
+        writes=("weights.keras", "history.csv", "oof.npy", "test.npy"),
         params=lambda choice: {"fold": choice.fold, "params": choice.preset.train},
         code=lambda choice: (f"pipeline.train.networks:{choice.preset.train.network}",),
         per_fold=True,
@@ -130,25 +121,19 @@ STAGES = (
         help="average the folds' predictions. They go to data/DATASET/CONFIG/ensemble/.",
         function="pipeline.ensemble:ensemble",
         folder="data/{dataset.name}/{preset.name}/ensemble",
-        reads={
-            "fold_oof": "train.oof",
-            "fold_test": "train.test",
-            "train_labels": "preprocess.train_labels",
-            "fold_ids": "split.fold_ids",
-        },
-        writes={"oof": "oof.npy", "test": "test.npy", "metrics": "metrics.json"},
+        reads=(
+            *("fold_oof=train.oof", "fold_test=train.test"),
+            *("preprocess.train_labels", "split.fold_ids"),
+        ),
+        writes=("oof.npy", "test.npy", "metrics.json"),
     ),
     Stage(
         name="write",
         help="write the CSV for Kaggle. It is submissions/DATASET-CONFIG.csv.",
         function="pipeline.write:write",
         folder="submissions",
-        reads={
-            "test": "ensemble.test",
-            "metrics": "ensemble.metrics",
-            "sample_submission": "download.sample_submission",
-        },
-        writes={"submission": "{dataset.name}-{preset.name}.csv"},
+        reads=("ensemble.test", "ensemble.metrics", "download.sample_submission"),
+        writes=("submission={dataset.name}-{preset.name}.csv",),
         params=lambda choice: {
             "dataset": choice.dataset.name,
             "source": choice.dataset.source,
@@ -161,19 +146,12 @@ STAGES = (
         help="write the report. It is submissions/DATASET-CONFIG.html.",
         function="pipeline.report.page:report",
         folder="submissions",
-        reads=READ_ARRAYS
-        | {
-            "fold_ids": "split.fold_ids",
-            "oof": "ensemble.oof",
-            "test": "ensemble.test",
-            "metrics": "ensemble.metrics",
-            "weights": "train.weights",
-            "histories": "train.history",
-            "manifests": "train.manifest",
-            "solution": "download.solution?",
-            "submission": "write.submission",
-        },
-        writes={"page": "{dataset.name}-{preset.name}.html"},
+        reads=(
+            *(*ARRAYS, "split.fold_ids", "ensemble.oof", "ensemble.test", "ensemble.metrics"),
+            *("train.weights", "histories=train.history", "manifests=train.manifest"),
+            *("write.submission", "download.solution?"),
+        ),
+        writes=("page={dataset.name}-{preset.name}.html",),
         params=lambda choice: {
             "source": choice.dataset.source,
             "title": f"{choice.dataset.name}, {choice.preset.name}",
@@ -262,17 +240,14 @@ def _task(stage: Stage, choice: Choice, made: Made) -> Task:
         several = preset.others or preset.name.startswith("sweeps/")
         name += f" {_short(choice.preset)}" * bool(several) + f" fold {choice.fold}"
     folder = ROOT / filled(stage.folder)
+    writes = [entry.rpartition("=") for entry in _present(stage.writes, choice)]
     return Task(
         name=name,
         stage=stage.name,
         root=ROOT,
         manifest=folder / filled(stage.manifest),
         function=stage.function,
-        writes={
-            key: folder / filled(file.removesuffix("?"))
-            for key, file in stage.writes.items()
-            if choice.dataset.labels_public or not file.endswith("?")
-        },
+        writes={name or Path(file).stem: folder / filled(file) for name, _, file in writes},
         reads={**_reads(stage, choice, made), **stage.files(choice)},
         params=stage.params(choice),
         code=stage.code(choice),
@@ -281,26 +256,24 @@ def _task(stage: Stage, choice: Choice, made: Made) -> Task:
 
 def _reads(stage: Stage, choice: Choice, made: Made) -> dict[str, Files]:
     reads: dict[str, Files] = {}
-    for name, source in stage.reads.items():
-        if source.endswith("?") and not choice.dataset.labels_public:
-            continue
-        maker, _, file = source.removesuffix("?").partition(".")
-        paths = [
-            (its, task.manifest if file == "manifest" else task.writes[file])
-            for its, task in made[maker]
-        ]
-        if any(each.name == maker and each.per_fold for each in STAGES):
-            by_preset: dict[str, Path | list[Path]] = {}
-            for its, path in paths:
-                group = by_preset.setdefault(_short(its.preset), [])
-                assert isinstance(group, list)
-                group.append(path)
-            reads[name] = by_preset
-        else:
-            [(_, reads[name])] = paths
+    per_fold = {each.name for each in STAGES if each.per_fold}
+    for entry in _present(stage.reads, choice):
+        name, _, source = entry.rpartition("=")
+        maker, _, file = source.partition(".")
+        by_preset: dict[str, list[Path]] = defaultdict(list)
+        for its, task in made[maker]:
+            path = task.manifest if file == "manifest" else task.writes[file]
+            by_preset[_short(its.preset)].append(path)
+        reads[name or file] = dict(by_preset) if maker in per_fold else path
     return reads
 
 
+def _present(entries: tuple[str, ...], choice: Choice) -> list[str]:
+    """Without the "?", and without those that need public labels if there are none."""
+    public = choice.dataset.labels_public
+    return [entry.removesuffix("?") for entry in entries if public or not entry.endswith("?")]
+
+
 def _short(preset: Preset) -> str:
-    """The name of a member, less the folders of a trial or a sweep."""
+    """The name of a member, without the folders of a trial or a sweep."""
     return Path(preset.name).name

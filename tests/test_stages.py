@@ -387,8 +387,8 @@ DECLARATION = """\
         help="count the rows of each class.",
         function="pipeline.count:count",
         folder="data/{dataset.name}/counts",
-        reads={"train_labels": "preprocess.train_labels"},
-        writes={"counts": "counts.json"},
+        reads=("preprocess.train_labels",),
+        writes=("counts.json",),
     ),
 """
 TARGET = "count: preprocess ; $(STAGE) ## count the rows of each class\n"
