@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import csvs
-from pipeline.artifacts import fingerprint, read_checksummed
+from pipeline.artifacts import fingerprint, metadata, read_checksummed
 from pipeline.config import Train
 from pipeline.download import SOURCES
 from pipeline.kaggle import ledger as ledgers
@@ -81,18 +81,14 @@ def report(
     images_to_predict, folds = np.load(test_images), np.load(fold_ids)
     oof_probabilities, test_probabilities = np.load(oof), np.load(test)
     held_out = np.flatnonzero(folds >= 0)
-    recorded = {
-        preset: [read_checksummed(path) or {} for path in paths]
-        for preset, paths in manifests.items()
-    }
-    params = {preset: _params(folds[0]["params"]) for preset, folds in recorded.items()}
+    params = {preset: _params(paths[0]) for preset, paths in manifests.items()}
 
     validation = _judged(labels[held_out], oof_probabilities[held_out], names)
     wrong = held_out[oof_probabilities[held_out].argmax(axis=1) != labels[held_out]]
     unsure = np.argsort(test_probabilities.max(axis=1))[:UNSURE_SHOWN]
     galleries = {
-        "errors": _gallery(images, labels, oof_probabilities, folds, wrong),
-        "unsure": _gallery(images_to_predict, None, test_probabilities, None, unsure),
+        "errors": _gallery(images, oof_probabilities, wrong, labels, folds),
+        "unsure": _gallery(images_to_predict, test_probabilities, unsure),
     }
     predicted = test_probabilities.argmax(axis=1)
     sets = {"training labels": labels, "predictions for the test set": predicted}
@@ -101,17 +97,13 @@ def report(
         _, truth = csvs.read_labels(solution)
         sets["labels of the test set"] = truth
         judged_test = _judged(truth, test_probabilities, names)
-        galleries["test_errors"] = _gallery(
-            images_to_predict, truth, test_probabilities, None, np.flatnonzero(predicted != truth)
-        )
+        missed = np.flatnonzero(predicted != truth)
+        galleries["test_errors"] = _gallery(images_to_predict, test_probabilities, missed, truth)
     layers = {preset: _layers(paths[0]) for preset, paths in weights.items()}
 
+    text = TEMPLATE.read_text(encoding="utf-8")
     template = Template(
-        TEMPLATE.read_text(encoding="utf-8"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        text, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     html = template.render(
         title=title,
@@ -120,7 +112,7 @@ def report(
         params=params,
         metrics=json.loads(metrics.read_text(encoding="utf-8")),
         names=names,
-        run=_run([manifest["metadata"] for folds in recorded.values() for manifest in folds]),
+        run=_run([metadata(path) for paths in manifests.values() for path in paths]),
         data=_data(images, images_to_predict),
         examples=pictures.examples(images, labels, names),
         distributions=pictures.distributions(sets, names),
@@ -142,10 +134,10 @@ def report(
     return {"oof_errors": len(wrong), "calibration_error": validation["calibration_error"]}
 
 
-def _params(recorded: Mapping[str, Any]) -> Train:
-    """How a fold was trained, from the parameters in its manifest."""
-    values = {key.partition(".")[2]: value for key, value in recorded.items() if "." in key}
-    return Train(**values)
+def _params(manifest: Path) -> Train:
+    """How a fold was trained, from its manifest."""
+    params = (read_checksummed(manifest) or {})["params"]
+    return Train(**{key.partition(".")[2]: params[key] for key in params if "." in key})
 
 
 def _score(submission: Path, ledger: Path | None) -> str:
@@ -153,7 +145,7 @@ def _score(submission: Path, ledger: Path | None) -> str:
     digest = fingerprint(submission)
     entries = ledgers.read(ledger) if ledger else []
     scores = [entry.public_score for entry in entries if entry.sha256 == digest]
-    return next((score for score in reversed(scores) if score), "")
+    return next(filter(None, reversed(scores)), "")
 
 
 def _judged(
@@ -207,10 +199,10 @@ def calibration(
 
 def _gallery(
     images: NDArray[np.uint8],
-    truth: NDArray[np.integer[Any]] | None,
     probabilities: NDArray[np.float32],
-    fold_ids: NDArray[np.int8] | None,
     rows: NDArray[np.int64],
+    truth: NDArray[np.integer[Any]] | None = None,
+    fold_ids: NDArray[np.int8] | None = None,
 ) -> dict[str, Any]:
     """A sheet of images; for each its row in the CSV, counted from 1, and its probabilities.
 
@@ -236,12 +228,10 @@ def _gallery(
 def _run(folds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Where the folds were trained, with what, and for how long."""
     return {
-        "devices": sorted({f"{fold['device']} ({fold['device_reason']})" for fold in folds}),
-        "precisions": sorted(
-            {f"{fold['precision']} ({fold['precision_reason']})" for fold in folds}
-        ),
+        "devices": sorted({f"{it['device']} ({it['device_reason']})" for it in folds}),
+        "precisions": sorted({f"{it['precision']} ({it['precision_reason']})" for it in folds}),
         "versions": folds[0]["versions"],
-        "seconds": sum(sum(fold["epoch_seconds"]) for fold in folds),
+        "seconds": sum(sum(it["epoch_seconds"]) for it in folds),
         "folds": len(folds),
     }
 
