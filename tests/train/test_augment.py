@@ -1,4 +1,4 @@
-"""augment.py: what the random warp does to an image, and what it never does."""
+"""augment.py: what the augmentation does to an image, and what it never does."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def _keras(fresh_keras: Any) -> None:
 
 
 def layer(seed: int = 0, **strengths: float) -> Any:
-    from pipeline.augment import RandomAffine
+    from pipeline.train.augment import RandomAffine
 
     return RandomAffine(**{**NONE, **strengths}, seed=seed)
 
@@ -26,7 +26,7 @@ def layer_that_draws(
     monkeypatch: pytest.MonkeyPatch, draws: list[float], **strengths: float
 ) -> Any:
     """A layer whose six draws an image (angle, shear, zooms, shifts) are given."""
-    from pipeline import augment
+    from pipeline.train import augment
 
     def uniform(shape: Any, **_: Any) -> Any:
         return augment.ops.tile(augment.ops.array(draws, "float32")[:, None], (1, shape[1]))
@@ -35,8 +35,8 @@ def layer_that_draws(
     return layer(**strengths)
 
 
-def warped(warp: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return np.asarray(warp(images, training=True))
+def augmented(augmentation: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return np.asarray(augmentation(images, training=True))
 
 
 def blob(x: float, y: float) -> NDArray[np.uint8]:
@@ -61,23 +61,23 @@ def test_does_nothing_outside_training() -> None:
     np.testing.assert_array_equal(np.asarray(layer(**STRONG)(images)), images)
 
 
-def test_does_nothing_without_strength() -> None:
+def test_does_nothing_if_all_limits_are_zero() -> None:
     images, _ = digit_images(10)
-    np.testing.assert_array_equal(warped(layer(), images), images)
+    np.testing.assert_array_equal(augmented(layer(), images), images)
 
 
-def test_without_strength_images_are_what_they_are() -> None:
+def test_strength_zero_leaves_images_as_they_are() -> None:
     images, _ = digit_images(8)
-    warp = layer(rotation=30, zoom=0.2, shift=3, shear=0.2)
-    assert not np.array_equal(warped(warp, images), images)
-    warp.strength.assign(0)
-    np.testing.assert_array_equal(warped(warp, images), images)
+    augmentation = layer(rotation=30, zoom=0.2, shift=3, shear=0.2)
+    assert not np.array_equal(augmented(augmentation, images), images)
+    augmentation.strength.assign(0)
+    np.testing.assert_array_equal(augmented(augmentation, images), images)
 
 
 @pytest.mark.parametrize("name", list(STRONG))
 def test_each_strength_alone_changes_the_images(name: str) -> None:
     images, _ = digit_images(10)
-    result = warped(layer(**{name: STRONG[name]}), images)
+    result = augmented(layer(**{name: STRONG[name]}), images)
     assert result.shape == images.shape
     assert result.dtype == np.float32
     assert all((result[i] != images[i]).any() for i in range(10))
@@ -85,13 +85,13 @@ def test_each_strength_alone_changes_the_images(name: str) -> None:
 
 def test_stays_within_the_range_of_pixels() -> None:
     images, _ = digit_images(50)
-    result = warped(layer(**STRONG), images)
+    result = augmented(layer(**STRONG), images)
     assert result.min() >= 0
     assert result.max() <= images.max() + 1e-3
 
 
 def test_a_shift_moves_by_at_most_so_many_pixels() -> None:
-    moved = warped(layer(shift=2.5), np.repeat(blob(13.5, 13.5), 300, axis=0))
+    moved = augmented(layer(shift=2.5), np.repeat(blob(13.5, 13.5), 300, axis=0))
     offsets = np.array([centre(image) for image in moved]) - 13.5
     assert np.abs(offsets).max() <= 2.5 + 0.02
     # In all four directions, and far enough.
@@ -101,26 +101,28 @@ def test_a_shift_moves_by_at_most_so_many_pixels() -> None:
 
 @pytest.mark.parametrize("way", [-1.0, 1.0])
 def test_a_rotation_turns_about_the_middle(monkeypatch: pytest.MonkeyPatch, way: float) -> None:
-    warp = layer_that_draws(monkeypatch, [way, 0, 0, 0, 0, 0], rotation=90.0)
-    np.testing.assert_allclose(centre(warped(warp, blob(13.5, 13.5))), (13.5, 13.5), atol=0.05)
-    x, y = centre(warped(warp, blob(19.5, 13.5)))
+    augmentation = layer_that_draws(monkeypatch, [way, 0, 0, 0, 0, 0], rotation=90.0)
+    np.testing.assert_allclose(
+        centre(augmented(augmentation, blob(13.5, 13.5))), (13.5, 13.5), atol=0.05
+    )
+    x, y = centre(augmented(augmentation, blob(19.5, 13.5)))
     assert x == pytest.approx(13.5, abs=0.05)
     assert abs(y - 13.5) == pytest.approx(6, abs=0.05)
     image, _ = digit_images(1)
     turned = np.rot90(image[0], k=int(way))
-    np.testing.assert_allclose(warped(warp, image)[0], turned, atol=0.5)
+    np.testing.assert_allclose(augmented(augmentation, image)[0], turned, atol=0.5)
 
 
 def test_half_a_turn_is_half_the_draw(monkeypatch: pytest.MonkeyPatch) -> None:
-    warp = layer_that_draws(monkeypatch, [0.5, 0, 0, 0, 0, 0], rotation=60.0)
-    x, y = centre(warped(warp, blob(19.5, 13.5)))
+    augmentation = layer_that_draws(monkeypatch, [0.5, 0, 0, 0, 0, 0], rotation=60.0)
+    x, y = centre(augmented(augmentation, blob(19.5, 13.5)))
     assert np.hypot(x - 13.5, y - 13.5) == pytest.approx(6, abs=0.1)
     assert abs(np.degrees(np.arctan2(y - 13.5, x - 13.5))) == pytest.approx(30, abs=1)
 
 
 def test_a_zoom_moves_points_from_or_to_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
-    warp = layer_that_draws(monkeypatch, [0, 0, 1, -1, 0, 0], zoom=0.2)
-    x, y = centre(warped(warp, blob(19.5, 19.5)))
+    augmentation = layer_that_draws(monkeypatch, [0, 0, 1, -1, 0, 0], zoom=0.2)
+    x, y = centre(augmented(augmentation, blob(19.5, 19.5)))
     # Read 1.2 times as far from the middle in x, and 0.8 times in y.
     assert x - 13.5 == pytest.approx(6 / 1.2, abs=0.2)
     assert y - 13.5 == pytest.approx(6 / 0.8, abs=0.2)
@@ -129,18 +131,18 @@ def test_a_zoom_moves_points_from_or_to_the_middle(monkeypatch: pytest.MonkeyPat
 def test_a_shear_moves_rows_sideways_and_leaves_their_height(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    warp = layer_that_draws(monkeypatch, [0, 1, 0, 0, 0, 0], shear=0.5)
+    augmentation = layer_that_draws(monkeypatch, [0, 1, 0, 0, 0, 0], shear=0.5)
     for row, moved in ((7.5, 3.0), (13.5, 0.0), (19.5, -3.0)):
-        x, y = centre(warped(warp, blob(13.5, row)))
+        x, y = centre(augmented(augmentation, blob(13.5, row)))
         assert x - 13.5 == pytest.approx(moved, abs=0.1)
         assert y == pytest.approx(row, abs=0.1)
 
 
 def test_never_flips() -> None:
-    """Three spots go round in the same sense, whatever the warp."""
+    """Three spots go round in the same sense, whatever the augmentation."""
     spots = [np.repeat(blob(x, y), 200, axis=0) for x, y in ((9, 9), (18, 9), (9, 18))]
     turns = []
-    moved = [warped(layer(**STRONG), spot) for spot in spots]
+    moved = [augmented(layer(**STRONG), spot) for spot in spots]
     for one, two, three in zip(*moved, strict=True):
         a, b, c = (np.array(centre(image)) for image in (one, two, three))
         turns.append(np.linalg.det(np.stack([b - a, c - a])))
@@ -148,26 +150,26 @@ def test_never_flips() -> None:
 
 
 def test_the_border_comes_in_as_background(monkeypatch: pytest.MonkeyPatch) -> None:
-    warp = layer_that_draws(monkeypatch, [0, 0, 0, 0, 1, 0], shift=3.0)
-    result = warped(warp, np.full((1, 28, 28, 1), 200, np.uint8))[0, :, :, 0]
+    augmentation = layer_that_draws(monkeypatch, [0, 0, 0, 0, 1, 0], shift=3.0)
+    result = augmented(augmentation, np.full((1, 28, 28, 1), 200, np.uint8))[0, :, :, 0]
     assert (result[:, :25] == 200).all()
     assert (result[:, 25:] == 0).all()
 
 
-def test_each_image_of_a_batch_has_its_own_warp() -> None:
+def test_each_image_of_a_batch_has_its_own_transformation() -> None:
     same = np.repeat(digit_images(1)[0], 20, axis=0)
-    result = warped(layer(**STRONG), same)
+    result = augmented(layer(**STRONG), same)
     assert len({image.tobytes() for image in result}) == 20
 
 
-def test_the_draws_follow_from_the_seed_and_go_on() -> None:
+def test_the_draws_depend_on_the_seed_and_continue() -> None:
     images, _ = digit_images(5)
     one, same, other = layer(seed=3, **STRONG), layer(seed=3, **STRONG), layer(seed=4, **STRONG)
-    first, second = warped(one, images), warped(one, images)
-    np.testing.assert_array_equal(first, warped(same, images))
-    np.testing.assert_array_equal(second, warped(same, images))
+    first, second = augmented(one, images), augmented(one, images)
+    np.testing.assert_array_equal(first, augmented(same, images))
+    np.testing.assert_array_equal(second, augmented(same, images))
     assert (first != second).any()
-    assert (first != warped(other, images)).any()
+    assert (first != augmented(other, images)).any()
 
 
 def test_works_on_bytes_in_a_compiled_model() -> None:
@@ -181,4 +183,4 @@ def test_works_on_bytes_in_a_compiled_model() -> None:
         return model(batch, training=True)
 
     result = np.asarray(step(tf.constant(images)))
-    np.testing.assert_allclose(result, warped(layer(seed=3, **STRONG), images), atol=1e-2)
+    np.testing.assert_allclose(result, augmented(layer(seed=3, **STRONG), images), atol=1e-2)

@@ -28,6 +28,8 @@ ray = pytest.importorskip("ray")
 
 from ray.cluster_utils import Cluster  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 def manifests(project: Path) -> list[dict[str, Any]]:
     paths = sorted((project / "data" / "tiny" / "little").glob("fold-*/manifest.json"))
@@ -44,34 +46,34 @@ def cluster() -> Iterator[Cluster]:
     made.shutdown()
 
 
-def test_two_nodes_train_a_fold_each_and_leave_what_a_local_run_leaves(
+def test_two_nodes_train_a_fold_each_and_write_what_a_local_run_writes(
     cluster: Cluster, little_copy: Path, little: Path
 ) -> None:
     words = ("train", "--engine", "ray", "--address", cluster.address)
     process = start_little(little_copy, *words)
-    said, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, said
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, output
     assert little_results(little_copy) == little_results(little)
     ours, theirs = manifests(little_copy), manifests(little)
-    assert len({manifest["facts"]["ray_node"] for manifest in ours}) == 2
+    assert len({manifest["metadata"]["ray_node"] for manifest in ours}) == 2
     for mine, its in zip(ours, theirs, strict=True):
         for part in ("stage", "params", "inputs", "code", "outputs"):
             assert mine[part] == its[part]
         # Time and place are what may differ.
         changing = {"seconds", "epoch_seconds", "ray_node"}
-        assert mine["facts"].keys() - changing == its["facts"].keys() - changing
-        for fact in its["facts"].keys() - changing:
-            assert mine["facts"][fact] == its["facts"][fact]
+        assert mine["metadata"].keys() - changing == its["metadata"].keys() - changing
+        for name in its["metadata"].keys() - changing:
+            assert mine["metadata"][name] == its["metadata"][name]
     for fold in (0, 1):
-        node = ours[fold]["facts"]["ray_node"][:8]
+        node = ours[fold]["metadata"]["ray_node"][:8]
         assert re.search(
-            rf"train fold {fold} on \S+ \({node}\), CPU, epoch \d+/{LITTLE_EPOCHS}: loss", said
+            rf"train fold {fold} on \S+ \({node}\), CPU, epoch \d+/{LITTLE_EPOCHS}: loss", output
         )
     assert not list((little_copy / "data").rglob("checkpoint.npz"))
 
-    again = start_little(little_copy, *words, "--if-stale")
-    said, _ = again.communicate(timeout=PATIENCE)
-    assert said.splitlines() == ["train fold 0: fresh", "train fold 1: fresh"]
+    again = start_little(little_copy, *words)
+    output, _ = again.communicate(timeout=PATIENCE)
+    assert output.splitlines() == ["train: all folds fresh"]
 
 
 def kill_node(cluster: Cluster, node_id: str) -> None:
@@ -92,19 +94,19 @@ def workers() -> list[int]:
 
 
 @pytest.mark.parametrize("kill", [kill_node, kill_workers])
-def test_a_fold_whose_node_or_worker_is_lost_goes_on_elsewhere(
+def test_a_fold_whose_node_or_worker_is_lost_resumes_elsewhere(
     cluster: Cluster, little_copy: Path, little: Path, kill: Callable[[Cluster, str], None]
 ) -> None:
     process = start_little(little_copy, "train", "--engine", "ray", "--address", cluster.address)
     fold, node = wait_for(process, r"train fold (\d) on \S+ \((\w+)\), CPU, epoch [3-9]/").groups()
     kill(cluster, node)
     why, epoch = wait_for(
-        process, rf"train fold {fold}: (.*); tried again after epoch (\d+)"
+        process, rf"train fold {fold}: (.*); trying again after epoch (\d+)"
     ).groups()
     assert re.match("NodeDiedError|WorkerCrashedError", why)
     assert 3 <= int(epoch) < LITTLE_EPOCHS
-    said, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, said
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, output
     assert little_results(little_copy) == little_results(little)
 
 
@@ -114,59 +116,61 @@ def test_ctrl_c_cancels_the_tasks_and_keeps_what_came_back(
     process = start_little(little_copy, "train", "--engine", "ray", "--address", cluster.address)
     wait_for(process, r"train fold \d .* epoch [3-9]/")
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130, said
-    assert said.splitlines()[-1] == "digits: stopped; the same command goes on from here"
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130, output
+    assert output.splitlines()[-1].startswith("digits: stopped; run the same command again")
     assert list((little_copy / "data").rglob("checkpoint.npz"))
     deadline = time.monotonic() + PATIENCE
     while workers():
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    # What the cluster began goes on without it.
+    # What the cluster began can be continued without it.
     process = start_little(little_copy, "train")
-    said, _ = process.communicate(timeout=PATIENCE)
-    assert re.search(r"going on after epoch \d+", said)
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert re.search(r"resuming after epoch \d+", output)
     assert little_results(little_copy) == little_results(little)
 
 
-def test_a_mistake_in_a_fold_is_told_once_and_not_tried_again(
+def test_a_user_error_in_a_fold_is_reported_once_and_not_retried(
     cluster: Cluster, little_copy: Path
 ) -> None:
     (little_copy / "little.toml").write_text(f"{LITTLE_PRESET}1\ndevices = 3\n")
     process = start_little(little_copy, "train", "--engine", "ray", "--address", cluster.address)
-    said, _ = process.communicate(timeout=PATIENCE)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2
-    assert said.splitlines()[-1].startswith("digits: train.devices is 3, and TensorFlow sees 1 CPU")
-    assert "tried again" not in said
+    assert output.splitlines()[-1].startswith(
+        "digits: train.devices is 3, and TensorFlow sees 1 CPU"
+    )
+    assert "trying again" not in output
 
 
-def test_a_fold_that_fails_again_and_again_leaves_the_others_alone(
+def test_a_fold_that_keeps_failing_does_not_affect_the_others(
     little_copy: Path, little: Path
 ) -> None:
-    """On a cluster that the command starts for itself and ends."""
-    code = little_copy / "pipeline" / "progress.py"  # what changes there trains nothing again
+    """On a cluster that the command starts and stops itself."""
+    code = little_copy / "pipeline" / "train" / "progress.py"  # a change there makes nothing stale
     sound = code.read_text()
-    first = "        super().__init__()\n"
+    first = "        self.title, self.epochs"
     lack = "        if title == 'fold 1':\n            raise MemoryError('no room for it')\n"
-    code.write_text(sound.replace(first, first + lack))
+    code.write_text(sound.replace(first, lack + first))
     process = start_little(little_copy, "train", "--engine", "ray", "--jobs", "2")
-    said, _ = process.communicate(timeout=PATIENCE)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
-    retried = "train fold 1: MemoryError: no room for it; tried again after epoch 0"
-    assert said.splitlines().count(retried) == 2
-    assert said.splitlines()[-1].startswith(
-        "digits: train fold 1: failed 3 times in a row, at last with MemoryError: no room for it"
+    retried = "train fold 1: MemoryError: no room for it; trying again after epoch 0"
+    assert output.splitlines().count(retried) == 2
+    assert output.splitlines()[-1].startswith(
+        "digits: train fold 1: failed 3 times in a row, most recently with MemoryError: no room"
     )
-    assert "train fold 0: done" in said
+    assert "train fold 0: done" in output
     code.write_text(sound)
-    process = start_little(little_copy, "train", "--if-stale")
-    said, _ = process.communicate(timeout=PATIENCE)
-    assert said.splitlines()[0] == "train fold 0: fresh"
+    process = start_little(little_copy, "train")
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert output.splitlines()[0] == "train: 1 of 2 folds fresh"
     assert little_results(little_copy) == little_results(little)
 
 
-def test_where_no_cluster_is_one_line_says_so(little_copy: Path) -> None:
+def test_an_address_without_a_cluster(little_copy: Path) -> None:
     process = start_little(little_copy, "train", "--engine", "ray", "--address", "127.0.0.1:1")
-    said, _ = process.communicate(timeout=PATIENCE)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
-    assert said.splitlines()[-1].startswith("digits: no Ray cluster answers at 127.0.0.1:1")
+    assert output.splitlines()[-1].startswith("digits: no Ray cluster answers at 127.0.0.1:1")

@@ -1,4 +1,4 @@
-"""share.py: trainings side by side end up on GPUs of their own, or on cores of their own."""
+"""devices.py: folds that are trained at the same time get GPUs, or cores, of their own."""
 
 import os
 import subprocess
@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 from conftest import PATIENCE
 
-from pipeline import share
 from pipeline.errors import UserError
+from pipeline.train import devices
 
-# A process that takes a GPU of three, says which, and keeps it until it is told to end.
+# A process that takes a GPU of three, prints which, and keeps it until its input ends.
 HOLDER = """
 import sys, tempfile
 tempfile.tempdir = sys.argv[1]
 from tests_fake import TF
-from pipeline import share
-print(share.gpus(TF, ["a", "b", "c"], int(sys.argv[2])), flush=True)
+from pipeline.train import devices
+print(devices.gpus(TF, ["a", "b", "c"], int(sys.argv[2])), flush=True)
 sys.stdin.read()
 """
 FAKE = """
@@ -33,7 +33,7 @@ TF = SimpleNamespace(config=SimpleNamespace(
 
 
 class FakeTensorFlow:
-    """Notes what it is told."""
+    """Records what it is told."""
 
     def __init__(self) -> None:
         self.visible: list[Any] = []
@@ -53,12 +53,12 @@ class FakeTensorFlow:
 
 @pytest.fixture(autouse=True)
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine on which nothing is taken, and this process's cores as they were, after."""
+    """A machine on which nothing is taken, with this process's cores as they were, afterwards."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.delenv("DIGITS_JOBS_PER_GPU", raising=False)
-    monkeypatch.setattr(share, "_taken", [])
-    monkeypatch.setattr(share, "_locks", [])
+    monkeypatch.setattr(devices, "_taken", [])
+    monkeypatch.setattr(devices, "_locks", [])
     cores = os.sched_getaffinity(0)
     yield
     os.sched_setaffinity(0, cores)
@@ -70,7 +70,7 @@ def another_process(tmp_path: Path, count: int = 1, **env: str) -> "subprocess.P
         [sys.executable, "-c", HOLDER, str(tmp_path), str(count)],
         env={
             **os.environ,
-            "PYTHONPATH": f"{Path(share.__file__).parents[1]}:{tmp_path}",
+            "PYTHONPATH": f"{Path(devices.__file__).parents[2]}:{tmp_path}",
             **env,
         },
         stdin=subprocess.PIPE,
@@ -88,7 +88,7 @@ def test_each_process_has_a_gpu_of_its_own(tmp_path: Path) -> None:
     processes = [another_process(tmp_path) for _ in range(3)]
     assert sorted(map(first_line, processes)) == ["['a']", "['b']", "['c']"]
     late = another_process(tmp_path)
-    assert first_line(late).startswith("waiting for a free GPU: other trainings are on all 3")
+    assert first_line(late).startswith("waiting for a free GPU: other folds use all 3")
     processes[1].kill()
     freed = first_line(late)
     assert freed in ("['a']", "['b']", "['c']")
@@ -102,10 +102,10 @@ def test_two_share_a_gpu_only_when_asked(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in env.items():
             patch.setenv(name, value)
-        assert share.gpus(tensorflow, ["only"], 1) == ["only"]
+        assert devices.gpus(tensorflow, ["only"], 1) == ["only"]
         assert tensorflow.growing == ["only"]
-        share._taken.clear()
-        assert share.gpus(tensorflow, ["only"], 1) == ["only"]
+        devices._taken.clear()
+        assert devices.gpus(tensorflow, ["only"], 1) == ["only"]
     assert sorted(path.name for path in tmp_path.glob("*.lock")) == [
         f"digits-{os.getuid()}-gpu-4-{turn}.lock" for turn in (0, 1)
     ]
@@ -113,25 +113,25 @@ def test_two_share_a_gpu_only_when_asked(tmp_path: Path) -> None:
 
 def test_one_model_may_have_several_gpus_and_others_get_the_rest(tmp_path: Path) -> None:
     tensorflow = FakeTensorFlow()
-    assert share.gpus(tensorflow, ["a", "b", "c"], 2) == ["a", "b"]
+    assert devices.gpus(tensorflow, ["a", "b", "c"], 2) == ["a", "b"]
     assert tensorflow.visible == ["a", "b"]
     other = another_process(tmp_path)
     assert first_line(other) == "['c']"
     other.communicate(timeout=PATIENCE)
     # The next fold of this process stays where the first one was.
-    assert share.gpus(tensorflow, ["a", "b"], 2) == ["a", "b"]
+    assert devices.gpus(tensorflow, ["a", "b"], 2) == ["a", "b"]
 
 
 def test_more_gpus_than_there_are(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"train\.devices is 2, and TensorFlow sees 1 GPU"):
-        share.gpus(FakeTensorFlow(), ["a"], 2)
+    with pytest.raises(UserError, match=r"train\.devices is 2, but TensorFlow sees 1 GPU"):
+        devices.gpus(FakeTensorFlow(), ["a"], 2)
 
 
-@pytest.mark.parametrize("word", ["two", "0", "-1", ""])
-def test_a_number_of_jobs_that_is_none(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+@pytest.mark.parametrize("word", ["two", "0", "00", "-1", "²", ""])
+def test_a_number_of_jobs_that_is_not_one(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
     monkeypatch.setenv("DIGITS_JOBS_PER_GPU", word)
-    with pytest.raises(UserError, match="DIGITS_JOBS_PER_GPU has to be a whole number from 1"):
-        share.gpus(FakeTensorFlow(), ["a"], 1)
+    with pytest.raises(UserError, match="DIGITS_JOBS_PER_GPU must be a whole number from 1"):
+        devices.gpus(FakeTensorFlow(), ["a"], 1)
 
 
 @pytest.mark.parametrize(
@@ -146,23 +146,23 @@ def test_a_number_of_jobs_that_is_none(monkeypatch: pytest.MonkeyPatch, word: st
     ],
 )
 def test_cores_are_shared_out(cores: list[int], jobs: int, parts: list[list[int]]) -> None:
-    assert [share.part(cores, job, jobs) for job in range(jobs)] == parts
+    assert [devices.part(cores, job, jobs) for job in range(jobs)] == parts
 
 
-def test_a_job_keeps_to_its_cores_and_to_the_number_of_threads() -> None:
+def test_a_job_stays_on_its_cores_and_keeps_the_number_of_threads() -> None:
     there = sorted(os.sched_getaffinity(0))
     tensorflow = FakeTensorFlow()
-    mine = share.cores(tensorflow, 2)
-    assert mine == share.part(there, 0, 2)
+    mine = devices.cores(tensorflow, 2)
+    assert mine == devices.part(there, 0, 2)
     assert sorted(os.sched_getaffinity(0)) == mine
     assert tensorflow.threads == len(there)
-    assert share.cores(tensorflow, 2) == mine
+    assert devices.cores(tensorflow, 2) == mine
 
 
-def test_where_all_shares_are_taken_a_job_has_all_cores() -> None:
+def test_a_job_gets_all_cores_if_no_share_is_free() -> None:
     there = sorted(os.sched_getaffinity(0))
     for _ in range(2):
-        share.cores(FakeTensorFlow(), 2)
-        share._taken.clear()
+        devices.cores(FakeTensorFlow(), 2)
+        devices._taken.clear()
         os.sched_setaffinity(0, there)
-    assert share.cores(FakeTensorFlow(), 2) == there
+    assert devices.cores(FakeTensorFlow(), 2) == there

@@ -1,4 +1,4 @@
-"""engines.py: several processes train what one would have, and end together with the first."""
+"""local.py: several processes train what one would have, and end with the one that started them."""
 
 import json
 import os
@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from conftest import LITTLE_EPOCHS, PATIENCE, little_results, start_little, wait_for
+
+pytestmark = pytest.mark.slow
 
 
 def children(process: "subprocess.Popen[str]") -> list[int]:
@@ -28,30 +30,30 @@ def await_end(numbers: list[int]) -> None:
 
 
 def is_dead(number: int) -> bool:
-    """Whether it is a zombie, which only waits for somebody to ask after it."""
+    """Whether it is a zombie, which has ended and waits for its parent."""
     try:
         return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
         return True
 
 
-def test_two_jobs_leave_what_one_leaves(little: Path, little_copy: Path) -> None:
-    process = start_little(little_copy, "train", "--folds", "all", "--jobs", "2")
-    said, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, said
+def test_two_jobs_write_what_one_writes(little: Path, little_copy: Path) -> None:
+    process = start_little(little_copy, "train", "--fold", "all", "--jobs", "2")
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, output
     assert little_results(little_copy) == little_results(little)
     reasons = [
-        json.loads(path.read_text())["facts"]["device_reason"]
+        json.loads(path.read_text())["metadata"]["device_reason"]
         for path in sorted((little_copy / "data/tiny/little").glob("fold-*/manifest.json"))
     ]
-    cores = [re.search(r"2 jobs share the machine, this one runs on core (.*)", r) for r in reasons]
+    cores = [re.search(r"2 jobs share the machine, this one uses core (.*)", r) for r in reasons]
     assert all(cores)
     if len(os.sched_getaffinity(0)) > 1:
         assert len({found[1] for found in cores if found}) == 2
 
 
 @pytest.mark.parametrize("ending", ["child killed", "parent killed", "Ctrl-C"])
-def test_jobs_that_are_stopped_go_on_to_the_same_files(
+def test_stopped_jobs_resume_and_write_the_same_files(
     little: Path, little_copy: Path, ending: str
 ) -> None:
     process = start_little(little_copy, "train", "--jobs", "2")
@@ -64,18 +66,18 @@ def test_jobs_that_are_stopped_go_on_to_the_same_files(
         process.kill()
     else:
         process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=PATIENCE)
+    output, _ = process.communicate(timeout=PATIENCE)
     await_end(numbers)
-    last = said.splitlines()[-1] if said else ""
+    last = output.splitlines()[-1] if output else ""
     if ending == "child killed":
         assert process.returncode == 1
         assert last.startswith("digits: a training process was killed")
     elif ending == "Ctrl-C":
         assert process.returncode == 130
-        assert last == "digits: stopped; the same command goes on from here"
-    assert "Traceback" not in said
-    process = start_little(little_copy, "train", "--if-stale")
-    said, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, said
-    assert re.search(r"going on after epoch \d+", said)
+        assert last.startswith("digits: stopped; run the same command again")
+    assert "Traceback" not in output
+    process = start_little(little_copy, "train")
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, output
+    assert re.search(r"resuming after epoch \d+", output)
     assert little_results(little_copy) == little_results(little)

@@ -1,4 +1,4 @@
-"""networks.py: every network takes pixels and gives ten logits, at any width and precision."""
+"""networks.py: every network takes pixels and returns ten logits, at any width and precision."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import pytest
 from conftest import digit_images
 
 from pipeline.config import Train
-from pipeline.networks import NETWORKS, FusedBatchNormalization
+from pipeline.train.networks import NETWORKS, FusedBatchNormalization
 
 
 @pytest.fixture(autouse=True)
@@ -17,14 +17,14 @@ def _keras(fresh_keras: Any) -> None:
 
 @pytest.mark.parametrize("name", list(NETWORKS))
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_takes_pixels_and_gives_logits(name: str, dropout: float) -> None:
+def test_takes_pixels_and_returns_logits(name: str, dropout: float) -> None:
     network = NETWORKS[name](3, dropout)
     images, _ = digit_images(7)
     logits = np.asarray(network(images.astype("float32"), training=False))
     assert logits.shape == (7, 10)
     assert logits.dtype == np.float32
     assert np.isfinite(logits).all()
-    assert logits.min() < 0, "logits, no probabilities"
+    assert logits.min() < 0, "logits, not probabilities"
 
 
 def test_the_default_network_exists() -> None:
@@ -32,7 +32,7 @@ def test_the_default_network_exists() -> None:
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))
-def test_a_network_bears_the_name_it_is_looked_up_by(name: str) -> None:
+def test_a_network_has_the_name_it_is_looked_up_by(name: str) -> None:
     assert NETWORKS[name].__name__ == name
     assert NETWORKS[name](3, 0.0).name == name
 
@@ -48,9 +48,7 @@ def test_a_network_bears_the_name_it_is_looked_up_by(name: str) -> None:
         ("notebook", 32, 887_530),
     ],
 )
-def test_the_numbers_of_parameters_that_are_written_down(
-    name: str, width: int, parameters: int
-) -> None:
+def test_the_documented_numbers_of_parameters(name: str, width: int, parameters: int) -> None:
     assert NETWORKS[name](width, 0.0).count_params() == parameters
 
 
@@ -75,7 +73,7 @@ def test_the_logits_are_float32_whatever_the_precision(fresh_keras: Any, name: s
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))
-def test_bytes_and_floats_give_the_same(name: str) -> None:
+def test_uint8_and_float32_give_the_same_logits(name: str) -> None:
     images, _ = digit_images(4)
     network = NETWORKS[name](3, 0.0)
     np.testing.assert_allclose(
@@ -83,7 +81,7 @@ def test_bytes_and_floats_give_the_same(name: str) -> None:
     )
 
 
-def test_fused_normalisation_is_that_of_keras(fresh_keras: Any) -> None:
+def test_fused_normalisation_agrees_with_that_of_keras(fresh_keras: Any) -> None:
     features = np.random.default_rng(0).normal(3, 2, (16, 7, 7, 5)).astype("float32")
     fused = FusedBatchNormalization(momentum=0.9)
     plain = fresh_keras.layers.BatchNormalization(momentum=0.9)

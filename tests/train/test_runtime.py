@@ -1,4 +1,4 @@
-"""runtime.py: the precision follows from the hardware; a seed fixes everything random."""
+"""runtime.py: the precision follows from the hardware; one seed for all random numbers."""
 
 import random
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import runtime
-from pipeline.runtime import choose_precision
+from pipeline.train import runtime
+from pipeline.train.runtime import choose_precision
 
 NO_FLAGS: frozenset[str] = frozenset()
 
@@ -26,7 +26,7 @@ NO_FLAGS: frozenset[str] = frozenset()
     ],
 )
 def test_the_precision_of_a_gpu(capability: tuple[int, int] | None, policy: str) -> None:
-    # What the CPU beside it can do is of no account.
+    # The CPU's features do not matter.
     for flags in (NO_FLAGS, frozenset({"avx512_bf16"})):
         chosen, reason = choose_precision("auto", True, capability, flags)
         assert chosen == policy
@@ -49,14 +49,14 @@ def test_the_precision_of_a_cpu(flags: set[str], policy: str, reason: str) -> No
 
 @pytest.mark.parametrize("wanted", ["float32", "mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("gpu", [False, True])
-def test_what_the_preset_asks_for_is_taken(wanted: str, gpu: bool) -> None:
+def test_what_the_preset_asks_for_is_used(wanted: str, gpu: bool) -> None:
     chosen, reason = choose_precision(wanted, gpu, (8, 0), frozenset({"avx512_bf16"}))
     assert chosen == wanted
     assert "train.precision" in reason
 
 
 def draws(seed: int) -> list[Any]:
-    """One number from each source of chance."""
+    """One number from each random number generator."""
     runtime.prepare(seed, "float32")
     from pipeline.backend import keras
 
@@ -64,24 +64,24 @@ def draws(seed: int) -> list[Any]:
     return [random.random(), float(np.random.random()), keras_draw]
 
 
-def test_a_seed_fixes_every_source_of_chance(fresh_keras: Any) -> None:
+def test_a_seed_seeds_all_random_number_generators(fresh_keras: Any) -> None:
     first, other, again = draws(1), draws(2), draws(1)
     assert first == again
     assert all(a != b for a, b in zip(first, other, strict=True))
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_prepare_sets_keras_and_tells(fresh_keras: Any, policy: str) -> None:
+def test_prepare_configures_keras_and_reports_it(fresh_keras: Any, policy: str) -> None:
     machine = runtime.prepare(0, policy)
     assert fresh_keras.config.dtype_policy().name == policy
-    facts = machine.facts()
-    assert facts["precision"] == policy
-    assert facts["versions"]["keras"] == fresh_keras.__version__
-    assert facts["device"]
-    assert facts["device_reason"].startswith("TensorFlow sees ")
+    metadata = machine.metadata()
+    assert metadata["precision"] == policy
+    assert metadata["versions"]["keras"] == fresh_keras.__version__
+    assert metadata["device"]
+    assert metadata["device_reason"].startswith("TensorFlow sees ")
 
 
-def test_auto_is_what_the_hardware_calls_for(fresh_keras: Any) -> None:
+def test_auto_follows_the_hardware(fresh_keras: Any) -> None:
     machine = runtime.prepare(0, "auto")
     if machine.device == "CPU":
         assert machine.precision == choose_precision("auto", False, None, runtime.cpu_flags())[0]

@@ -11,7 +11,7 @@ PEAK = 0.25
 
 def rates(steps: int, warmup: float, decay: str) -> list[float]:
     """The rate at each step that is taken, and at the one after the last."""
-    from pipeline.schedule import WarmUpThenDecay
+    from pipeline.train.schedule import WarmUpThenDecay
 
     schedule = WarmUpThenDecay(PEAK, steps, warmup, decay)
     return [float(schedule(step)) for step in range(steps + 1)]
@@ -56,7 +56,7 @@ def test_no_step_is_taken_at_a_rate_of_zero_or_above_the_peak(
 
 def test_is_a_function_of_the_step_alone_also_in_a_graph() -> None:
     from pipeline.backend import tf
-    from pipeline.schedule import WarmUpThenDecay
+    from pipeline.train.schedule import WarmUpThenDecay
 
     schedule = WarmUpThenDecay(PEAK, 30, 0.3, "linear")
     in_graph: Any = tf.function(schedule)
@@ -64,8 +64,8 @@ def test_is_a_function_of_the_step_alone_also_in_a_graph() -> None:
     np.testing.assert_allclose(backwards[::-1], rates(30, 0.3, "linear"), rtol=1e-6)
 
 
-def test_its_settings_rebuild_it() -> None:
-    from pipeline.schedule import WarmUpThenDecay
+def test_its_config_rebuilds_it() -> None:
+    from pipeline.train.schedule import WarmUpThenDecay
 
     schedule = WarmUpThenDecay(PEAK, 30, 0.3, "linear")
     again = WarmUpThenDecay.from_config(schedule.get_config())

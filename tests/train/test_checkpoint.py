@@ -1,0 +1,99 @@
+"""checkpoint.py: nothing damaged is resumed; the best epoch follows from the history."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.train.checkpoint import CHECKPOINT, State, history, restore, save
+
+NAN = float("nan")
+
+
+class Variable:
+    """As much of Keras' as a checkpoint needs."""
+
+    def __init__(self, value: np.ndarray) -> None:
+        self.value = value
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return self.value
+
+    def assign(self, value: np.ndarray) -> None:
+        self.value = value
+
+
+def model() -> Any:
+    variables = [Variable(np.arange(3, dtype=np.float32)), Variable(np.array(7))]
+    return SimpleNamespace(variables=variables, optimizer=SimpleNamespace(variables=[]))
+
+
+def test_a_checkpoint_contains_variables_history_and_best_weights(tmp_path: Path) -> None:
+    path = tmp_path / CHECKPOINT
+    best = [np.arange(4, dtype=np.float32), np.array(2.5)]
+    state = State("this run", [{"loss": 0.1}], [1.5], best_weights=best)
+    save(path, model(), state)
+    zeros = model()
+    for variable in zeros.variables:
+        variable.assign(variable.value * 0)
+    restored = restore(path, zeros, "this run")
+    assert [variable.value.tolist() for variable in zeros.variables] == [[0, 1, 2], 7]
+    assert (restored.history, restored.epoch_seconds) == ([{"loss": 0.1}], [1.5])
+    assert [weights.tolist() for weights in restored.best_weights] == [[0, 1, 2, 3], 2.5]
+    assert history(path) == [{"loss": 0.1}]
+
+
+def test_a_missing_checkpoint_and_one_of_another_run_are_not_resumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / CHECKPOINT
+    assert restore(path, model(), "this run") == State("this run")
+    save(path, model(), State("this run", history=[{"loss": 0.1}]))
+    assert restore(path, model(), "another") == State("another")
+    assert "damaged; starting anew" in capsys.readouterr().out
+
+
+def test_a_missing_or_damaged_checkpoint_has_no_history(tmp_path: Path) -> None:
+    path = tmp_path / CHECKPOINT
+    assert history(path) == []
+    save(path, model(), State("this run", history=[{"loss": 0.1}]))
+    sound = path.read_bytes()
+    for damaged in (b"", b"not an archive", sound[:-1], sound[: len(sound) // 2]):
+        path.write_bytes(damaged)
+        assert history(path) == []
+
+
+@pytest.mark.slow
+def test_no_flipped_bit_of_a_checkpoint_goes_unnoticed_or_crashes(tmp_path: Path) -> None:
+    """Every bit of a small one. If it is not reported as damaged, it holds what was written."""
+    network, path = model(), tmp_path / CHECKPOINT
+    state = State("this run", history=[{"loss": 0.5}])
+    save(path, network, state)
+    sound = path.read_bytes()
+    for place in range(8 * len(sound)):
+        damaged = bytearray(sound)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        if restore(path, network, "this run").history:
+            assert restore(path, network, "this run") == state
+            assert [variable.value.tolist() for variable in network.variables] == [[0, 1, 2], 7]
+
+
+@pytest.mark.parametrize(
+    ("losses", "best"),
+    [
+        ([], 0),
+        ([3.0, 1.0, 2.0], 1),
+        ([1.0, 1.0], 0),
+        ([NAN, NAN], 0),
+        ([NAN, 5.0, NAN], 1),
+        ([float("inf"), NAN, 2.0], 2),
+    ],
+)
+def test_the_best_epoch_is_the_first_with_the_lowest_loss(losses: list[float], best: int) -> None:
+    rows = [{"loss": -float(epoch), "val_loss": loss} for epoch, loss in enumerate(losses)]
+    state = State("this run", history=rows)
+    assert state.best_epoch("val_loss") == best
+    assert state.best_epoch("loss") == max(len(losses) - 1, 0)

@@ -1,0 +1,112 @@
+"""progress.py: what a run prints of how far it is, and how long it will take."""
+
+import re
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipeline.train import progress
+from pipeline.train.progress import Board, TrainingBar
+
+ROW = {
+    "epoch": 2,
+    "loss": 0.5,
+    "accuracy": 0.8,
+    "val_loss": 0.25,
+    "val_accuracy": 0.9,
+    "learning_rate": 0.001,
+}
+NUMBERS = "loss 0.5000, accuracy 0.8000, held out: loss 0.2500, accuracy 0.9000"
+
+
+@pytest.fixture
+def sleep(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """A function that lets seconds pass on the clock of progress.py."""
+    now = [1000.0]
+
+    def pass_by(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return pass_by
+
+
+def run_steps(bar: TrainingBar, calls: range, sleep: Callable[[float], None], each: float) -> None:
+    for call in calls:
+        sleep(each)
+        bar.on_train_batch_end(call, {"loss": 0.5, "accuracy": 0.8})
+
+
+@pytest.mark.parametrize(("folds", "all_folds"), [(1, ""), (5, ", 42 min for 5 folds")])
+def test_the_duration_is_forecast_once(
+    sleep: Callable[[float], None],
+    capsys: pytest.CaptureFixture[str],
+    folds: int,
+    all_folds: str,
+) -> None:
+    """From the steps after the first call, which traces the graph."""
+    with TrainingBar("fold 0", epochs=20, steps=50, done=0, folds=folds) as bar:
+        sleep(60)
+        bar.on_train_batch_end(0)
+        run_steps(bar, range(1, 5), sleep, 0.5)
+        assert capsys.readouterr().out == "", "2 s are not more than 2 s"
+        run_steps(bar, range(5, 50), sleep, 0.5)
+    assert capsys.readouterr().out == (
+        f"fold 0: about 8 min for 20 epochs{all_folds} on this machine, measured over 5 steps\n"
+    )
+
+
+def test_a_short_forecast_is_in_seconds(
+    sleep: Callable[[float], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with TrainingBar("fold 0", epochs=3, steps=10, done=1, folds=2) as bar:
+        run_steps(bar, range(0, 10), sleep, 0.75)
+    assert "about 22 s for 3 epochs, 45 s for 2 folds on" in capsys.readouterr().out
+
+
+def test_each_epoch_has_a_line_with_the_time_left(
+    sleep: Callable[[float], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with TrainingBar("fold 1", epochs=5, steps=10, done=1) as bar:
+        sleep(7)
+        bar.epoch_done(ROW)
+        assert bar.epoch == 2
+    # One epoch took 7 s, and three are left.
+    assert capsys.readouterr().out == f"fold 1, epoch 2/5: {NUMBERS}; 21 s left\n"
+
+
+def task(epochs: int) -> Any:
+    return SimpleNamespace(name="train fold 1", params={"params": SimpleNamespace(epochs=epochs)})
+
+
+@pytest.mark.parametrize(("gpus", "device"), [([], "CPU"), ([0, 3], "GPU 0, GPU 3")])
+def test_the_board_says_where_each_fold_is_trained(
+    capsys: pytest.CaptureFixture[str], gpus: list[int], device: str
+) -> None:
+    where = {"node": "kite", "ray_node": "0123456789abcdef", "gpus": gpus}
+    with Board() as board:
+        board.show(task(5), [], where)
+        board.show(task(5), [{**ROW, "epoch": 1}, ROW], where)
+        board.print("train fold 1: 7 of [9]")
+    assert capsys.readouterr().out.splitlines() == [
+        f"train fold 1 on kite (01234567), {device}: started",
+        f"train fold 1 on kite (01234567), {device}, epoch 2/5: {NUMBERS}",
+        "train fold 1: 7 of [9]",
+    ]
+
+
+def test_on_a_terminal_the_board_has_a_bar_per_fold(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    where = {"node": "kite", "ray_node": "0123456789abcdef", "gpus": []}
+    with Board() as board:
+        board.show(task(5), [], where)
+        board.show(task(5), [ROW, ROW], where)
+    output = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", capsys.readouterr().out)
+    assert re.search(r"train fold 1 .* 2/5 +kite \(01234567\), CPU", output)
+    assert "held out" not in output
