@@ -1,6 +1,5 @@
 """Stage 5: average the folds' predictions, and estimate the accuracy."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import probabilities
 from pipeline.artifacts import write_json
+from pipeline.probabilities import standard_error
 
 
 def ensemble(
@@ -38,13 +39,18 @@ def ensemble(
     Returns:
         Metadata: the out-of-fold accuracy, its standard error, the number of rows it is based on,
         and the accuracy of each fold and of each member.
+
+    Raises:
+        UserError: a probability is not finite.
     """
     labels, folds = np.load(train_labels), np.load(fold_ids)
     held_out = folds >= 0
     members = {name: _gather(paths, folds) for name, paths in fold_oof.items()}
     mean = _mean(list(members.values()))
     np.save(oof, mean)
-    np.save(test, _mean([np.load(path) for paths in fold_test.values() for path in paths]))
+    np.save(
+        test, _mean([probabilities.load(path) for paths in fold_test.values() for path in paths])
+    )
 
     right = mean.argmax(axis=1) == labels
     rows, accuracy = int(held_out.sum()), float(right[held_out].mean())
@@ -66,15 +72,10 @@ def _gather(paths: Sequence[Path], folds: NDArray[np.int8]) -> NDArray[np.float3
     """One member's out-of-fold probabilities in the order of the rows, float32 (n, 10)."""
     oof = np.full((len(folds), 10), np.nan, dtype=np.float32)
     for fold, path in enumerate(paths):
-        oof[folds == fold] = np.load(path)
+        oof[folds == fold] = probabilities.load(path)
     return oof
 
 
-def _mean(probabilities: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    mean = np.mean(probabilities, axis=0, dtype=np.float64)
+def _mean(members: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    mean = np.mean(members, axis=0, dtype=np.float64)
     return np.asarray(mean, dtype=np.float32)
-
-
-def standard_error(accuracy: float, rows: int) -> float:
-    """Binomial standard error of an accuracy, sqrt(p (1 - p) / n)."""
-    return math.sqrt(accuracy * (1 - accuracy) / rows)

@@ -17,6 +17,9 @@ from pipeline.download import dataset as find_dataset
 from pipeline.errors import UserError
 from pipeline.stages import Graph
 
+# An accuracy that ten classes reach by guessing, with some luck.
+CHANCE = 0.2
+
 
 def status(graph: Graph, verify: bool) -> None:
     """Print whether each task is fresh, stale (and why) or missing, and how long it took.
@@ -53,6 +56,8 @@ def result(graph: Graph) -> None:
         f"out-of-fold accuracy {found['oof_accuracy']:.5f} ± {found['oof_standard_error']:.5f} "
         f"(one standard error, {found['oof_rows']:,} rows)"
     )
+    if found["oof_accuracy"] < CHANCE:
+        print("this is close to guessing; the lines of `digits train --force` say why")
     if "solution" in download.writes:
         predicted, truth = _labels(submission), _labels(download.writes["solution"])
         right = sum(predicted[image_id] == label for image_id, label in truth.items())

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import csvs
+from pipeline import csvs, probabilities
 from pipeline.errors import UserError
 
 
@@ -35,10 +35,10 @@ def write(
         Metadata: the ensemble's metrics, and how often each label is predicted.
 
     Raises:
-        UserError: the sample submission does not fit the probabilities.
+        UserError: the sample submission does not fit the probabilities, or one is not finite.
     """
     ids, _ = csvs.read_labels(sample_submission)
-    labels = np.load(test).argmax(axis=1)
+    labels = probabilities.load(test).argmax(axis=1)
     if len(ids) != len(labels):
         raise UserError(
             f"{sample_submission} has {len(ids):,} rows, but there are {len(labels):,} predictions"

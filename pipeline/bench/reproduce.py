@@ -7,8 +7,8 @@ import numpy as np
 
 from pipeline import artifacts, csvs
 from pipeline.bench import make
-from pipeline.ensemble import standard_error
 from pipeline.errors import UserError
+from pipeline.probabilities import standard_error
 from pipeline.stages import Graph
 
 

@@ -18,8 +18,8 @@ from pipeline import artifacts, config, show, stages
 from pipeline.artifacts import Task
 from pipeline.config import Preset
 from pipeline.download import Dataset
-from pipeline.ensemble import standard_error
 from pipeline.errors import UserError
+from pipeline.probabilities import standard_error
 from pipeline.stages import Graph
 from pipeline.train.engines import Engine, train_folds
 

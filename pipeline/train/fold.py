@@ -7,9 +7,12 @@ stopped resumes from it, and ends with the same bytes as one that was not.
 
 import csv
 import hashlib
+import math
 import re
 import time
 import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,8 @@ from pipeline.errors import UserError
 from pipeline.train import checkpoint, runtime
 from pipeline.train.progress import TrainingBar
 
+# Averages of weights and statistics need more steps than this to be of use.
+FEW_STEPS = 100
 # Images per step of a prediction: few enough for the caches of a small CPU.
 PREDICT_BATCH = 500
 
@@ -63,7 +68,7 @@ def train(
         seconds of each epoch with its validation (the first includes the tracing of the graph).
 
     Raises:
-        UserError: there is no such network, or there are not enough devices.
+        UserError: there is no such network, there are not enough devices, or training diverged.
     """
     title = title or f"fold {fold}"
     seed = _fold_seed(params.seed, fold)
@@ -97,8 +102,9 @@ def train(
                 break
             began = time.perf_counter()
             model.layers[0].strength.assign(float(epoch >= params.augment_after))
-            fitted, current = _fit_epoch(model, batches_of(epoch), steps, bar)
-            loss, accuracy = _score(predict(model, unseen_images), unseen_labels)
+            with _told_of_divergence(f"{title}, epoch {epoch + 1}", params, machine.precision):
+                fitted, current = _fit_epoch(model, batches_of(epoch), steps, bar)
+                loss, accuracy = _score(predict(model, unseen_images), unseen_labels)
             row = {
                 "epoch": epoch + 1,
                 "loss": fitted["loss"],
@@ -118,13 +124,16 @@ def train(
     model.optimizer.finalize_variable_values(model.trainable_variables)
     if params.restore_best_weights:
         model.set_weights(state.best_weights)
-    unseen = predict(model, unseen_images)
+    with _told_of_divergence(title, params, machine.precision):
+        unseen = predict(model, unseen_images)
+        np.save(test, predict(model, np.load(test_images, mmap_mode="r")))
     np.save(oof, unseen)
-    np.save(test, predict(model, np.load(test_images, mmap_mode="r")))
     _save_network(network, weights)
     _write_history(history, state.history)
     loss, accuracy = _score(unseen, unseen_labels)
     print(f"{title}: accuracy {accuracy:.5f} on {len(unseen):,} held-out rows")
+    if accuracy < 2 * np.bincount(unseen_labels).max() / len(unseen):
+        print(f"{title}: this is close to guessing: {_why_guessing(state.history, steps)}")
     return {
         **machine.metadata(),
         "parameters": network.count_params(),
@@ -138,9 +147,39 @@ def train(
 
 
 def predict(model: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Class probabilities, float32 (n, 10), of images, uint8 (n, 28, 28, 1)."""
+    """Class probabilities, float32 (n, 10), of images, uint8 (n, 28, 28, 1).
+
+    Raises:
+        FloatingPointError: a weight or a logit is not finite.
+    """
+    if not all(np.isfinite(weights).all() for weights in model.get_weights()):
+        raise FloatingPointError("a weight")
     logits = model.predict(images, batch_size=PREDICT_BATCH, verbose=0).astype(np.float64)
+    if not np.isfinite(logits).all():
+        raise FloatingPointError("a predicted logit")
     return np.asarray(softmax(logits, axis=1), dtype=np.float32)
+
+
+@contextmanager
+def _told_of_divergence(title: str, params: Train, precision: str) -> Iterator[None]:
+    """Turn a value that is not finite into the advice to change the parameters."""
+    try:
+        yield
+    except FloatingPointError as error:
+        remedy = f"lower train.learning_rate, which is {params.learning_rate}"
+        if precision == "mixed_float16":
+            remedy += ', or set train.precision to "float32"'
+        raise UserError(
+            f"{title}: {error} is no longer finite: training diverged; {remedy}"
+        ) from error
+
+
+def _why_guessing(history: Sequence[Mapping[str, float]], steps: int) -> str:
+    """Why a network may be no better than guessing, from its history."""
+    taken, worst = len(history) * steps, max(row["loss"] for row in history)
+    if worst > 10 * math.log(10) or taken >= FEW_STEPS:  # guessing has a loss of log(10)
+        return f"training diverged, to a loss of {worst:.3g}; lower train.learning_rate"
+    return f"{taken} steps are few: expect this for the first few dozen; raise train.epochs"
 
 
 def _fold_seed(seed: int, fold: int) -> int:
@@ -220,12 +259,20 @@ def _fit_epoch(
 
     `fit` ends by replacing the weights with their averages, if there are any: the model is left
     with those. The next epoch has to continue from the weights themselves.
+
+    Raises:
+        FloatingPointError: the loss is not finite.
     """
     from pipeline.backend import keras
 
+    def after_steps(batch: int, logs: Mapping[str, float]) -> None:
+        if not math.isfinite(logs["loss"]):
+            raise FloatingPointError("the loss")
+        bar.on_train_batch_end(batch, logs)
+
     weights: list[NDArray[Any]] = []
     callback = keras.callbacks.LambdaCallback(
-        on_train_batch_end=bar.on_train_batch_end,
+        on_train_batch_end=after_steps,
         on_epoch_end=lambda epoch, logs: weights.extend(model.get_weights()),
     )
     fitted = model.fit(batches, steps_per_epoch=steps, verbose=0, callbacks=[callback])
