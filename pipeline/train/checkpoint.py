@@ -1,7 +1,6 @@
 """The checkpoint of a fold: the whole state after an epoch, from which a stopped run resumes."""
 
 import json
-import math
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,13 +34,9 @@ class State:
     best_weights: list[NDArray[Any]] = field(default_factory=list)
 
     def best_epoch(self, monitor: str) -> int:
-        """The first epoch, counted from 0, with the lowest `monitor`; NaN counts as infinite."""
-
-        def loss(epoch: int) -> float:
-            value = self.history[epoch][monitor]
-            return math.inf if math.isnan(value) else value
-
-        return min(range(len(self.history)), key=loss, default=0)
+        """The first epoch, counted from 0, with the lowest `monitor`; 0 before the first."""
+        epochs = range(len(self.history))
+        return min(epochs, key=lambda epoch: self.history[epoch][monitor], default=0)
 
 
 def save(path: Path, model: Any, state: State) -> None:

@@ -18,18 +18,10 @@ FORECAST_SECONDS = 2.0
 class _Bars(progress.Progress):
     """Bars on a terminal, and lines above them."""
 
-    def __init__(
-        self, *columns: progress.ProgressColumn, hidden: bool = False, transient: bool
-    ) -> None:
+    def __init__(self, *columns: str | progress.ProgressColumn, **settings: Any) -> None:
         console = Console()
-        super().__init__(
-            progress.TextColumn("{task.description}"),
-            progress.BarColumn(),
-            *columns,
-            console=console,
-            disable=hidden or not console.is_terminal,
-            transient=transient,
-        )
+        columns = ("{task.description}", progress.BarColumn(), *columns)
+        super().__init__(*columns, console=console, disable=not console.is_terminal, **settings)
         self.print = partial(console.print, highlight=False, soft_wrap=True)
 
 
@@ -45,14 +37,10 @@ class TrainingBar(_Bars):
     """
 
     def __init__(self, title: str, epochs: int, steps: int, done: int, folds: int = 1) -> None:
+        columns = progress.TaskProgressColumn(), progress.TimeRemainingColumn()
+        super().__init__(*columns, transient=True)
         # The bars of folds in parallel would overwrite each other.
-        parallel = multiprocessing.parent_process() is not None
-        super().__init__(
-            progress.TaskProgressColumn(),
-            progress.TimeRemainingColumn(),
-            hidden=parallel,
-            transient=True,
-        )
+        self.disable = self.disable or multiprocessing.parent_process() is not None
         self.title, self.epochs, self.steps, self.epoch = title, epochs, steps, done
         self.bar = self.add_task(title, total=epochs * steps, completed=done * steps)
         self.began, self.first = time.monotonic(), done
@@ -99,11 +87,7 @@ class Board(_Bars):
     """Where each fold is trained and how far it is: a bar each, or a line per epoch."""
 
     def __init__(self) -> None:
-        super().__init__(
-            progress.MofNCompleteColumn(),
-            progress.TextColumn("{task.fields[where]}"),
-            transient=False,
-        )
+        super().__init__(progress.MofNCompleteColumn(), "{task.fields[where]}")
         self.bars: dict[str, Any] = {}
 
     def show(self, task: Task, history: Sequence[Mapping[str, float]], where: Any) -> None:

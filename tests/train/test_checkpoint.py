@@ -9,8 +9,6 @@ import pytest
 
 from pipeline.train.checkpoint import CHECKPOINT, State, history, restore, save
 
-NAN = float("nan")
-
 
 class Variable:
     """As much of Keras' as a checkpoint needs."""
@@ -87,9 +85,6 @@ def test_no_flipped_bit_of_a_checkpoint_goes_unnoticed_or_crashes(tmp_path: Path
         ([], 0),
         ([3.0, 1.0, 2.0], 1),
         ([1.0, 1.0], 0),
-        ([NAN, NAN], 0),
-        ([NAN, 5.0, NAN], 1),
-        ([float("inf"), NAN, 2.0], 2),
     ],
 )
 def test_the_best_epoch_is_the_first_with_the_lowest_loss(losses: list[float], best: int) -> None:

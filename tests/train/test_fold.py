@@ -455,17 +455,6 @@ def test_the_best_weights_are_restored(
 
 
 @slow
-def test_a_run_whose_loss_is_nan_still_writes_its_files(
-    tmp_path: Path, arrays: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scripted_losses(monkeypatch, [float("nan")])
-    metadata = train_fold(
-        tmp_path / "run", arrays, replace(PARAMS, restore_best_weights=True, epochs=1)
-    )
-    assert metadata["epochs"] == 1
-
-
-@slow
 def test_augmentation_can_start_later(trained: Any, tmp_path: Path, arrays: Path) -> None:
     plain = replace(PARAMS, rotation=0.0, zoom=0.0, shift=0.0, shear=0.0)
     train_fold(tmp_path / "plain", arrays, plain)
