@@ -80,7 +80,7 @@ class Train:
     shear: float = _param(0.1, "augmentation: at most, pixels sideways per pixel of height", 0, 1)
     augment_after: int = _param(0, "augmentation: starts after this many epochs", 0, 10_000)
 
-    steps_per_call: int = _param(8, "steps in the graph before returning to Python", 1, 10_000)
+    steps_per_execution: int = _param(8, "steps in the graph before returning to Python", 1, 10_000)
     precision: str = _param(
         "auto",
         "number format of convolutions; auto chooses it for the hardware",

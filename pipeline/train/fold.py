@@ -221,7 +221,7 @@ def _build(params: Train, rate: Any, steps: int, seed: int) -> tuple[Any, Any]:
         ),
         metrics=["accuracy"],
         # Several steps per call fail on several devices: keras-team/keras issue 19246.
-        steps_per_execution=min(params.steps_per_call, steps) if params.devices == 1 else 1,
+        steps_per_execution=min(params.steps_per_execution, steps) if params.devices == 1 else 1,
         jit_compile=False,  # XLA cannot transform images, and slows convolutions down on CPUs
     )
     model.optimizer.build(model.trainable_variables)

@@ -33,7 +33,7 @@ PARAMS = Train(
     ema_momentum=0.8,
     rotation=5.0,
     shift=1.0,
-    steps_per_call=3,
+    steps_per_execution=3,
     precision="float32",
 )
 # The same with weights that are chosen by the held-out loss.
