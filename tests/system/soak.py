@@ -2,9 +2,9 @@
 
 A cycle edits something (a parameter, the code, the data, or an artifact, which it damages), starts
 `make` and kills it without warning, perhaps several times, all of it or one process; then lets it
-run to its end. What lies there has to be, byte for byte, what an undisturbed build in a fresh clone
-leaves, with nothing stale and no leftovers. It stops at the first discrepancy, and says how it came
-to it; when a kill strikes is a matter of the clock, so that the same seed need not show it again.
+finish. The files must be, byte for byte, those of an undisturbed build in a fresh clone, with
+nothing stale and no leftovers. It stops at the first discrepancy and says how it got there; when a
+kill strikes depends on the clock, so the same seed may not show it again.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from pathlib import Path
 
 from test_make import (
     ARTIFACTS,
+    BEGUN,
     PAIR,
     Project,
     empty,
@@ -36,7 +37,11 @@ from test_make import (
 
 PATIENCE = 300
 STAGES = ("download", "preprocess", "split", "train", "ensemble", "write", "report")
-NEUTRAL = ("download", "preprocess", "split", "train", "schedule", "ensemble", "write", "cli")
+# Modules in which an edit that changes no result makes different stages stale.
+EDITED = (
+    *("download/__init__", "preprocess", "split", "train/fold", "train/schedule", "ensemble"),
+    *("write", "cli"),
+)
 
 
 def halve(path: Path) -> None:
@@ -48,12 +53,12 @@ DAMAGE = (flip, halve, empty)
 
 
 class DiscrepancyError(Exception):
-    """Something is not as an undisturbed build leaves it."""
+    """Something differs from an undisturbed build."""
 
 
 @dataclass(frozen=True)
 class State:
-    """What the bytes depend on: each number is 0 or 1, the first or the second of two variants."""
+    """What the bytes depend on: each number is 0 or 1, the first or second of two variants."""
 
     epochs: int = 0
     draw: int = 0
@@ -103,41 +108,47 @@ class Soak:
         for _ in range(self.random.choice([0, 1, 1, 2, 3])):
             checkpoints_sound &= self.run_and_kill()
             if self.random.random() < 0.2:
-                checkpoints_sound &= not self.damage_workplace()
+                checkpoints_sound &= not self.damage_staging()
         target = "submission" if self.random.random() < 0.1 else "write"
-        due = self.project.due(target)
-        workplaces = self.project.path("data/blobs/pair").glob("fold-*/.manifest.partial")
-        begun = [path.parent.name for path in workplaces if (path / "checkpoint.npz").exists()]
-        goes_on = [fold for fold in begun if f"train {fold.replace('-', ' ')}" in due]
+        due = self.due(target)
+        staging = self.project.path("data/blobs/pair").glob("fold-*/.manifest.partial")
+        begun = [path.parent.name for path in staging if (path / "checkpoint.npz").exists()]
+        resumable = [fold for fold in begun if f"train {fold.replace('-', ' ')}" in due]
 
         said = self.run_to_the_end(target)
-        went_on = said.count("going on after epoch")
-        if checkpoints_sound and went_on < len(goes_on):
-            raise DiscrepancyError(f"{goes_on} should have gone on from a checkpoint")
-        redone = re.findall(r"^([a-z]+(?: fold \d+)?): .*; into ", said, re.MULTILINE)
-        self.counts["steps made again"] += len(redone)
-        self.counts["trainings that went on from a checkpoint"] += went_on
-        going_on = f", {went_on} of them from a checkpoint" if went_on else ""
-        self.story.append(f"made again: {', '.join(redone) or 'nothing'}{going_on}")
+        resumed = said.count("resuming after epoch")
+        if checkpoints_sound and resumed < len(resumable):
+            raise DiscrepancyError(f"{resumable} should have resumed from a checkpoint")
+        ran = BEGUN.findall(said)
+        self.counts["tasks run again"] += len(ran)
+        self.counts["folds resumed from a checkpoint"] += resumed
+        resuming = f", {resumed} of them from a checkpoint" if resumed else ""
+        self.story.append(f"ran again: {', '.join(ran) or 'nothing'}{resuming}")
         self.compare(target)
+
+    def due(self, target: str) -> list[str]:
+        """The tasks up to a target that are not fresh."""
+        status = self.project.status().items()
+        last = "report" if target == "write" else ""
+        return [name for name, (state, _) in status if state != "fresh" and name != last]
 
     def compare(self, target: str) -> None:
         made = self.project.artifacts()
         expected = self.undisturbed()
         wrong = [name for name in expected if name not in made or made[name][0] != expected[name]]
         if wrong:
-            raise DiscrepancyError(f"other bytes than in an undisturbed build: {wrong}")
-        due = self.project.due(target)
+            raise DiscrepancyError(f"these differ from an undisturbed build: {wrong}")
+        due = self.due(target)
         if due:
-            raise DiscrepancyError(f"still stale after a run to the end: {due}")
+            raise DiscrepancyError(f"still stale after a complete run: {due}")
         left = self.leftovers()
-        if target == "write":  # a report that was begun goes on when it is asked for again
+        if target == "write":  # what is left of a report belongs to its next run
             left = [name for name in left if not name.startswith("submissions/.blobs-pair.html.")]
         if left:
-            raise DiscrepancyError(f"left lying about: {left}")
+            raise DiscrepancyError(f"left over: {left}")
 
     def undisturbed(self) -> dict[str, bytes]:
-        """What a fresh clone in the same state leaves."""
+        """The outputs of a fresh clone in the same state."""
         if self.state not in self.expected:
             project = self.pristine.copied_to(self.home / "undisturbed")
             self.state.apply(project)
@@ -148,7 +159,7 @@ class Soak:
         return self.expected[self.state]
 
     def leftovers(self) -> list[str]:
-        """Files and folders that nobody should ever see, and that nothing removes by now."""
+        """Temporary files and folders that should have been removed by now."""
         found = [
             path
             for top in ("data", "submissions")
@@ -170,11 +181,11 @@ class Soak:
 
     def statement(self) -> None:
         """More code, to the same effect."""
-        self._append("EDIT =")
+        self._append("assert 0 <=")
 
     def _append(self, text: str) -> None:
         self.edits += 1
-        name = self.random.choice(NEUTRAL)
+        name = self.random.choice(EDITED)
         path = self.project.code(f"{name}.py")
         lines = path.read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if not line.startswith(text)]
@@ -182,7 +193,7 @@ class Soak:
         self.story.append(f"{text} {self.edits} in {name}.py")
 
     def damage(self) -> None:
-        """Damage, swap or delete artifacts; make has to see it, with all that rests on it."""
+        """Damage, swap or delete artifacts; `make` has to find it."""
         there = [name for name in self._artifacts() if self.project.path(name).exists()]
         if not there:
             self.story.append("nothing")
@@ -198,16 +209,16 @@ class Soak:
         self.story.append(f"{damage.__name__} {name}" if damage else f"swap {name} and {other}")
         if path.exists() and path.read_bytes() == before:
             return
-        if not self.project.due("write"):
-            raise DiscrepancyError("the damage was not noticed")
+        if not self.due("write"):
+            raise DiscrepancyError("the damage was not found")
         self.counts["damaged artifacts found"] += 1 if damage else 2
 
     def _artifacts(self) -> list[str]:
         folds = "data/blobs/folds/2-folds-seed-"
         return [name.replace(f"{folds}0", f"{folds}{self.state.draw}") for name in ARTIFACTS]
 
-    def damage_workplace(self) -> bool:
-        """Damage what a killed run left to go on from; returns whether there was something."""
+    def damage_staging(self) -> bool:
+        """Damage what a killed run left to resume from; returns whether there was something."""
         files = [
             path
             for top in ("data", "submissions")
@@ -220,7 +231,7 @@ class Soak:
         path = self.random.choice(sorted(files))
         damage = self.random.choice(DAMAGE)
         damage(path)
-        self.counts["half-made files damaged"] += 1
+        self.counts["unfinished files damaged"] += 1
         self.story.append(f"{damage.__name__} {path.relative_to(self.project.clone)}")
         return True
 
@@ -253,7 +264,7 @@ class Soak:
         members = group(running.pid)
         if not members:
             running.wait()
-            self.story.append("it had ended")
+            self.story.append("it had finished")
             return True
         everything = self.random.random() < 0.7
         victims = members if everything else [self.random.choice(members)]
@@ -269,20 +280,20 @@ class Soak:
         self.story.append(f"killed {which} after {delay:.2f} s, in {stage}")
         if everything or victims[0] != running.pid:
             running.wait(PATIENCE)
-        # A child whose make was killed works on; the next make finds it at it.
+        # A child whose make was killed keeps running; the next make waits for it.
         return everything
 
     def _reached(self, aim: str) -> bool:
-        """Whether a run has begun a stage, or has written a checkpoint."""
+        """Whether a run has begun a stage, or written a checkpoint."""
         if aim == "checkpoint":
             return any(self.project.path("data/blobs/pair").glob("*/.*.partial/checkpoint.npz"))
         said = self.log.read_text(encoding="utf-8", errors="replace")
-        return re.search(rf"^{aim}\b.*; into ", said, re.MULTILINE) is not None
+        return re.search(rf"^{aim}\b.*; writing to ", said, re.MULTILINE) is not None
 
     def _at_work(self) -> str:
-        """The stage that a killed run had begun and not ended."""
+        """The stage that a killed run had begun and not completed."""
         said = self.log.read_text(encoding="utf-8", errors="replace")
-        begun = re.findall(r"^([a-z]+)(?: fold \d+)?: .*; into ", said, re.MULTILINE)
+        begun = [name.split()[0] for name in BEGUN.findall(said)]
         ended = re.findall(r"^([a-z]+)(?: fold \d+)?: done ", said, re.MULTILINE)
         open_ = list((Counter(begun) - Counter(ended)).elements())
         return open_[-1] if open_ else "between stages"
@@ -294,12 +305,12 @@ class Soak:
         deadline = time.monotonic() + PATIENCE
         while self._orphans():
             if time.monotonic() > deadline:
-                raise DiscrepancyError("a child of a killed make does not end")
+                raise DiscrepancyError("a child of a killed make does not exit")
             time.sleep(0.1)
         return result.stdout
 
     def _orphans(self) -> list[int]:
-        """Processes that still work in the project."""
+        """Processes that are still running in the project."""
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
@@ -321,14 +332,14 @@ def group(leader: int) -> list[int]:
 
 
 def main() -> int:
-    """Run the cycles; 0 if nothing was lost."""
+    """Run the cycles; return 0 if nothing was lost."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--cycles", type=int, default=200)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     if not Path("/proc/self/stat").exists():
-        print("soak: it finds the processes to kill in /proc, which only Linux has")
+        print("soak: needs /proc, which only Linux has, to find the processes to kill")
         return 2
     print(f"seed {options.seed}")
     home = Path(tempfile.mkdtemp(prefix="digits-soak-"))
