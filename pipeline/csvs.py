@@ -121,7 +121,7 @@ def _check_ids(path: Path, ids: NDArray[np.int64], wanted: NDArray[np.int64], so
         place = wrong[0]
         raise UserError(
             f"{path}, line {place + 2}, column ImageId: expected {wanted[place]}, found "
-            f"{ids[place]}; the ids must follow {source}"
+            f"{ids[place]}: one id for each row of {source}, in order"
         )
 
 

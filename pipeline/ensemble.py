@@ -23,7 +23,7 @@ def ensemble(
 ) -> dict[str, Any]:
     """Average the test probabilities of all networks, and the out-of-fold ones row by row.
 
-    All members count alike: weights fitted out of fold gained nothing (train/EXPERIMENTS.md).
+    All members weigh the same: weights fitted out of fold gained nothing (train/EXPERIMENTS.md).
 
     Args:
         fold_oof: for each preset, a file per fold with the probabilities of its held-out rows,

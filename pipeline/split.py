@@ -30,10 +30,10 @@ def split(train_labels: Path, fold_ids: Path, params: Split) -> dict[str, Any]:
     rows = np.bincount(labels)
     rarest = int(rows.argmin())
     if rows[rarest] < max(folds, 2):
-        remedy = "lower split.folds or add rows of it" if folds > 2 else "add rows of it"
+        remedy = "lower split.folds or add rows" if folds > 2 else "add rows"
         raise UserError(
             f"{train_labels}: class {rarest} has {rows[rarest]} rows, too few for "
-            f"{max(folds, 2)} parts; {remedy}"
+            f"{max(folds, 2)} parts; {remedy} of this class"
         )
     if folds == 1:
         parts = StratifiedShuffleSplit(1, test_size=params.holdout, random_state=params.seed)

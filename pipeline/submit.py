@@ -214,7 +214,7 @@ def _report(found: Submission | None, ref: int, chosen: Candidate, ledger_path: 
         return
     ledger.record_score(ledger_path, str(ref), found.status, found.public_score)
     if found.status != "COMPLETE":
-        raise ExternalError(f"Kaggle could not score submission {ref}: {found.error}")
+        raise ExternalError(f"Kaggle could not score submission {ref}: {found.error_description}")
     estimate, score = chosen.oof_accuracy, float(found.public_score)
     # Both are measured on a sample; the score's has at most as many rows as the test set.
     score_error = math.sqrt(score * (1 - score) / chosen.rows)

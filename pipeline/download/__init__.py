@@ -14,8 +14,6 @@ from typing import Any
 
 from pipeline.errors import UserError
 
-DIGITS = tuple("0123456789")
-
 
 @dataclass(frozen=True)
 class Source:
@@ -27,7 +25,7 @@ class Source:
     """
 
     labels_public: bool
-    class_names: tuple[str, ...] = DIGITS
+    class_names: tuple[str, ...] = tuple("0123456789")
 
 
 GARMENTS = "T-shirt,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"

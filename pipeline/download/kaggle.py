@@ -12,10 +12,7 @@ from pipeline.kaggle import client
 from pipeline.kaggle.client import CallError
 
 # Where the files are inside a Kaggle notebook that has the competition as input.
-NOTEBOOK = (
-    Path("/kaggle/input/digit-recognizer"),
-    Path("/kaggle/input/competitions/digit-recognizer"),
-)
+NOTEBOOK = [Path("/kaggle/input", place, client.COMPETITION) for place in ("", "competitions")]
 
 
 def fetch(folder: Path, files: Mapping[str, Path]) -> dict[str, Any]:
@@ -37,24 +34,14 @@ def _attempt(folder: Path) -> dict[str, Any]:
     Raises:
         CallError: the attempt failed, or the archive or a CSV is damaged.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
     archive = folder / "archive" / f"{client.COMPETITION}.zip"
     archive.parent.mkdir(exist_ok=True)
-    console = Console()
-    bar = Progress(
-        TextColumn("downloading"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    )
+    columns = "downloading", BarColumn(), DownloadColumn(), TransferSpeedColumn()
     resumable = False
     try:
-        with bar:
+        with Progress(*columns, transient=True) as bar:  # shows nothing where there is no terminal
             task = bar.add_task("", total=None)
             client.download(
                 archive.parent, lambda size, whole: bar.update(task, completed=size, total=whole)

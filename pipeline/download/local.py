@@ -16,7 +16,7 @@ LIMIT = 2_000_000_000  # bytes
 
 
 def files(path: Path) -> dict[str, Path]:
-    """Find the files with the three CSVs: by the CSV's name, or a zip as "archive".
+    """Find the three CSVs: a file under the name of each, or a zip under "archive".
 
     Raises:
         UserError: one of them is missing.
@@ -30,7 +30,7 @@ def files(path: Path) -> dict[str, Path]:
         candidates = [path / f"{name}{ending}" for ending in ("", ".gz", ".zip")]
         present = [candidate for candidate in candidates if candidate.is_file()]
         if not present:
-            raise UserError(f"{path}: {name} is missing there (.csv.gz and .csv.zip would do too)")
+            raise UserError(f"{path}: {name} is missing; {name}.gz and {name}.zip work too")
         found[name] = present[0]
     return found
 

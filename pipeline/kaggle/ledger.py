@@ -47,10 +47,7 @@ def read(path: Path) -> list[Entry]:
 
 def write(path: Path, entries: list[Entry]) -> None:
     """Replace the ledger, atomically; the caller holds its lock."""
-    with (
-        artifacts.atomic(path) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as file,
-    ):
+    with artifacts.atomic(path) as new, new.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(entry) for entry in entries)
@@ -59,11 +56,8 @@ def write(path: Path, entries: list[Entry]) -> None:
 def record_score(path: Path, ref: str, status: str, public_score: str) -> None:
     """Record the status and score of a submission."""
     with locked(path):
-        entries = [
-            replace(entry, status=status, public_score=public_score) if entry.ref == ref else entry
-            for entry in read(path)
-        ]
-        write(path, entries)
+        found = {"status": status, "public_score": public_score}
+        write(path, [replace(e, **found) if e.ref == ref else e for e in read(path)])
 
 
 def locked(path: Path) -> contextlib.AbstractContextManager[None]:

@@ -74,7 +74,7 @@ def report(
     """
     from jinja2 import StrictUndefined, Template
 
-    # If it has no home to keep its font cache in, matplotlib uses another place and says so.
+    # Without a home folder for its font cache, Matplotlib warns and uses another place.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     names = SOURCES[source].class_names
     images, labels = np.load(train_images), np.load(train_labels)
