@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
 from pipeline import csvs
@@ -19,6 +20,8 @@ from pipeline.stages import Graph
 
 # Seconds between two looks at the list of submissions.
 POLL = 5.0
+# A share of the rows that no label of the competition comes near.
+MOST_OF_ONE_LABEL = 0.5
 
 
 @dataclass(frozen=True)
@@ -90,13 +93,18 @@ def submit(chosen: Candidate, ledger_path: Path, message: str, force: bool, wait
         chosen: from `candidate`.
         ledger_path: submissions/ledger.csv.
         message: comes first in the description.
-        force: send it even if this exact file was submitted before.
+        force: send it even if this exact file was submitted before, or predicts mostly one label.
         wait: seconds to wait for the score; 0 not to wait.
 
     Raises:
+        UserError: what it predicts cannot be meant.
         ExternalError: the service refuses or fails, no submission is left today, or the
             competition could not score the file.
     """
+    if not math.isfinite(chosen.oof_accuracy):
+        raise UserError(f"{chosen.csv.name}: its estimate is not finite; train again")
+    if not force:
+        _refuse_one_label(chosen.csv)
     # The lock is held until the submission is in the ledger: if two processes start at once, the
     # second one finds it there.
     with ledger.locked(ledger_path):
@@ -114,6 +122,17 @@ def submit(chosen: Candidate, ledger_path: Path, message: str, force: bool, wait
             ledger.write(ledger_path, [*entries, _entry(chosen, message, ref)])
     _print_left()
     _report(_wait_for_score(ref, wait), ref, chosen, ledger_path)
+
+
+def _refuse_one_label(csv: Path) -> None:
+    """Raise UserError if most predictions are the same label, as those of a diverged network."""
+    _, labels = csvs.read_labels(csv)
+    rows = np.bincount(labels)
+    if rows.max() > MOST_OF_ONE_LABEL * len(labels):
+        raise UserError(
+            f"{csv.name} predicts {rows.argmax()} for {rows.max():,} of {len(labels):,} rows, as a "
+            "network does that has diverged; look at the report, or send it with FORCE=1"
+        )
 
 
 def refresh(ledger_path: Path) -> None:
