@@ -8,6 +8,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -135,9 +136,10 @@ def report(
 
 
 def _params(manifest: Path) -> Train:
-    """How a fold was trained, from its manifest."""
+    """How a fold was trained, from its manifest, which may be older than this code."""
     params = (read_checksummed(manifest) or {})["params"]
-    return Train(**{key.partition(".")[2]: params[key] for key in params if "." in key})
+    names = [field.name for field in fields(Train) if f"train.{field.name}" in params]
+    return Train(**{name: params[f"train.{name}"] for name in names})
 
 
 def _score(submission: Path, ledger: Path | None) -> str:
