@@ -1,12 +1,11 @@
 """The exchange with Kaggle: the unmodified client against a stand-in service on loopback.
 
-Each test looks at what the user sees, at the exit code, at what is on disk afterwards, and at what
-arrived at the service. Whatever happens, no secret is shown and nothing but loopback is asked for.
+Each test checks what the user sees, the exit code, the files, and what arrived at the service. In
+all of them, no secret is shown, and no host but loopback is contacted.
 """
 
 import csv
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -15,10 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import build, contents, digit_images, run_digits, write_digits
+from conftest import build, contents, digit_images, fake_environment, run_digits, write_digits
 from kaggle_service import SECRETS, TOKEN, KaggleService
 
-from pipeline import kaggle_client, stages
+from pipeline.download import kaggle
+from pipeline.kaggle import client, ledger
 
 STALL_SECONDS = 4
 CSVS = ("sample_submission.csv", "test.csv", "train.csv")
@@ -32,9 +32,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 @pytest.fixture
 def service(files: dict[str, bytes], project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator:
-    """A service that knows the answers, to which this process and its children are pointed."""
-    _, answers = digit_images(20)
-    solution = {i: int(answer) for i, answer in enumerate(answers, start=1)}
+    """A service that knows the labels, and that this process and its children talk to."""
+    _, labels = digit_images(20)
+    solution = {i: int(label) for i, label in enumerate(labels, start=1)}
     with KaggleService(files, solution) as running:
         home = project / "home"
         home.mkdir()
@@ -46,11 +46,11 @@ def service(files: dict[str, bytes], project: Path, monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv("DIGITS_PAUSE_SECONDS", "0.05")
         monkeypatch.setenv("DIGITS_STALL_SECONDS", str(STALL_SECONDS))
         yield running
-        assert running.strays == [], "something else than the service was asked for"
+        assert running.strays == [], "another host was contacted"
 
 
 def digits(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a command; whatever it does, it shows no secret, no address and no traceback."""
+    """Run a command, and check that it shows no secret, no address and no traceback."""
     done = run_digits(project, *arguments)
     shown = done.stdout + done.stderr
     for secret in SECRETS:
@@ -61,75 +61,78 @@ def digits(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def only_line(text: str) -> str:
-    """The text, which has to be one line."""
+    """The text, which must be one line."""
     assert text.endswith("\n")
     assert text.count("\n") == 1, text
     return text.rstrip()
 
 
 def raw_files(project: Path) -> set[str]:
-    """What lies in data/kaggle/raw under names that are not hidden."""
+    """The names of the files in data/kaggle/raw that are not hidden."""
     return {path.name for path in (project / "data/kaggle/raw").glob("[!.]*")}
 
 
 # --- download ------------------------------------------------------------------------------------
 
-WHOLE = {*CSVS, "manifest.json"}
+COMPLETE = {*CSVS, "manifest.json"}
 
 
-def assert_download_is_whole(project: Path, files: dict[str, bytes]) -> None:
-    assert raw_files(project) == WHOLE
+def assert_complete(project: Path, files: dict[str, bytes]) -> None:
+    assert raw_files(project) == COMPLETE
     for name in CSVS:
         assert (project / "data/kaggle/raw" / name).read_bytes() == files[name]
     assert not list((project / "data").rglob("*.zip")), "the archive should be gone"
-    assert not list((project / "data").rglob(".*.partial")), "the workplace should be gone"
+    assert not list((project / "data").rglob(".*.partial")), "the staging folder should be gone"
 
 
 def test_download_leaves_the_three_files(service, project, files):
     done = digits(project, "download")
     assert done.returncode == 0, done.stderr
-    assert_download_is_whole(project, files)
-    # The service's dates are years old; the artifacts' are their own.
+    assert_complete(project, files)
+    # The service's dates are years old; the files have their own.
     assert time.time() - (project / "data/kaggle/raw/train.csv").stat().st_mtime < 600
 
 
-PASSING = {
+TRANSIENT = {
     "busy": ("DownloadDataFiles", {"status": 429, "headers": {"Retry-After": "1"}}, "429"),
     "broken": ("DownloadDataFiles", {"status": 503}, "503"),
-    "hung up on": ("DownloadDataFiles", {"kind": "drop"}, "no proper answer"),
+    "dropped": ("DownloadDataFiles", {"kind": "drop"}, "no valid answer"),
     "a page instead of an answer": ("DownloadDataFiles", {"kind": "html"}, "not the archive"),
     "storage busy": ("download", {"status": 429}, "429"),
     "storage broken": ("download", {"status": 503}, "503"),
-    "storage hung up": ("download", {"kind": "drop"}, "no proper answer"),
-    "half an archive": ("download", {"kind": "short"}, "not a whole zip"),
-    "flipped bytes": ("download", {"kind": "corrupt"}, "came damaged"),
-    "spoilt compression": ("download", {"kind": "garble"}, "not a whole zip"),
-    "a page instead of the archive": ("download", {"kind": "html"}, "not a whole zip"),
-    "stalled call": ("DownloadDataFiles", {"kind": "stall"}, f"nothing came for {STALL_SECONDS} s"),
-    "stalled download": ("download", {"kind": "stall"}, f"nothing came for {STALL_SECONDS} s"),
+    "storage dropped": ("download", {"kind": "drop"}, "no valid answer"),
+    "half an archive": ("download", {"kind": "short"}, "not a zip file"),
+    "flipped bytes": ("download", {"kind": "corrupt"}, "is damaged"),
+    "corrupt compression": ("download", {"kind": "garble"}, "is damaged"),
+    "a page instead of the archive": ("download", {"kind": "html"}, "not a zip file"),
+    "stalled call": ("DownloadDataFiles", {"kind": "stall"}, f"for {STALL_SECONDS} s"),
+    "stalled download": ("download", {"kind": "stall"}, f"for {STALL_SECONDS} s"),
 }
 
 
-@pytest.mark.parametrize(("call", "fault", "said"), PASSING.values(), ids=PASSING)
-def test_a_fault_that_passes_is_tried_again(service, project, files, call, fault, said):
+@pytest.mark.slow
+@pytest.mark.parametrize(("call", "fault", "part"), TRANSIENT.values(), ids=TRANSIENT)
+def test_a_transient_fault_is_retried(service, project, files, call, fault, part):
     service.fail(call, **fault)
     done = digits(project, "download")
     assert done.returncode == 0, done.stderr
-    assert said in done.stdout
-    assert "try 2 of 5" in done.stdout
-    assert_download_is_whole(project, files)
+    assert part in done.stdout
+    assert "attempt 2 of 5" in done.stdout
+    assert_complete(project, files)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resume", [{"status": 503}, {"kind": "html"}, {"kind": "corrupt"}])
-def test_a_truncated_download_whose_resume_fails_ends_whole(service, project, files, resume):
+def test_a_truncated_download_whose_resume_fails_is_repeated(service, project, files, resume):
     service.fail("download", "truncate")
     service.fail("resume", **resume)
     done = digits(project, "download")
     assert done.returncode == 0, done.stderr
-    assert_download_is_whole(project, files)
+    assert_complete(project, files)
 
 
-def test_a_large_download_that_stalls_goes_on_from_where_it_stood(project, service, tmp_path):
+@pytest.mark.slow
+def test_a_large_download_that_stalls_is_resumed(project, service, tmp_path):
     large = contents(write_digits(tmp_path / "large", train_rows=4000, test_rows=20))
     with KaggleService(large) as bigger:
         bigger.fail("download", "stall")
@@ -141,31 +144,32 @@ def test_a_large_download_that_stalls_goes_on_from_where_it_stood(project, servi
         assert len(resumed) == 1
         assert int(resumed[0].headers["Range"].removeprefix("bytes=").removesuffix("-")) > 0
         assert "If-Range" in resumed[0].headers
-    assert_download_is_whole(project, large)
+    assert_complete(project, large)
 
 
-FAILING = {
-    "busy for ever": ("DownloadDataFiles", {"status": 429}, 5),
-    "broken for ever": ("download", {"status": 503}, 5),
-    "corrupt for ever": ("download", {"kind": "corrupt"}, 5),
-    "a page for ever": ("download", {"kind": "html"}, 5),
+PERMANENT = {
+    "busy forever": ("DownloadDataFiles", {"status": 429}, 5),
+    "broken forever": ("download", {"status": 503}, 5),
+    "corrupt forever": ("download", {"kind": "corrupt"}, 5),
+    "a page forever": ("download", {"kind": "html"}, 5),
     "not found": ("DownloadDataFiles", {"status": 404}, 1),
     "refused": ("DownloadDataFiles", {"status": 400, "message": "no such thing"}, 1),
 }
 
 
-@pytest.mark.parametrize(("call", "fault", "tries"), FAILING.values(), ids=FAILING)
-def test_a_fault_that_stays_ends_in_one_line(service, project, files, call, fault, tries):
+@pytest.mark.slow
+@pytest.mark.parametrize(("call", "fault", "attempts"), PERMANENT.values(), ids=PERMANENT)
+def test_a_permanent_fault_ends_in_one_line(service, project, files, call, fault, attempts):
     service.fail(call, times=1000, **fault)
     done = digits(project, "download")
     assert done.returncode == 1
     assert only_line(done.stderr).startswith("digits: the download")
-    assert service.calls().count("DownloadDataFiles") == tries
+    assert service.calls().count("DownloadDataFiles") == attempts
     assert raw_files(project) == set()
     assert not list((project / "data").rglob("*.zip"))
     service.faults[call].clear()
     assert digits(project, "download").returncode == 0
-    assert_download_is_whole(project, files)
+    assert_complete(project, files)
 
 
 def test_rules_that_were_not_accepted_give_the_address_of_their_page(service, project):
@@ -177,7 +181,7 @@ def test_rules_that_were_not_accepted_give_the_address_of_their_page(service, pr
     assert raw_files(project) == set()
 
 
-def test_a_bad_key_is_said_and_not_tried_again(service, project, monkeypatch):
+def test_a_bad_key_is_reported_and_not_retried(service, project, monkeypatch):
     monkeypatch.setenv("KAGGLE_KEY", "0" * 32)
     done = digits(project, "download")
     assert done.returncode == 1
@@ -185,7 +189,7 @@ def test_a_bad_key_is_said_and_not_tried_again(service, project, monkeypatch):
     assert service.calls().count("DownloadDataFiles") == 1
 
 
-def test_a_bad_token_that_hides_a_good_key_is_said(service, project, monkeypatch):
+def test_a_bad_token_that_hides_a_good_key_is_reported(service, project, monkeypatch):
     monkeypatch.setenv("KAGGLE_API_TOKEN", "KGAT_wrong")
     done = digits(project, "download")
     assert done.returncode == 1
@@ -193,15 +197,15 @@ def test_a_bad_token_that_hides_a_good_key_is_said(service, project, monkeypatch
     assert "KGAT_wrong" not in done.stdout + done.stderr
 
 
-def test_a_good_token_is_all_that_is_needed(service, project, monkeypatch, files):
+def test_a_good_token_is_enough(service, project, monkeypatch, files):
     monkeypatch.delenv("KAGGLE_USERNAME")
     monkeypatch.delenv("KAGGLE_KEY")
     monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
     assert digits(project, "download").returncode == 0
-    assert_download_is_whole(project, files)
+    assert_complete(project, files)
 
 
-def test_without_credentials_the_ways_to_get_on_are_named(service, project, monkeypatch):
+def test_without_credentials_the_message_names_what_to_do(service, project, monkeypatch):
     monkeypatch.delenv("KAGGLE_USERNAME")
     monkeypatch.delenv("KAGGLE_KEY")
     done = digits(project, "download")
@@ -221,15 +225,16 @@ def test_verbose_shows_no_secret(service, project, monkeypatch):
     assert "?" not in done.stderr, "an address with its signature"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "part"),
     [
-        ("test.csv", None, "test.csv is not in what came"),
-        ("train.csv", b"a,b\n1,2\n", "train.csv came without its header"),
-        ("sample_submission.csv", b"ImageId,Label\n1,0\n", "numbers of rows do not agree"),
+        ("test.csv", None, "0 files named test.csv"),
+        ("train.csv", b"a,b\n1,2\n", "train.csv, line 1: "),
+        ("sample_submission.csv", b"ImageId,Label\n1,0\n", "1 rows, but test.csv has 20"),
     ],
 )
-def test_an_archive_with_other_files_is_refused(project, files, service, name, content, said):
+def test_an_archive_with_other_files_is_refused(project, files, service, name, content, part):
     other = {**files, name: content}
     if content is None:
         del other[name]
@@ -237,11 +242,11 @@ def test_an_archive_with_other_files_is_refused(project, files, service, name, c
         os.environ.update(changed.environment(project / "home"))
         done = digits(project, "download")
     assert done.returncode == 1
-    assert said in only_line(done.stderr)
+    assert part in only_line(done.stderr)
     assert raw_files(project) == set()
 
 
-def test_a_killed_download_is_no_obstacle(service, project, files):
+def test_a_killed_download_blocks_nothing(service, project, files):
     service.fail("download", "stall")
     child = subprocess.Popen([sys.executable, "-m", "pipeline", "download"], cwd=project)
     deadline = time.monotonic() + 60
@@ -251,12 +256,10 @@ def test_a_killed_download_is_no_obstacle(service, project, files):
     child.wait()
     assert raw_files(project) == set()
     assert digits(project, "download").returncode == 0
-    assert_download_is_whole(project, files)
+    assert_complete(project, files)
 
 
 def test_inside_a_kaggle_notebook_nothing_is_downloaded(service, project, files, monkeypatch):
-    from pipeline.sources import kaggle
-
     mounted = project / "input"
     mounted.mkdir()
     for name, content in files.items():
@@ -264,26 +267,22 @@ def test_inside_a_kaggle_notebook_nothing_is_downloaded(service, project, files,
     monkeypatch.setattr(kaggle, "NOTEBOOK", (project / "nowhere", mounted))
     target = project / "target"
     target.mkdir()
-    kaggle.fetch(target, None)
+    kaggle.fetch(target, {})
     assert contents(target) == files
     assert service.requests == []
 
 
 def test_pauses_double_are_jittered_and_capped():
     for attempt, longest in ((2, 2), (3, 4), (4, 8), (10, 60)):
-        pauses = {kaggle_client.pause_before(attempt, 0) for _ in range(50)}
+        pauses = {client.pause_before(attempt, 0) for _ in range(50)}
         assert longest / 2 <= min(pauses) <= max(pauses) <= longest
     assert len(pauses) == 1, "beyond the cap there is nothing to jitter"
-    assert kaggle_client.pause_before(2, 30) == 30
-    assert kaggle_client.pause_before(2, 3600) == 60
+    assert client.pause_before(2, 30) == 30
+    assert client.pause_before(2, 3600) == 60
 
 
 # --- submit --------------------------------------------------------------------------------------
 
-LEDGER_COLUMNS = [
-    *("submitted_at", "file", "sha256", "dataset", "preset", "message"),
-    *("oof_accuracy", "oof_standard_error", "ref", "status", "public_score"),
-]
 FAST = ("--config", "demo", "--wait", "20")
 
 
@@ -303,7 +302,7 @@ def ledger_of(project: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_submit_sends_waits_and_enters_the_score(service, project, submission):
+def test_submit_sends_waits_and_records_the_score(service, project, submission):
     service.pending_polls = 1
     done = digits(project, "submit", *FAST, "--message", "a first, with a comma")
     assert done.returncode == 0, done.stderr
@@ -315,7 +314,7 @@ def test_submit_sends_waits_and_enters_the_score(service, project, submission):
     assert "submissions left today: 9" in done.stdout
     assert "public score 1.00000, out of fold 1.00000 ± 0.00000: they agree" in done.stdout
     (entry,) = ledger_of(project)
-    assert list(entry) == LEDGER_COLUMNS
+    assert list(entry) == ledger.COLUMNS
     assert entry["file"] == "kaggle-demo.csv"
     assert entry["sha256"] == sent.sha256
     assert entry["message"] == "a first, with a comma"
@@ -327,18 +326,18 @@ def test_submit_sends_waits_and_enters_the_score(service, project, submission):
     assert entry["submitted_at"].endswith("+00:00")
 
 
-def test_a_score_far_from_the_estimate_is_said(service, project, submission):
+def test_a_score_far_from_the_estimate_is_reported(service, project, submission):
     service.solution = dict.fromkeys(range(1, 21), 0)
     done = digits(project, "submit", *FAST)
     assert "public score 0.10000" in done.stdout
     assert "do not agree within two standard errors" in done.stdout
 
 
-def test_the_same_bytes_are_not_sent_twice(service, project, submission):
+def test_the_same_file_is_not_submitted_twice(service, project, submission):
     assert digits(project, "submit", *FAST).returncode == 0
     again = digits(project, "submit", *FAST)
     assert again.returncode == 0
-    assert "were sent before" in again.stdout
+    assert "already submitted" in again.stdout
     assert len(service.submissions) == 1
     assert len(ledger_of(project)) == 1
     assert digits(project, "submit", *FAST, "--force").returncode == 0
@@ -346,7 +345,7 @@ def test_the_same_bytes_are_not_sent_twice(service, project, submission):
     assert len(ledger_of(project)) == 2
 
 
-def test_without_a_ledger_the_remote_list_tells_what_was_sent(service, project, submission):
+def test_without_a_ledger_the_list_on_kaggle_shows_what_was_sent(service, project, submission):
     assert digits(project, "submit", *FAST).returncode == 0
     (project / "submissions/ledger.csv").unlink()
     assert digits(project, "submit", *FAST).returncode == 0
@@ -370,8 +369,9 @@ RETRIED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("call", "fault"), RETRIED.values(), ids=RETRIED)
-def test_a_fault_on_the_way_still_makes_one_submission(service, project, submission, call, fault):
+def test_a_transient_fault_still_makes_one_submission(service, project, submission, call, fault):
     service.fail(call, **fault)
     done = digits(project, "submit", *FAST)
     assert done.returncode == 0, done.stderr
@@ -395,11 +395,12 @@ REFUSED = {
     "bad request": ("CreateSubmission", {"status": 400, "message": "what is this"}),
     "rules": ("StartSubmissionUpload", {"status": 403}),
     "credentials": ("ListSubmissions", {"status": 401}),
-    "broken for ever": ("StartSubmissionUpload", {"status": 503, "times": 1000}),
-    "upload fails for ever": ("CreateSubmission", {"kind": "refused", "times": 1000}),
+    "broken forever": ("StartSubmissionUpload", {"status": 503, "times": 1000}),
+    "upload fails forever": ("CreateSubmission", {"kind": "refused", "times": 1000}),
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("call", "fault"), REFUSED.values(), ids=REFUSED)
 def test_a_refusal_ends_in_one_line_and_no_entry(service, project, submission, call, fault):
     before = submission.read_bytes()
@@ -422,13 +423,15 @@ def test_with_no_submission_left_nothing_is_uploaded(service, project, submissio
     done = digits(project, "submit", *FAST)
     assert done.returncode == 1
     assert "submissions left today: 0" in done.stdout
-    assert "the next day begins at" in only_line(done.stderr)
+    assert "the next day starts at" in only_line(done.stderr)
     assert "00:00 UTC" in done.stderr
     assert "PUT upload" not in service.calls()
     assert ledger_of(project) == []
 
 
-def test_a_submission_that_cannot_be_scored_shows_the_services_words(service, project, submission):
+def test_a_submission_that_cannot_be_scored_shows_the_reason_of_the_service(
+    service, project, submission
+):
     service.score_error = "Submission must have 28000 rows"
     done = digits(project, "submit", *FAST)
     assert done.returncode == 1
@@ -452,7 +455,7 @@ def test_a_score_that_does_not_come_can_be_looked_up_later(service, project, sub
 def test_no_wait_asks_for_no_score(service, project, submission):
     done = digits(project, "submit", "--config", "demo", "--wait", "0")
     assert done.returncode == 0
-    assert service.calls().count("ListSubmissions") == 1, "the look at what was sent before"
+    assert service.calls().count("ListSubmissions") == 1, "to see what was sent before"
 
 
 def test_two_at_once_make_one_submission(service, project, submission):
@@ -471,7 +474,7 @@ def test_two_at_once_make_one_submission(service, project, submission):
 
 
 def test_the_ledger_shows_the_best_first(project):
-    header = ",".join(LEDGER_COLUMNS) + "\n"
+    header = ",".join(ledger.COLUMNS) + "\n"
     row = "2026-01-01T00:00:00+00:00,f.csv,00,kaggle,{0},,0.99,0.001,{1},{2},{3}\n"
     (project / "submissions/ledger.csv").write_text(
         header
@@ -492,7 +495,7 @@ def test_predictions_from_public_labels_are_never_sent(service, project):
     build("sample", "demo")
     done = digits(project, "submit", "--dataset", "sample", "--config", "demo")
     assert done.returncode == 2
-    assert "the competition's answers" in only_line(done.stderr)
+    assert "competition's answers" in only_line(done.stderr)
     forced = digits(
         project, "submit", "--dataset", "sample", "--config", "demo", "--from-competition"
     )
@@ -500,7 +503,7 @@ def test_predictions_from_public_labels_are_never_sent(service, project):
     assert service.requests == []
 
 
-def test_a_folder_is_sent_once_its_owner_has_vouched_for_it(service, project, files):
+def test_a_folder_is_sent_once_its_owner_has_confirmed_it(service, project, files):
     own = project / "own"
     own.mkdir()
     for name, content in files.items():
@@ -513,7 +516,7 @@ def test_a_folder_is_sent_once_its_owner_has_vouched_for_it(service, project, fi
     assert service.requests == []
     assert digits(project, "submit", *choice, "--from-competition").returncode == 0
     assert len(service.submissions) == 1
-    # It was recorded: saying it once is enough.
+    # It was recorded: confirming it once is enough.
     assert digits(project, "submit", *choice, "--force").returncode == 0
     assert len(service.submissions) == 2
 
@@ -522,14 +525,14 @@ def test_a_stale_or_broken_submission_is_not_sent(service, project, submission):
     submission.write_text(submission.read_text().replace("\n1,", "\n1,1"))
     done = digits(project, "submit", *FAST)
     assert done.returncode == 2
-    assert "make submission" in only_line(done.stderr)
+    assert "submission" in only_line(done.stderr)
     assert service.requests == []
 
 
 # --- the whole way -------------------------------------------------------------------------------
 
 
-def test_the_csv_is_good_for_the_plain_command_line_client(service, project, submission):
+def test_the_plain_client_can_submit_the_csv(service, project, submission):
     client = Path(sys.executable).with_name("kaggle")
     subprocess.run(
         [
@@ -554,31 +557,15 @@ def test_the_csv_is_good_for_the_plain_command_line_client(service, project, sub
     assert sent.file_name == "kaggle-demo.csv"
 
 
+@pytest.mark.slow
 def test_make_submit_walks_the_whole_way(service, project, files):
-    """Download, train a tiny model, submit, score in the ledger."""
-    original = Path(stages.__file__).parents[1]
-    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
-        shutil.copy(original / name, project)
+    """Download, train a tiny network, submit, and find the score in the ledger."""
+    environment = fake_environment(project)
     (project / "tiny.toml").write_text(
         "[split]\nfolds = 1\nholdout = 0.3\n[train]\nwidth = 4\nepochs = 1\nbatch_size = 16\n"
     )
-    # An environment that looks installed: its Python is the one that runs this test.
-    stamp = subprocess.run(
-        "echo .installed-$(cat requirements.lock pyproject.toml | cksum | tr ' ' '-')",
-        shell=True,
-        cwd=project,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-    (project / "venv/bin").mkdir(parents=True)
-    (project / "venv" / stamp).touch()
-    python = project / "venv/bin/python"
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    python.chmod(0o755)
-
     done = subprocess.run(
-        ["make", "VENV=venv", "submit", "CONFIG=tiny.toml", "MESSAGE=it's the first"],
+        ["make", f"VENV={environment}", "submit", "CONFIG=tiny.toml", "MESSAGE=it's the first"],
         cwd=project,
         capture_output=True,
         text=True,
