@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.errors import ExternalError, UserError
+from pipeline.kaggle import credentials
 
 COMPETITION = "digit-recognizer"
 HOME = f"https://www.kaggle.com/competitions/{COMPETITION}"
@@ -31,6 +32,7 @@ FIRST_PAUSE = float(os.environ.get("DIGITS_PAUSE_SECONDS", "2"))
 LONGEST_PAUSE = 60.0
 ATTEMPTS = 5
 Answer = TypeVar("Answer")
+PROXIES = ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 # Environment variables that silently change what the client does, or make it print secrets.
 IGNORED_VARIABLES = ("KAGGLE_PATH", "KAGGLE_COMPETITION", "VERBOSE", "VERBOSE_OUTPUT")
 
@@ -42,18 +44,27 @@ class CallError(Exception):
         status: the HTTP status, or 0 if there was no answer.
         retry_after: how long the service asks to wait, in seconds.
         stalled: whether it was ended because no more bytes arrived.
+        remedy: what the user can do about it, if anything; then retrying makes no sense.
+        sent: the kind of credentials that were sent, "token" or "key".
     """
 
     def __init__(
-        self, text: str, status: int = 0, retry_after: float = 0.0, stalled: bool = False
+        self,
+        text: str,
+        status: int = 0,
+        retry_after: float = 0.0,
+        stalled: bool = False,
+        remedy: str = "",
+        sent: str = "",
     ) -> None:
         super().__init__(text)
         self.status, self.retry_after, self.stalled = status, retry_after, stalled
+        self.remedy, self.sent = remedy, sent
 
     @property
     def retryable(self) -> bool:
-        """Whether to retry: the service is busy or broken, or did not answer."""
-        return self.status in (0, 408, 429) or self.status >= 500
+        """Whether to retry: the service is busy or broken, or the connection was lost."""
+        return not self.remedy and (self.status in (0, 408, 429) or self.status >= 500)
 
 
 @dataclass(frozen=True)
@@ -129,6 +140,7 @@ def with_retries(what: str, call: Callable[[], Answer]) -> Answer:
         call: raises CallError when it fails.
 
     Raises:
+        UserError: what the user can fix: credentials, rules, a proxy, a certificate, a file.
         ExternalError: the service refuses, or every attempt failed.
     """
     attempt = 1
@@ -137,7 +149,7 @@ def with_retries(what: str, call: Callable[[], Answer]) -> Answer:
             return call()
         except CallError as error:
             if not error.retryable:
-                raise ExternalError(f"{what}: {_advice(error)}") from error
+                raise _refusal(what, error) from error
             if attempt == ATTEMPTS:
                 raise ExternalError(
                     f"{what} failed {ATTEMPTS} times, most recently because {error}; run the same "
@@ -158,40 +170,21 @@ def pause_before(attempt: int, retry_after: float) -> float:
     return min(LONGEST_PAUSE, max(doubled, retry_after))
 
 
-def _advice(error: CallError) -> str:
-    """What to do when the service refuses."""
+def _refusal(what: str, error: CallError) -> Exception:
+    """What to raise when it makes no sense to retry."""
+    said = f"{what}: Kaggle refuses it ({error.status}): {error}"
+    if error.remedy:
+        return UserError(f"{what}: {error}; {error.remedy}")
     if error.status == 401:
-        return _refused_credentials()
+        return UserError(f"{what}: {credentials.refused(error.sent, f'401: {error}')}")
     if error.status == 403:
-        return (
-            "Kaggle refuses it (403). Usually the competition's rules have not been accepted; "
-            f"accept them in a browser: {HOME}/rules"
-        )
+        advice = f"if the rules have not been accepted, accept them in a browser: {HOME}/rules"
+        if "phone" in str(error).lower():
+            advice = f"verify your phone at {credentials.SETTINGS}"
+        return UserError(f"{said}; {advice}")
     if error.status == 404:
-        return f"Kaggle does not know the competition (404): check whether {HOME} still exists"
-    return f"Kaggle refuses it ({error.status}): {error}"
-
-
-def _refused_credentials() -> str:
-    home = Path.home()
-    folders = [os.environ.get("KAGGLE_CONFIG_DIR"), home / ".kaggle", home / ".config" / "kaggle"]
-    keys = [Path(folder, "kaggle.json") for folder in folders if folder]
-    token = _credentials(["KAGGLE_API_TOKEN"], [home / ".kaggle" / "access_token"])
-    key = _credentials(["KAGGLE_USERNAME", "KAGGLE_KEY"], keys)
-    fix = "create a new token at https://www.kaggle.com/settings"
-    if token and key:
-        return (
-            f"Kaggle refuses the token in {token} (401), which hides the key in {key}: "
-            f"remove the token to use the key, or {fix}"
-        )
-    return f"Kaggle refuses the credentials in {token or key or 'use'} (401): {fix}"
-
-
-def _credentials(variables: list[str], files: list[Path]) -> str | None:
-    """Where the client finds credentials of one kind: in all these variables, or in a file."""
-    if all(map(os.environ.get, variables)):
-        return variables[-1]
-    return next((str(file) for file in files if file.exists()), None)
+        return ExternalError(f"{said}; check whether {HOME} still exists")
+    return ExternalError(said)
 
 
 def _total_size(path: Path) -> int | None:
@@ -212,6 +205,7 @@ def _call(
 
     Returns the answer as JSON: objects as dicts of their fields, with "" for those not set.
     """
+    credentials.require(HOME)
     environment = {key: value for key, value in os.environ.items() if key not in IGNORED_VARIABLES}
     child = subprocess.Popen(  # noqa: S603
         [sys.executable, "-m", "pipeline.kaggle.client", method, json.dumps(arguments)],
@@ -245,13 +239,7 @@ def _parse(answer: str, code: int) -> Any:
         raise CallError(f"the client crashed (exit code {code})") from None
     if "value" in content:
         return content["value"]
-    if content["error"] == "credentials":
-        raise UserError(
-            "no Kaggle credentials. Create a token at https://www.kaggle.com/settings and save it "
-            "as ~/.kaggle/access_token or in KAGGLE_API_TOKEN; or download the zip by hand from "
-            f"{HOME}/data and give DATASET={COMPETITION}.zip; or run `make demo`, which needs none"
-        )
-    raise CallError(content["error"], content["status"], content["retry_after"])
+    raise CallError(**content)
 
 
 # --- a call, inside its process -----------------------------------------------------------------
@@ -278,22 +266,60 @@ def _fields(thing: Any) -> dict[str, Any]:
 
 
 def _describe(error: BaseException) -> dict[str, Any]:
-    """A failure, for the parent process; without addresses, which may be signed."""
-    if isinstance(error, SystemExit):
-        return {"error": "credentials"}
+    """A failure, as arguments of CallError; without addresses, which may be signed."""
+    if isinstance(error, SystemExit):  # the client has tried every credential it found
+        return {"text": "none of the credentials works", "status": 401, "sent": "token"}
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", 0)
     wait = getattr(response, "headers", {}).get("Retry-After", "")
+    sent = getattr(getattr(response, "request", None), "headers", {}).get("Authorization", "")
     text = " ".join(re.sub(r"\S*://\S*|\S*\?\S*=\S*", "…", str(error)).split())[:200]
+    remedy = ""
     if not status:
-        text = f"no valid answer arrived ({type(error).__name__})"
+        text, remedy = _cause(error, text)
     elif CallError(text, status).retryable or not text:
         text = f"Kaggle returned HTTP {status}"
     return {
-        "error": text,
+        "text": text,
         "status": status,
         "retry_after": float(wait) if wait.replace(".", "", 1).isdigit() else 0.0,
+        "remedy": remedy,
+        "sent": "key" if sent.startswith("Basic") else "token",
     }
+
+
+def _cause(error: BaseException, text: str) -> tuple[str, str]:
+    """Why no answer came, and what the user can do; "" for a lost connection, to be retried."""
+    from requests import exceptions as http
+
+    proxies = " and ".join(name for name in PROXIES if os.environ.get(name)) or "the proxy settings"
+    refused = re.search(r"Tunnel connection failed: (\d+)", str(error))
+    if isinstance(error, http.SSLError) and "CERTIFICATE_VERIFY" in str(error):
+        cause = "the certificate of the connection is not trusted"
+        remedy = (
+            "a proxy or virus scanner on the way decrypts it: set REQUESTS_CA_BUNDLE to the file "
+            "with its certificate"
+        )
+    elif isinstance(error, http.InvalidURL | http.InvalidSchema | http.MissingSchema):
+        cause, remedy = f"the proxy's address is malformed ({text})", f"correct {proxies}"
+    elif isinstance(error, http.ProxyError) and refused:
+        cause, remedy = f"the proxy refuses the connection ({refused[1]})", f"check {proxies}"
+        if refused[1] == "407":
+            remedy = f"it wants a password: put http://USER:PASSWORD@HOST:PORT into {proxies}"
+    elif isinstance(error, http.ProxyError):
+        cause, remedy = "the proxy cannot be reached", f"check {proxies}"
+    elif isinstance(error, http.InvalidHeader | UnicodeError):
+        cause, remedy = "the credentials cannot be sent", "they contain characters that none have"
+    elif isinstance(error, http.RequestException):
+        cause, remedy = f"no valid answer arrived ({type(error).__name__})", ""
+    elif "CA certificate bundle" in text:
+        cause, remedy = text, "correct REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE"
+    elif isinstance(error, OSError) and error.filename:
+        cause, remedy = f"{error.filename}: {error.strerror}", "make it readable"
+    else:
+        cause = f"the kaggle client failed ({type(error).__name__}: {text})"
+        remedy = "its version may not fit; `make distclean` and the same command install ours"
+    return cause, remedy
 
 
 if __name__ == "__main__":

@@ -1,0 +1,162 @@
+"""credentials.py: what is wrong with credentials is said before any request, and no secret is."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.kaggle import credentials
+
+KEY = {"username": "someone", "key": "0123456789abcdef0123456789abcdef"}
+GOOD_KEY = json.dumps(KEY)
+GOOD_TOKEN = "KGAT_0123456789abcdef0123456789abcdef"
+VARIABLES = ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_CONFIG_DIR")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without credentials, and a current folder without any."""
+    for name in (*VARIABLES, "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / ".kaggle").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    return tmp_path / "home"
+
+
+def refusal() -> str:
+    with pytest.raises(UserError) as caught:
+        credentials.require("https://home")
+    said = str(caught.value)
+    for secret in (KEY["key"], GOOD_TOKEN):
+        assert secret not in said
+    return said
+
+
+def place(home: Path, name: str, content: bytes | str) -> Path:
+    path = home / ".kaggle" / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("access_token", GOOD_TOKEN),
+        ("access_token", f"{GOOD_TOKEN}\n"),
+        ("access_token.txt", GOOD_TOKEN),
+        ("kaggle.json", GOOD_KEY),
+        ("credentials.json", "{}"),
+    ],
+)
+def test_good_credentials_pass(home: Path, name: str, content: str) -> None:
+    place(home, name, content)
+    credentials.require("")
+
+
+def test_variables_are_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAGGLE_USERNAME", "someone")
+    monkeypatch.setenv("KAGGLE_KEY", KEY["key"])
+    credentials.require("")
+    monkeypatch.setenv("KAGGLE_API_TOKEN", GOOD_TOKEN)
+    assert [found.kind for found in credentials.find()] == ["token", "key"]
+
+
+def test_a_token_variable_may_name_a_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = place(home, "elsewhere", GOOD_TOKEN)
+    monkeypatch.setenv("KAGGLE_API_TOKEN", str(path))
+    credentials.require("")
+    path.write_text("KGAT_1 KGAT_2")
+    assert f"{path}: token contains blanks" in refusal()
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (f"export KAGGLE_API_TOKEN={GOOD_TOKEN}\n", "copied assignment"),
+        (f"KAGGLE_API_TOKEN={GOOD_TOKEN}", "copied assignment"),
+        (f'"{GOOD_TOKEN}"', "quotes"),
+        (f"'{GOOD_TOKEN}'", "quotes"),
+        (f"{GOOD_TOKEN} {GOOD_TOKEN}", "blanks or several lines"),
+        (f"my token\n{GOOD_TOKEN}", "blanks or several lines"),
+        ("<your token>", "brackets"),
+        (GOOD_KEY, "a kaggle.json, not a token"),
+        ("KGAT_é", "characters that no token has"),
+        (GOOD_TOKEN.encode("utf-16"), "UTF-16"),
+        (b"\xef\xbb\xbf" + GOOD_TOKEN.encode(), "byte order mark"),
+        (b"\x89PNG\xe9", "not text"),
+    ],
+)
+def test_what_is_wrong_with_a_token_file(home: Path, content: bytes | str, fault: str) -> None:
+    path = place(home, "access_token", content)
+    said = refusal()
+    assert f"{path}: " in said
+    assert fault in said
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"\xef\xbb\xbf" + GOOD_KEY.encode(), "byte order mark"),
+        (GOOD_KEY.encode("utf-16"), "UTF-16"),
+        ("{username: someone, key: abc}", "not JSON"),
+        ("export KAGGLE_KEY=abc", "not JSON"),
+        ("", "not JSON"),
+        (json.dumps([KEY]), "not a JSON object"),
+        (json.dumps({"username": "someone"}), "key is missing"),
+        (json.dumps({**KEY, "key": ""}), "key must be a string"),
+        (json.dumps({**KEY, "key": 5}), "key must be a string"),
+        (json.dumps({**KEY, "username": "<someone>"}), "username is in brackets"),
+        (json.dumps({**KEY, "key": f" {KEY['key']}"}), "key contains blanks"),
+    ],
+)
+def test_what_is_wrong_with_a_key_file(home: Path, content: bytes | str, fault: str) -> None:
+    path = place(home, "kaggle.json", content)
+    said = refusal()
+    assert f"{path}: " in said
+    assert fault in said
+
+
+def test_half_of_a_key_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAGGLE_USERNAME", "someone")
+    assert "KAGGLE_USERNAME: KAGGLE_KEY is missing" in refusal()
+
+
+def test_a_folder_in_the_place_of_a_token(home: Path) -> None:
+    (home / ".kaggle" / "access_token").mkdir()
+    assert "cannot be read" in refusal()
+
+
+def test_without_credentials_every_place_is_listed(home: Path) -> None:
+    said = refusal()
+    for expected in ("KAGGLE_API_TOKEN", "KAGGLE_KEY", "access_token.txt", "kaggle.json"):
+        assert expected in said
+    assert "make demo" in said
+
+
+@pytest.mark.parametrize("name", ["kaggle.json.txt", "kaggle (1).json", "access_token.json"])
+def test_a_misnamed_file_is_pointed_out(home: Path, name: str) -> None:
+    path = place(home, name, GOOD_KEY)
+    assert f"{path} is not looked at: rename or move it" in refusal()
+
+
+def test_a_download_that_was_never_moved_is_pointed_out(home: Path) -> None:
+    (home / "Downloads").mkdir()
+    (home / "Downloads" / "kaggle.json").write_text(GOOD_KEY)
+    assert f"{home}/Downloads/kaggle.json is not looked at" in refusal()
+
+
+def test_a_bad_token_that_hides_a_good_key_says_so(home: Path) -> None:
+    place(home, "access_token.txt", "export X=1")
+    key = place(home, "kaggle.json", GOOD_KEY)
+    assert f"it hides {key}" in refusal()
+
+
+@pytest.mark.parametrize(("kind", "name"), [("token", "access_token.txt"), ("key", "kaggle.json")])
+def test_the_credential_that_was_sent_is_blamed(home: Path, kind: str, name: str) -> None:
+    place(home, "access_token.txt", GOOD_TOKEN)
+    place(home, "kaggle.json", GOOD_KEY)
+    said = credentials.refused(kind, "401: expired")
+    assert f"the {kind} in {home}/.kaggle/{name} (401: expired)" in said
