@@ -5,6 +5,7 @@ short list of differences from the defaults below: one of `presets/*.toml`, or a
 """
 
 import dataclasses
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
@@ -128,6 +129,12 @@ TYPES: dict[type, str] = {
 def preset_names() -> list[str]:
     """The names of the presets that come with the pipeline."""
     return sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def network_names() -> list[str]:
+    """The networks in train/networks.py, without importing Keras."""
+    source = (Path(__file__).parent / "train" / "networks.py").read_text(encoding="utf-8")
+    return re.findall(r"^@network\ndef (\w+)\(", source, re.MULTILINE)
 
 
 def load(word: str) -> Preset:
@@ -255,6 +262,12 @@ def parse(tables: Mapping[str, Any], name: str, where: str) -> Preset:
             if key not in known:
                 raise UserError(f"{where}: unknown key {table}.{key}{nearest(key, known)}")
             values[key] = _checked(known[key], value, f"{where}: {table}.{key}")
+        if "network" in values and values["network"] not in (names := network_names()):
+            near = nearest(values["network"], names)
+            raise UserError(
+                f"{where}: train.network: train/networks.py has no network "
+                f"{values['network']!r}{near}; it has {', '.join(names)}"
+            )
         parts[table] = TABLES[table](**values)
     return Preset(name=name, **parts)
 
