@@ -1,15 +1,13 @@
-"""reproduce.py: each tutorial has its preset, and figures are compared with both their errors."""
+"""reproduce.py: each tutorial has its preset; comparisons respect both standard errors."""
 
-import os
-import subprocess
-import sys
+import re
 from pathlib import Path
 
 import pytest
-from conftest import write_digits
+from conftest import run_digits, write_digits
 
 from pipeline import config
-from pipeline.reproduce import TUTORIALS, verdict
+from pipeline.bench.reproduce import TUTORIALS, verdict
 
 
 @pytest.mark.parametrize("name", list(TUTORIALS))
@@ -19,10 +17,10 @@ def test_each_tutorial_has_a_preset_with_its_network(name: str) -> None:
     assert preset.split.folds == 1
 
 
-def test_the_published_settings() -> None:
+def test_the_published_parameters() -> None:
     trained = {name: config.load(name).train for name in TUTORIALS}
-    settings = {name: (t.optimizer, t.batch_size, t.epochs) for name, t in trained.items()}
-    assert settings == {
+    published = {name: (t.optimizer, t.batch_size, t.epochs) for name, t in trained.items()}
+    assert published == {
         "mlp": ("adam", 32, 5),
         "cnn-5x5": ("adam", 128, 10),
         "cnn-batchnorm": ("adam", 50, 10),
@@ -34,13 +32,13 @@ def test_the_published_settings() -> None:
     assert {t.decay for t in trained.values()} == {"none"}
     rotations = {name: (t.rotation, t.augment_after) for name, t in trained.items() if t.rotation}
     assert rotations == {"cnn-batchnorm-rotated": (50, 10), "notebook": (10, 0)}
-    patience = {name: (t.patience, t.watch) for name, t in trained.items() if t.patience}
+    patience = {name: (t.patience, t.monitor) for name, t in trained.items() if t.patience}
     assert patience == {
         "cnn-batchnorm": (1, "loss"),
         "cnn-fashion": (2, "val_loss"),
         "notebook": (4, "val_loss"),
     }
-    assert trained["cnn-fashion"].keep == "best"
+    assert trained["cnn-fashion"].restore_best_weights
 
 
 @pytest.mark.parametrize(
@@ -63,22 +61,22 @@ def test_fewer_rows_have_a_larger_error() -> None:
     assert verdict(0.9, 0.88, 10_000, 500, True) == "within two standard errors"
 
 
+@pytest.mark.slow
 def test_from_the_digits_to_the_table(project: Path, tmp_path: Path) -> None:
     digits = write_digits(tmp_path / "some", train_rows=400)
-    command = [sys.executable, "-m", "pipeline.reproduce", "mlp", str(digits)]
-    done = subprocess.run(command, cwd=project, env=os.environ, capture_output=True, text=True)
+    command = ["reproduce", "--config", "mlp", "--dataset", str(digits)]
+    done = run_digits(project, *command)
     assert done.returncode == 0, done.stderr
     line = done.stdout.splitlines()[-1]
     assert line.startswith("| `mlp` | some, held out (20) | 101,770 | 0.9775 | ")
     assert line.endswith(", on other data |")
-    # What is trained is not trained again.
-    again = subprocess.run(command, cwd=project, env=os.environ, capture_output=True, text=True)
+    # What has been trained is not trained again.
+    again = run_digits(project, *command)
     assert again.stdout.splitlines()[-1] == line
-    assert "train fold 0: fresh" in again.stdout
+    assert re.search(r"^train: .*fresh", again.stdout, re.MULTILINE)
 
 
-def test_a_tutorial_that_is_not_there(project: Path) -> None:
-    command = [sys.executable, "-m", "pipeline.reproduce", "mpl", ""]
-    done = subprocess.run(command, cwd=project, env=os.environ, capture_output=True, text=True)
+def test_an_unknown_tutorial(project: Path) -> None:
+    done = run_digits(project, "reproduce", "--config", "mpl")
     assert done.returncode == 2
-    assert done.stderr.startswith("digits: nothing was published as mpl; there are mlp, ")
+    assert re.match(r"digits: .*'mpl'.* mlp, ", done.stderr)
