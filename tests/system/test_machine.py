@@ -334,9 +334,8 @@ def test_a_clock_that_jumped_back_changes_nothing(
 def test_a_clock_before_1980_is_reported(project: Path, tmp_path: Path) -> None:
     """Keras writes archives, which cannot hold earlier dates."""
     past = clock_set_back(tmp_path / "past", years=time.time() / 86400 / 365 - 1)
-    failed_outside(
-        digits(project, "train", *CHOICE, **past), "the clock says 197", "set it, then run the same command"
-    )
+    process = digits(project, "train", *CHOICE, **past)
+    failed_outside(process, "the clock says 197", "set it, then run the same command")
     assert digits(project, "status", *CHOICE, **past).stdout.count(" fresh ") == 7
 
 
@@ -507,9 +506,8 @@ def test_too_little_memory_is_reported_before_tensorflow_is_loaded(
         ExternalError, match=r"needs at least 0\.6 GiB of memory, and 0\.2 GiB is left"
     ):
         memory.check()
-    assert (
-        "memory.check()" in Path(backend.__file__).read_text(encoding="utf-8").partition("import keras")[0]
-    )
+    before, _, _ = Path(backend.__file__).read_text(encoding="utf-8").partition("import keras")
+    assert "memory.check()" in before
 
 
 class ResourceExhaustedError(Exception):

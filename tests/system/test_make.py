@@ -98,8 +98,9 @@ class Project:
 
     def command(self, *words: str, preset: str, variables: dict[str, str]) -> list[str]:
         """`make` with these words; paths are relative, so that a copied project uses its own."""
-        chosen = {"VENV": "../venv", "DATASET": "../blobs", "CONFIG": f"../{preset}.toml"}
-        given = [f"{name}={value}" for name, value in (chosen | variables).items()]
+        choice = {"DATASET": "../blobs", "CONFIG": f"../{preset}.toml"}
+        chosen = {"VENV": "../venv"} | (choice if "demo" not in words else {}) | variables
+        given = [f"{name}={value}" for name, value in chosen.items()]
         return ["make", *words, *given]
 
     def make(
@@ -187,8 +188,11 @@ class Project:
 
 
 def environment() -> dict[str, str]:
-    """The environment without the settings of the user or of a `make test` around this."""
-    ours = ("DATASET", "CONFIG", "MESSAGE", "VENV", "PYTHON", "EXTRAS", "ENGINE", "GNUMAKE")
+    """The environment without the settings of the user or of a `make test` around this.
+
+    PWD goes too: it names the folder of the tests, not the one in which they start a command.
+    """
+    ours = ("DATASET", "CONFIG", "MESSAGE", "VENV", "PYTHON", "EXTRAS", "ENGINE", "GNUMAKE", "PWD")
     return {
         name: value
         for name, value in os.environ.items()
@@ -312,6 +316,19 @@ def test_everything_is_built_and_then_everything_is_fresh(built: Project) -> Non
     assert built.artifacts() == before
 
 
+def test_after_make_c_the_printed_paths_are_relative_to_where_the_user_is(built: Project) -> None:
+    words = built.command("submission", preset="pair", variables={})[1:]
+    result = subprocess.run(
+        ["make", "-C", "clone", *words],
+        cwd=built.home,
+        env=environment() | {"PWD": str(built.home)},
+        capture_output=True,
+        text=True,
+    )
+    assert "\nsubmission clone/submissions/blobs-pair.csv\n" in result.stdout
+    assert "\nreport clone/submissions/blobs-pair.html\n" in result.stdout
+
+
 def test_the_code_that_runs_is_the_clones(project: Project) -> None:
     with project.code("ensemble.py").open("a", encoding="utf-8") as file:
         file.write('print("this is the clone")\n')
@@ -341,11 +358,24 @@ def test_the_number_of_jobs_is_that_of_folds_at_a_time(fresh: Project) -> None:
         assert "--fold" not in training
 
 
-def test_an_unknown_engine_is_refused_before_anything_runs(fresh: Project) -> None:
-    result = fresh.make("train", ENGINE="spark")
+@pytest.mark.parametrize(
+    ("target", "variables", "said"),
+    [
+        ("train", {"ENGINE": "spark"}, 'ENGINE must be local or ray, not "spark"'),
+        ("train", {"CONFG": "fast"}, "there is no variable CONFG"),
+        ("train", {"CONFIG": ""}, "CONFIG must not be empty"),
+        ("demo", {"CONFIG": "fast"}, "make submission DATASET=kaggle CONFIG=fast"),
+    ],
+)
+def test_a_wrong_variable_is_refused_before_anything_runs(
+    fresh: Project, target: str, variables: dict[str, str], said: str
+) -> None:
+    result = fresh.make(target, **variables)
     assert result.returncode == 2
-    assert 'ENGINE must be local or ray, not "spark"' in result.stderr
-    assert not fresh.path("data/blobs").exists()
+    [line] = result.stderr.splitlines()
+    assert said in line
+    assert not result.stdout
+    assert fresh.artifacts() == {}
 
 
 def test_members_are_trained_once_and_averaged(project: Project) -> None:
@@ -420,6 +450,12 @@ def test_several_targets_run_each_stage_once_and_in_order(fresh: Project) -> Non
     targets = ["write", "submission", "train", "split", "ensemble", "preprocess", "download"]
     commands = fresh.commands("-j2", *targets)
     assert [command.split()[0] for command in commands] == [*STAGES, "result"]
+
+
+def test_demo_is_a_submission_of_a_dataset_and_preset_of_its_own(fresh: Project) -> None:
+    commands = fresh.commands("demo")
+    assert [command.split()[0] for command in commands] == [*STAGES, "result"]
+    assert all("--dataset 'sample' --config 'demo'" in command for command in commands)
 
 
 @pytest.mark.parametrize("target", STAGES)
