@@ -682,9 +682,9 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
     ),
     "an unknown network": (
         preset(f"{PRESET}network = 'strode'"),
-        ["train.network", "'strode'", "pipeline/train/networks.py"],
+        ["mine.toml: train.network", "'strode'", "did you mean strided?"],
     ),
-    "a network without a name": (preset(f"{PRESET}network = ''"), ["train.network", "''"]),
+    "a network without a name": (preset(f"{PRESET}network = ''"), ["mine.toml: train.network", "''"]),
     "a member that is nowhere": (
         preset("[ensemble]\nmembers = ['other.toml']"),
         ["mine.toml: ensemble.members: ", "other.toml: there is no such file"],
