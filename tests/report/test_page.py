@@ -1,9 +1,9 @@
-"""report.py: its figures agree with slow and obvious ones; the page works in a real browser."""
+"""page.py: its figures agree with slow and obvious ones; the page works in a real browser."""
 
-import base64
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,40 +12,63 @@ import pytest
 from browser import CHROMIUM, Page, browser
 from conftest import digit_images
 
+from pipeline import artifacts
 from pipeline.config import Train
-from pipeline.report import Sources, calibration, report
+from pipeline.download import SOURCES, Source
+from pipeline.kaggle import ledger
+from pipeline.report.page import calibration, report
 
 ROWS, TEST_ROWS, FOLDS = 300, 60, 3
-NAMES = ("<i>zero</i>", *"123456789")  # markup in a name has to come out as text
+NAMES = ("<i>zero</i>", *"123456789")  # markup in a name must come out as text
 
 
 def probabilities(labels: np.ndarray, seed: int) -> np.ndarray:
     """Probabilities that are wrong for about a tenth of the labels."""
     random = np.random.default_rng(seed)
     scores = random.random((len(labels), 10))
-    said = np.where(random.random(len(labels)) < 0.1, (labels + 1) % 10, labels)
-    scores[np.arange(len(labels)), said] += 4 * random.random(len(labels)) + 1
+    predicted = np.where(random.random(len(labels)) < 0.1, (labels + 1) % 10, labels)
+    scores[np.arange(len(labels)), predicted] += 4 * random.random(len(labels)) + 1
     return (np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sources, dict[str, Any]]:
-    """A report of a made-up run of two members; its sources and its facts."""
-    from pipeline.networks import NETWORKS
-    from pipeline.train import _save_network
+@dataclass(frozen=True)
+class Made:
+    """A report of a made-up run of two members: its page, its inputs, its metadata."""
 
+    page: Path
+    inputs: dict[str, Any]
+    metadata: dict[str, Any]
+
+    @property
+    def html(self) -> str:
+        return self.page.read_text()
+
+    def array(self, name: str) -> np.ndarray:
+        return np.load(self.inputs[name])
+
+    def again(self, page: Path) -> str:
+        """The page of another report on the same inputs."""
+        report(page=page, **self.inputs)
+        return page.read_text()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     home = tmp_path_factory.mktemp("report")
     images, labels = digit_images(ROWS)
     test_images, test_labels = digit_images(TEST_ROWS, seed=1)
     test_images[3] = images[5]
-    np.save(home / "train_images.npy", images)
-    np.save(home / "train_labels.npy", labels)
-    np.save(home / "test_images.npy", test_images)
-    fold_ids = (np.arange(ROWS) % FOLDS).astype(np.int8)
-    np.save(home / "fold_ids.npy", fold_ids)
     oof = probabilities(labels, 0)
-    np.save(home / "oof.npy", oof)
-    np.save(home / "test.npy", probabilities(test_labels, 1))
+    arrays = {
+        "train_images": images,
+        "train_labels": labels,
+        "test_images": test_images,
+        "fold_ids": (np.arange(ROWS) % FOLDS).astype(np.int8),
+        "oof": oof,
+        "test": probabilities(test_labels, 1),
+    }
+    for name, array in arrays.items():
+        np.save(home / f"{name}.npy", array)
     metrics = {
         "oof_accuracy": float((oof.argmax(axis=1) == labels).mean()),
         "oof_standard_error": 0.01,
@@ -56,18 +79,50 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sources, dict[
     (home / "metrics.json").write_text(json.dumps(metrics))
     lines = ["ImageId,Label", *(f"{i + 1},{label}" for i, label in enumerate(test_labels))]
     (home / "solution.csv").write_text("\n".join(lines) + "\n")
-    folders: dict[str, list[Path]] = {}
-    for name in ("one", "two"):
-        for fold in range(FOLDS):
-            folder = home / name / f"fold-{fold}"
-            folder.mkdir(parents=True)
-            _save_network(NETWORKS["strided"](2, 0.0), folder / "weights.keras")
-            (folder / "history.csv").write_text(
-                "epoch,loss,accuracy,val_loss,val_accuracy,learning_rate\n"
-                "1,0.5,0.8,0.4,0.85,0.002\n2,0.3,0.9,0.2,1.0,0.001\n"
-            )
-            folders.setdefault(name, []).append(folder)
-    fact = {
+    (home / "submission.csv").write_text("the submission\n")
+    sent = artifacts.fingerprint(home / "submission.csv")
+    entry = ledger.Entry("now", "f", sent, *"abcdefg", public_score="0.99123")
+    others = [replace(entry, public_score=""), replace(entry, sha256="other", public_score="0.5")]
+    ledger.write(home / "ledger.csv", [entry, *others])
+    members = {"one": Train(), "two": Train(rotation=0, zoom=0, shift=0, shear=0)}
+    folders = {name: [home / name / f"fold-{fold}" for fold in range(FOLDS)] for name in members}
+    for name, params in members.items():
+        for fold, folder in enumerate(folders[name]):
+            write_fold(folder, fold, params)
+
+    def of_folds(file: str) -> dict[str, list[Path]]:
+        return {name: [folder / file for folder in its] for name, its in folders.items()}
+
+    inputs = {
+        **{name: home / f"{name}.npy" for name in arrays},
+        "metrics": home / "metrics.json",
+        "weights": of_folds("weights.keras"),
+        "histories": of_folds("history.csv"),
+        "manifests": of_folds("manifest.json"),
+        "submission": home / "submission.csv",
+        "solution": home / "solution.csv",
+        "ledger": home / "ledger.csv",
+        "source": "marked up",
+        "title": "blobs, both",
+        "command": "make submission CONFIG=both",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SOURCES, "marked up", Source(labels_public=True, class_names=NAMES))
+        yield Made(home / "page.html", inputs, report(page=home / "page.html", **inputs))
+
+
+def write_fold(folder: Path, fold: int, params: Train) -> None:
+    """Write the files of a trained fold that the report reads."""
+    from pipeline.train.fold import _save_network
+    from pipeline.train.networks import NETWORKS
+
+    folder.mkdir(parents=True)
+    _save_network(NETWORKS["strided"](2, 0.0), folder / "weights.keras")
+    (folder / "history.csv").write_text(
+        "epoch,loss,accuracy,val_loss,val_accuracy,learning_rate\n"
+        "1,0.5,0.8,0.4,0.85,0.002\n2,0.3,0.9,0.2,1.0,0.001\n"
+    )
+    metadata = {
         "device": "CPU",
         "device_reason": "no GPU",
         "precision": "float32",
@@ -75,22 +130,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sources, dict[
         "versions": {"keras": "3"},
         "epoch_seconds": [1.5, 2.0],
     }
-    plain = Train(rotation=0, zoom=0, shift=0, shear=0)
-    sources = Sources(
-        tensors=home,
-        fold_ids=home / "fold_ids.npy",
-        ensemble=home,
-        folders=folders,
-        params={"one": Train(), "two": plain},
-        facts=[fact] * 6,
-        solution=home / "solution.csv",
-        class_names=NAMES,
-        title="blobs, both",
-        command="make submission CONFIG=both",
-        score="0.99123",
-    )
-    path = home / "page.html"
-    return path, sources, report(path, sources)
+    values = {"fold": fold, **{f"train.{key}": value for key, value in asdict(params).items()}}
+    artifacts._write_checksummed(folder / "manifest.json", {"params": values, "metadata": metadata})
 
 
 def galleries(page: str) -> dict[str, Any]:
@@ -99,14 +140,13 @@ def galleries(page: str) -> dict[str, Any]:
     return json.loads(found[1])
 
 
-def test_the_gallery_holds_every_error_and_the_least_certain(made: Any) -> None:
-    path, sources, facts = made
+def test_the_gallery_shows_every_error_and_the_least_certain(made: Made) -> None:
     _, labels = digit_images(ROWS)
-    oof = np.load(sources.ensemble / "oof.npy")
+    oof = made.array("oof")
     wrong = {i + 1 for i in range(ROWS) if oof[i].argmax() != labels[i]}
-    found = galleries(path.read_text())
+    found = galleries(made.html)
     assert {digit["row"] for digit in found["errors"]["digits"]} == wrong
-    assert facts["oof_errors"] == len(wrong) > 10
+    assert made.metadata["oof_errors"] == len(wrong) > 10
     for digit in found["errors"]["digits"]:
         assert digit["truth"] == labels[digit["row"] - 1]
         assert digit["fold"] == (digit["row"] - 1) % FOLDS
@@ -115,34 +155,16 @@ def test_the_gallery_holds_every_error_and_the_least_certain(made: Any) -> None:
     assert all(digit["truth"] is None for digit in found["unsure"]["digits"])
 
 
-def test_the_sheet_holds_the_images_in_their_order(made: Any) -> None:
-    import io
-
-    from PIL import Image
-
-    images, _ = digit_images(ROWS)
-    found = galleries(made[0].read_text())["errors"]
-    kind, content = found["sheet"].split(",")
-    assert kind == "data:image/png;base64"
-    sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(content))))
-    for place, digit in enumerate(found["digits"]):
-        y, x = place // 40 * 28, place % 40 * 28
-        np.testing.assert_array_equal(
-            sheet[y : y + 28, x : x + 28], images[digit["row"] - 1, :, :, 0]
-        )
-
-
-def test_more_errors_than_a_page_can_show_are_cut_to_the_surest(
-    made: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_of_too_many_errors_the_most_confident_are_shown(
+    made: Made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("pipeline.report.SHOWN", 4)
-    everything = galleries(made[0].read_text())["errors"]["digits"]
-    report(tmp_path / "cut.html", made[1])
-    cut = galleries((tmp_path / "cut.html").read_text())["errors"]
+    monkeypatch.setattr("pipeline.report.page.SHOWN", 4)
+    everything = galleries(made.html)["errors"]["digits"]
+    cut = galleries(made.again(tmp_path / "cut.html"))["errors"]
     assert cut["digits"] == everything[:4]
     assert cut["found"] == len(everything)
-    sureness = [max(digit["probabilities"]) for digit in everything]
-    assert sureness == sorted(sureness, reverse=True)
+    confidence = [max(digit["probabilities"]) for digit in everything]
+    assert confidence == sorted(confidence, reverse=True)
 
 
 def test_calibration_against_a_loop() -> None:
@@ -164,21 +186,22 @@ def test_calibration_against_a_loop() -> None:
     assert calibration(np.ones(5), np.ones(5, bool))[3] == 0
 
 
-def test_what_the_page_says(made: Any) -> None:
-    path, sources, facts = made
-    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", path.read_text()))
-    oof, labels = np.load(sources.ensemble / "oof.npy"), digit_images(ROWS)[1]
-    test, test_labels = np.load(sources.ensemble / "test.npy"), digit_images(TEST_ROWS, seed=1)[1]
+def test_the_text_of_the_page(made: Made) -> None:
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", made.html))
+    oof, labels = made.array("oof"), digit_images(ROWS)[1]
+    test, test_labels = made.array("test"), digit_images(TEST_ROWS, seed=1)[1]
     right, test_right = oof.argmax(axis=1) == labels, test.argmax(axis=1) == test_labels
     assert f"Out-of-fold accuracy {right.mean():.5f} ± 0.01000" in text
     assert f"on the test set {test_right.mean():.5f} of 60" in text
     assert "public score 0.99123" in text
-    assert "6 trainings, 21 seconds in all, on CPU (no GPU), in float32 (asked for)" in text
+    assert "6 networks trained in 21 s" in text
+    assert "CPU (no GPU)" in text
+    assert "float32 (asked for)" in text
     assert "make submission CONFIG=both" in text
-    assert "also in the training set: 1." in text
+    assert "; 1 test images are also in the training set." in text
     assert f"{(~right).sum()} of 300 out-of-fold predictions are wrong" in text
-    assert f"Expected calibration error {facts['calibration_error']:.4f}" in text
-    assert "Images were seen as they are." in text
+    assert f"Expected calibration error {made.metadata['calibration_error']:.4f}" in text
+    assert "None: training saw the images as they are." in text
     assert "&lt;i&gt;zero&lt;/i&gt;" in text
     # Precision and recall of class 3, counted.
     hits = ((oof.argmax(axis=1) == 3) & (labels == 3)).sum()
@@ -186,8 +209,8 @@ def test_what_the_page_says(made: Any) -> None:
     assert f"3{precision:.4f} {recall:.4f}" in text.replace(" 3 ", "3").replace("> ", "")
 
 
-def test_every_picture_says_what_it_shows_and_the_page_carries_all(made: Any) -> None:
-    page = made[0].read_text()
+def test_every_picture_has_a_text_and_the_page_contains_everything(made: Made) -> None:
+    page = made.html
     pictures = re.findall(r'<img src="([^"]{30})[^"]*" alt="([^"]*)"', page)
     assert len(pictures) == 10
     assert all(source.startswith("data:image/svg+xml;base64,") for source, _ in pictures)
@@ -195,9 +218,17 @@ def test_every_picture_says_what_it_shows_and_the_page_carries_all(made: Any) ->
     assert not re.search(r'(?:src|href|srcset)="(?!data:|#)', page)
 
 
-def test_the_same_run_gives_the_same_page(made: Any, tmp_path: Path) -> None:
-    report(tmp_path / "again.html", made[1])
-    assert (tmp_path / "again.html").read_bytes() == made[0].read_bytes()
+def test_the_same_run_gives_the_same_page(made: Made, tmp_path: Path) -> None:
+    assert made.again(tmp_path / "again.html") == made.html
+
+
+def test_the_page_of_the_competition_has_no_test_accuracy(made: Made, tmp_path: Path) -> None:
+    inputs = {k: v for k, v in made.inputs.items() if k not in ("solution", "ledger")}
+    report(page=tmp_path / "page.html", **inputs)
+    page = (tmp_path / "page.html").read_text()
+    assert "on the test set" not in page
+    assert "public score" not in page
+    assert set(galleries(page)) == {"errors", "unsure"}
 
 
 # --- in a browser ---------------------------------------------------------------------------------
@@ -206,7 +237,7 @@ def test_the_same_run_gives_the_same_page(made: Any, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     if CHROMIUM is None:
-        pytest.skip("there is no chromium to open the report in")
+        pytest.skip("Chromium is not installed")
     with browser(tmp_path_factory.mktemp("profile")) as opened:
         yield opened
 
@@ -222,8 +253,8 @@ def choose(page: Page, select: str, value: str) -> None:
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1200, False), (360, False), (1000, True)])
-def test_the_page_opens_without_complaint(made: Any, page: Page, width: int, dark: bool) -> None:
-    page.open(made[0], width, dark)
+def test_the_page_opens_without_errors(made: Made, page: Page, width: int, dark: bool) -> None:
+    page.open(made.page, width, dark)
     assert page.complaints() == []
     assert page.requests() == []
     assert page.run("[...document.images].every((i) => i.complete && i.naturalWidth > 0)")
@@ -232,9 +263,9 @@ def test_the_page_opens_without_complaint(made: Any, page: Page, width: int, dar
     assert (background == "rgb(255, 255, 255)") is not dark
 
 
-def test_filters_and_order_change_what_is_shown(made: Any, page: Page) -> None:
-    page.open(made[0])
-    digits = galleries(made[0].read_text())["errors"]["digits"]
+def test_filters_and_order_change_what_is_shown(made: Made, page: Page) -> None:
+    page.open(made.page)
+    digits = galleries(made.html)["errors"]["digits"]
     assert page.run(SHOWN) == len(digits)
     some = digits[0]
     choose(page, "true", str(some["truth"]))
@@ -258,8 +289,8 @@ def test_filters_and_order_change_what_is_shown(made: Any, page: Page) -> None:
     assert page.run("shown.every((digit) => digit.truth !== predicted(digit))")
 
 
-def test_the_canvases_show_digits(made: Any, page: Page) -> None:
-    page.open(made[0])
+def test_the_canvases_show_digits(made: Made, page: Page) -> None:
+    page.open(made.page)
     ink = (
         "[...document.querySelectorAll('#cards canvas')].map((c) => new Set("
         "c.getContext('2d').getImageData(0, 0, 56, 56).data).size)"
@@ -267,8 +298,8 @@ def test_the_canvases_show_digits(made: Any, page: Page) -> None:
     assert min(page.run(ink)) > 3
 
 
-def test_the_gallery_works_with_the_keyboard(made: Any, page: Page) -> None:
-    page.open(made[0])
+def test_the_gallery_works_with_the_keyboard(made: Made, page: Page) -> None:
+    page.open(made.page)
     rows = page.run("shown.map((digit) => digit.row)")
     title = "document.getElementById('large-title').textContent"
     page.run("document.getElementById('order').focus()")
@@ -283,21 +314,21 @@ def test_the_gallery_works_with_the_keyboard(made: Any, page: Page) -> None:
     assert page.run(title).startswith(f"row {rows[1]},")
     page.press("Escape")
     assert not page.run("document.getElementById('large').open")
-    # The event of closing comes a moment after; it puts the focus on the digit shown last.
+    # Closing takes a moment; then the digit shown last has the focus.
     focus = "document.activeElement.getAttribute('aria-label')"
     page.wait_for(f"{focus}?.startsWith('row {rows[1]}:')")
     assert page.complaints() == []
 
 
-# --- networks that were tampered with ------------------------------------------------------------
+# --- manipulated networks ------------------------------------------------------------------------
 
 
-def test_code_within_a_saved_network_is_not_run(tmp_path: Path, fresh_keras: Any) -> None:
-    """A Lambda layer is Python's bytecode, which Keras would have to unmarshal."""
-    from pipeline.report import _layers
+def test_code_in_a_saved_network_is_not_run(tmp_path: Path, fresh_keras: Any) -> None:
+    """A Lambda layer contains Python bytecode, which Keras would have to unmarshal."""
+    from pipeline.report.page import _layers
 
     layers = fresh_keras.layers
     network = fresh_keras.Sequential([layers.Input((2,)), layers.Lambda(lambda x: x + 1)])
     network.save(tmp_path / "weights.keras")
     with pytest.raises(ValueError, match="safe_mode"):
-        _layers(tmp_path)
+        _layers(tmp_path / "weights.keras")
