@@ -306,7 +306,7 @@ def _cause(error: BaseException, text: str) -> tuple[str, str]:
         cause, remedy = f"the proxy refuses the connection ({refused[1]})", f"check {proxies}"
         if refused[1] == "407":
             remedy = f"it wants a password: put http://USER:PASSWORD@HOST:PORT into {proxies}"
-    elif isinstance(error, http.ProxyError):
+    elif isinstance(error, http.ProxyError) and "NewConnectionError" in str(error):
         cause, remedy = "the proxy cannot be reached", f"check {proxies}"
     elif isinstance(error, http.InvalidHeader | UnicodeError):
         cause, remedy = "the credentials cannot be sent", "they contain characters that none have"

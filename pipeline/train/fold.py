@@ -7,9 +7,11 @@ stopped resumes from it, and ends with the same bytes as one that was not.
 
 import csv
 import hashlib
+import inspect
 import math
 import re
 import time
+import traceback
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -102,7 +104,7 @@ def train(
                 break
             began = time.perf_counter()
             model.layers[0].strength.assign(float(epoch >= params.augment_after))
-            with _told_of_divergence(f"{title}, epoch {epoch + 1}", params, machine.precision):
+            with _explained(f"{title}, epoch {epoch + 1}", params, machine.precision):
                 fitted, current = _fit_epoch(model, batches_of(epoch), steps, bar)
                 loss, accuracy = _score(predict(model, unseen_images), unseen_labels)
             row = {
@@ -124,7 +126,7 @@ def train(
     model.optimizer.finalize_variable_values(model.trainable_variables)
     if params.restore_best_weights:
         model.set_weights(state.best_weights)
-    with _told_of_divergence(title, params, machine.precision):
+    with _explained(title, params, machine.precision):
         unseen = predict(model, unseen_images)
         np.save(test, predict(model, np.load(test_images, mmap_mode="r")))
     np.save(oof, unseen)
@@ -161,17 +163,24 @@ def predict(model: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 @contextmanager
-def _told_of_divergence(title: str, params: Train, precision: str) -> Iterator[None]:
-    """Turn a value that is not finite into the advice to change the parameters."""
+def _explained(title: str, params: Train, precision: str) -> Iterator[None]:
+    """Turn values that are not finite, and errors in the user's own network, into a UserError."""
+    from pipeline.train.networks import NETWORKS, not_a_network
+
     try:
         yield
     except FloatingPointError as error:
         remedy = f"lower train.learning_rate, which is {params.learning_rate}"
         if precision == "mixed_float16":
             remedy += ', or set train.precision to "float32"'
-        raise UserError(
-            f"{title}: {error} is no longer finite: training diverged; {remedy}"
-        ) from error
+        diverged = f"{title}: {error} is no longer finite: training diverged"
+        raise UserError(f"{diverged}; {remedy}") from error
+    except Exception as error:
+        file = inspect.getfile(NETWORKS[params.network])
+        if file in {frame.filename for frame in traceback.extract_tb(error.__traceback__)}:
+            fault = f"{type(error).__name__}: {error} (--debug shows where)"
+            raise not_a_network(params.network, fault) from error
+        raise
 
 
 def _why_guessing(history: Sequence[Mapping[str, float]], steps: int) -> str:
@@ -192,19 +201,9 @@ def _build(params: Train, rate: Any, steps: int, seed: int) -> tuple[Any, Any]:
     """The compiled model that is trained, and the network within it."""
     from pipeline.backend import keras
     from pipeline.train.augment import RandomAffine
-    from pipeline.train.networks import NETWORKS
+    from pipeline.train.networks import build
 
-    if params.network not in NETWORKS:
-        raise UserError(
-            f"train.network: train/networks.py has no network {params.network!r}; choose from "
-            f"{', '.join(NETWORKS)}"
-        )
-    try:
-        network = NETWORKS[params.network](params.width, params.dropout)
-    except Exception as error:
-        raise UserError(
-            f"train/networks.py: {params.network} cannot be built: {error} (--debug shows where)"
-        ) from error
+    network = build(params.network, params.width, params.dropout)
     # An average that reached further back than a tenth of the run would contain its first weights.
     momentum = min(params.ema_momentum, 1 - 10 / (steps * params.epochs))
     augmentation = RandomAffine(params.rotation, params.zoom, params.shift, params.shear, seed)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.backend import keras, tf
+from pipeline.errors import UserError
 
 layers = keras.layers
 NETWORKS: dict[str, Callable[[int, float], Any]] = {}
@@ -20,12 +21,54 @@ def network(function: Callable[[int, float], Any]) -> Callable[[int, float], Any
     return function
 
 
+def build(name: str, width: int, dropout: float) -> Any:
+    """Build a network, and check that it is one.
+
+    Raises:
+        UserError: there is no such network, its function fails, or what it returns is not a model
+            from pixels to logits.
+    """
+    if name not in NETWORKS:
+        raise UserError(f"train.network: there is no network {name!r}; it is {', '.join(NETWORKS)}")
+    fault = ""
+    try:
+        model = NETWORKS[name](width, dropout)
+        if not isinstance(model, keras.Model):
+            fault = f"it returns a {type(model).__name__}, not a keras.Model"
+        else:
+            shape = model.compute_output_spec(keras.KerasTensor((None, 28, 28, 1))).shape
+            if tuple(shape) != (None, 10):
+                fault = f"its output has the shape {tuple(shape)}"
+            elif _ends_in_softmax(model):
+                fault = "it ends in a softmax"
+    except Exception as error:
+        fault = f"{type(error).__name__}: {error} (--debug shows where)"
+        raise not_a_network(name, fault) from error
+    if fault:
+        raise not_a_network(name, fault)
+    return model
+
+
+def not_a_network(name: str, fault: str) -> UserError:
+    """The error for a network that cannot be used, with what a network is."""
+    return UserError(
+        f"train/networks.py: {name}: {fault}; a network is a keras.Model from pixels, "
+        "(n, 28, 28, 1), to logits, (n, 10), such as strided"
+    )
+
+
+def _ends_in_softmax(model: Any) -> bool:
+    last = model.layers[-1]
+    activation = getattr(last, "activation", None)
+    return isinstance(last, layers.Softmax) or activation is keras.activations.softmax
+
+
 class FusedBatchNormalization(keras.layers.BatchNormalization):
     """Keras' batch normalisation, with TensorFlow's fused kernel in training.
 
     Keras computes the mean, the variance and each of their gradients separately and in float32;
     the fused kernel reads bfloat16 and makes one pass over the features, three to four times faster
-    on a CPU (EXPERIMENTS.md). Weights and configuration are those of Keras' layer.
+    on a CPU (train/EXPERIMENTS.md). Weights and configuration are those of Keras' layer.
     """
 
     def __init__(self, **settings: Any) -> None:

@@ -38,6 +38,7 @@ RETRIED = [
     exceptions.ConnectionError("reset by peer"),
     exceptions.ReadTimeout("nothing came"),
     exceptions.ChunkedEncodingError("cut off"),
+    exceptions.ProxyError("Unable to connect to proxy, RemoteDisconnected"),
     exceptions.SSLError("UNEXPECTED_EOF_WHILE_READING"),
     answer(408, "timeout"),
     answer(429, "slow down"),
@@ -49,7 +50,10 @@ AT_ONCE = [
     (exceptions.SSLError("[SSL: CERTIFICATE_VERIFY_FAILED]"), "REQUESTS_CA_BUNDLE"),
     (exceptions.ProxyError(TUNNEL.format("407 Proxy Authentication Required")), "USER:PASSWORD"),
     (exceptions.ProxyError(TUNNEL.format("403 Forbidden")), "refuses the connection (403)"),
-    (exceptions.ProxyError("Connection refused"), "the proxy cannot be reached"),
+    (
+        exceptions.ProxyError("NewConnectionError: Connection refused"),
+        "the proxy cannot be reached",
+    ),
     (exceptions.InvalidProxyURL("bad"), "malformed"),
     (exceptions.InvalidURL("Failed to parse"), "malformed"),
     (exceptions.InvalidHeader("bad header"), "credentials cannot be sent"),
@@ -101,7 +105,7 @@ def test_kaggles_own_words_about_a_403_are_shown() -> None:
 
 def test_the_proxy_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://me:secret@proxy:1")
-    _, call = call_that_fails(exceptions.ProxyError("Connection refused http://me:secret@proxy:1"))
+    _, call = call_that_fails(exceptions.ProxyError("NewConnectionError(http://me:secret@proxy:1)"))
     with pytest.raises(UserError, match="check HTTPS_PROXY") as caught:
         with_retries("the download", call)
     assert "secret" not in str(caught.value)

@@ -175,7 +175,7 @@ def test_a_permanent_fault_ends_in_one_line(service, project, files, call, fault
 def test_rules_that_were_not_accepted_give_the_address_of_their_page(service, project):
     service.rules_accepted = False
     done = digits(project, "download")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "https://www.kaggle.com/competitions/digit-recognizer/rules" in only_line(done.stderr)
     assert service.calls().count("DownloadDataFiles") == 1
     assert raw_files(project) == set()
@@ -184,16 +184,18 @@ def test_rules_that_were_not_accepted_give_the_address_of_their_page(service, pr
 def test_a_bad_key_is_reported_and_not_retried(service, project, monkeypatch):
     monkeypatch.setenv("KAGGLE_KEY", "0" * 32)
     done = digits(project, "download")
-    assert done.returncode == 1
-    assert "refuses the credentials in KAGGLE_KEY (401)" in only_line(done.stderr)
+    assert done.returncode == 2
+    assert "refuses the key in KAGGLE_USERNAME and KAGGLE_KEY (401" in only_line(done.stderr)
     assert service.calls().count("DownloadDataFiles") == 1
 
 
 def test_a_bad_token_that_hides_a_good_key_is_reported(service, project, monkeypatch):
     monkeypatch.setenv("KAGGLE_API_TOKEN", "KGAT_wrong")
     done = digits(project, "download")
-    assert done.returncode == 1
-    assert "the token in KAGGLE_API_TOKEN (401), which hides the key in KAGGLE_KEY" in done.stderr
+    assert done.returncode == 2
+    line = only_line(done.stderr)
+    assert "refuses the token in KAGGLE_API_TOKEN (401" in line
+    assert "it hides KAGGLE_USERNAME and KAGGLE_KEY: remove it" in line
     assert "KGAT_wrong" not in done.stdout + done.stderr
 
 
@@ -220,8 +222,8 @@ def test_verbose_shows_no_secret(service, project, monkeypatch):
     monkeypatch.setenv("VERBOSE", "1")
     assert digits(project, "download").returncode == 0  # `digits` looks for secrets
     service.fail("download", status=403)
-    done = digits(project, "download")
-    assert done.returncode == 1
+    done = digits(project, "download", "--force")
+    assert done.returncode == 2
     assert "?" not in done.stderr, "an address with its signature"
 
 

@@ -1,4 +1,4 @@
-"""fold.py: a run whose values are no longer finite stops at once, and guessing is explained."""
+"""fold.py: a run that diverges or fails in the user's network says why; guessing is explained."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -87,3 +87,26 @@ def test_a_fold_of_a_few_steps_says_why_it_guesses(
 ) -> None:
     run(tmp_path, arrays, replace(PARAMS, epochs=1, learning_rate=1e-9))
     assert "close to guessing: 5 steps are few" in capsys.readouterr().out
+
+
+def test_an_exception_that_only_training_raises_is_the_networks(
+    tmp_path: Path, arrays: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.backend import keras
+    from pipeline.train import networks
+
+    class Picky(keras.layers.Layer):
+        def call(self, inputs: Any, training: bool = False) -> Any:
+            if training:
+                raise RuntimeError("not in training")
+            return inputs
+
+    def picky(width: int, dropout: float) -> Any:
+        model = networks.mlp(width, dropout)
+        return keras.Model(model.input, Picky()(model.output))
+
+    monkeypatch.setitem(networks.NETWORKS, "picky", picky)
+    with pytest.raises(UserError) as caught:
+        run(tmp_path, arrays, replace(PARAMS, network="picky"))
+    assert str(caught.value).startswith("train/networks.py: picky: ")
+    assert "not in training" in str(caught.value)

@@ -1,5 +1,6 @@
 """networks.py: every network takes pixels and returns ten logits, at any width and precision."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from conftest import digit_images
 
 from pipeline.config import Train
+from pipeline.errors import UserError
 from pipeline.train.networks import NETWORKS, FusedBatchNormalization
 
 
@@ -103,3 +105,74 @@ def test_no_float32_copy_of_the_features_is_made(fresh_keras: Any) -> None:
     result = layer(features, training=True)
     assert result.dtype == "bfloat16"
     assert {str(weight.dtype) for weight in layer.weights} == {"float32"}
+
+
+# --- a network of the user's own ----------------------------------------------------------------
+
+
+def own(monkeypatch: pytest.MonkeyPatch, function: Callable[[int, float], Any]) -> str:
+    """What is said about a network that this function returns."""
+    from pipeline.train import networks
+
+    monkeypatch.setitem(networks.NETWORKS, "own", function)
+    with pytest.raises(UserError) as caught:
+        networks.build("own", 8, 0.0)
+    said = str(caught.value)
+    assert said.startswith("train/networks.py: own: ")
+    assert "(n, 28, 28, 1), to logits, (n, 10)" in said
+    return said
+
+
+def small(units: int, activation: str | None = None) -> Any:
+    from pipeline.backend import keras
+
+    pixels = keras.Input((28, 28, 1))
+    x = keras.layers.Flatten()(pixels)
+    return keras.Model(pixels, keras.layers.Dense(units, activation=activation)(x))
+
+
+def test_a_wrong_number_of_outputs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "shape (None, 9)" in own(monkeypatch, lambda width, dropout: small(9))
+
+
+def test_a_tensor_in_place_of_a_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = own(monkeypatch, lambda width, dropout: small(10).output)
+    assert "KerasTensor, not a keras.Model" in said
+
+
+@pytest.mark.parametrize("way", ["activation", "layer", "function"])
+def test_a_softmax_at_the_end_is_refused(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    from pipeline.backend import keras
+
+    def build(width: int, dropout: float) -> Any:
+        if way == "activation":
+            return small(10, "softmax")
+        end = keras.layers.Softmax() if way == "layer" else keras.layers.Activation("softmax")
+        model = small(10)
+        return keras.Model(model.input, end(model.output))
+
+    assert "ends in a softmax" in own(monkeypatch, build)
+
+
+def test_other_pixels_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.backend import keras
+
+    def build(width: int, dropout: float) -> Any:
+        pixels = keras.Input((32, 32, 3))
+        return keras.Model(pixels, keras.layers.Dense(10)(keras.layers.Flatten()(pixels)))
+
+    own(monkeypatch, build)
+
+
+def test_an_exception_is_told_with_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(width: int, dropout: float) -> Any:
+        raise ZeroDivisionError("by me")
+
+    assert "ZeroDivisionError: by me" in own(monkeypatch, build)
+
+
+def test_an_unknown_network_is_refused() -> None:
+    from pipeline.train import networks
+
+    with pytest.raises(UserError, match="no network 'strode'"):
+        networks.build("strode", 8, 0.0)
