@@ -5,6 +5,7 @@ all of them, no secret is shown, and no host but loopback is contacted.
 """
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from conftest import build, contents, digit_images, fake_environment, run_digits, write_digits
 from kaggle_service import SECRETS, TOKEN, KaggleService
 
+from pipeline import artifacts
 from pipeline.download import kaggle
 from pipeline.kaggle import client, ledger
 
@@ -403,12 +405,32 @@ REFUSED = {
 
 
 @pytest.mark.slow
+def test_a_csv_of_one_label_is_only_sent_by_force(service, project, submission):
+    rows = submission.read_text().split("\n")
+    rows[1:-1] = [f"{row.split(',')[0]},3" for row in rows[1:-1]]
+    submission.write_text("\n".join(rows))
+    manifest = submission.with_suffix(".json")
+    content = json.loads(manifest.read_text())
+    del content["sha256"]
+    content["outputs"] = {name: artifacts.fingerprint(submission) for name in content["outputs"]}
+    artifacts._write_checksummed(manifest, content)
+    done = digits(project, "submit", *FAST)
+    assert done.returncode == 2
+    assert "predicts 3 for 20 of 20 rows" in only_line(done.stderr)
+    assert "FORCE=1" in done.stderr
+    assert service.requests == []
+    assert digits(project, "submit", *FAST, "--force").returncode == 0
+    assert len(service.submissions) == 1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("call", "fault"), REFUSED.values(), ids=REFUSED)
 def test_a_refusal_ends_in_one_line_and_no_entry(service, project, submission, call, fault):
     before = submission.read_bytes()
     service.fail(call, **fault)
     done = digits(project, "submit", *FAST)
-    assert done.returncode == 1
+    can_fix = fault.get("status") in (401, 403)
+    assert done.returncode == (2 if can_fix else 1)
     line = only_line(done.stderr)
     if "message" in fault:
         assert f"Kaggle refuses it ({fault['status']}): {fault['message']}" in line
@@ -567,7 +589,14 @@ def test_make_submit_walks_the_whole_way(service, project, files):
         "[split]\nfolds = 1\nholdout = 0.3\n[train]\nwidth = 4\nepochs = 1\nbatch_size = 16\n"
     )
     done = subprocess.run(
-        ["make", f"VENV={environment}", "submit", "CONFIG=tiny.toml", "MESSAGE=it's the first"],
+        [
+            "make",
+            f"VENV={environment}",
+            "submit",
+            "CONFIG=tiny.toml",
+            "FORCE=1",
+            "MESSAGE=it's the first",
+        ],
         cwd=project,
         capture_output=True,
         text=True,
