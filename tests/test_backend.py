@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# Each test imports Keras in a process of its own.
+pytestmark = pytest.mark.slow
+
 PROGRAM = """\
 import os
 from pipeline.backend import keras

@@ -250,6 +250,7 @@ def test_an_archive_with_other_files_is_refused(project, files, service, name, c
     assert raw_files(project) == set()
 
 
+@pytest.mark.slow
 def test_a_killed_download_blocks_nothing(service, project, files):
     service.fail("download", "stall")
     child = subprocess.Popen([sys.executable, "-m", "pipeline", "download"], cwd=project)
@@ -330,6 +331,7 @@ def test_submit_sends_waits_and_records_the_score(service, project, submission):
     assert entry["submitted_at"].endswith("+00:00")
 
 
+@pytest.mark.slow
 def test_a_score_far_from_the_estimate_is_reported(service, project, submission):
     service.solution = dict.fromkeys(range(1, 21), 0)
     done = digits(project, "submit", *FAST)
@@ -337,6 +339,7 @@ def test_a_score_far_from_the_estimate_is_reported(service, project, submission)
     assert "do not agree within two standard errors" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_same_file_is_not_submitted_twice(service, project, submission):
     assert digits(project, "submit", *FAST).returncode == 0
     again = digits(project, "submit", *FAST)
@@ -349,6 +352,7 @@ def test_the_same_file_is_not_submitted_twice(service, project, submission):
     assert len(ledger_of(project)) == 2
 
 
+@pytest.mark.slow
 def test_without_a_ledger_the_list_on_kaggle_shows_what_was_sent(service, project, submission):
     assert digits(project, "submit", *FAST).returncode == 0
     (project / "submissions/ledger.csv").unlink()
@@ -385,6 +389,7 @@ def test_a_transient_fault_still_makes_one_submission(service, project, submissi
     assert (entry["ref"], entry["status"]) == (str(sent.ref), "COMPLETE")
 
 
+@pytest.mark.slow
 def test_a_lost_answer_to_a_forced_submission_is_found_among_the_new(service, project, submission):
     assert digits(project, "submit", *FAST).returncode == 0
     service.fail("CreateSubmission", "lost")
@@ -453,6 +458,7 @@ def test_with_no_submission_left_nothing_is_uploaded(service, project, submissio
     assert ledger_of(project) == []
 
 
+@pytest.mark.slow
 def test_a_submission_that_cannot_be_scored_shows_the_reason_of_the_service(
     service, project, submission
 ):
@@ -463,6 +469,7 @@ def test_a_submission_that_cannot_be_scored_shows_the_reason_of_the_service(
     assert ledger_of(project)[0]["status"] == "ERROR"
 
 
+@pytest.mark.slow
 def test_a_score_that_does_not_come_can_be_looked_up_later(service, project, submission):
     service.pending_polls = None
     done = digits(project, "submit", "--config", "demo", "--wait", "2")
@@ -476,12 +483,14 @@ def test_a_score_that_does_not_come_can_be_looked_up_later(service, project, sub
     assert ledger_of(project)[0]["status"] == "COMPLETE"
 
 
+@pytest.mark.slow
 def test_no_wait_asks_for_no_score(service, project, submission):
     done = digits(project, "submit", "--config", "demo", "--wait", "0")
     assert done.returncode == 0
     assert service.calls().count("ListSubmissions") == 1, "to see what was sent before"
 
 
+@pytest.mark.slow
 def test_two_at_once_make_one_submission(service, project, submission):
     results: list[int] = []
     threads = [
@@ -527,6 +536,7 @@ def test_predictions_from_public_labels_are_never_sent(service, project):
     assert service.requests == []
 
 
+@pytest.mark.slow
 def test_a_folder_is_sent_once_its_owner_has_confirmed_it(service, project, files):
     own = project / "own"
     own.mkdir()
@@ -556,6 +566,7 @@ def test_a_stale_or_broken_submission_is_not_sent(service, project, submission):
 # --- the whole way -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_plain_client_can_submit_the_csv(service, project, submission):
     client = Path(sys.executable).with_name("kaggle")
     subprocess.run(
