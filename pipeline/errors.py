@@ -9,6 +9,7 @@
 """
 
 import errno
+import os
 
 RESUMES = "then run the same command again; it continues from here"
 
@@ -48,6 +49,8 @@ def ending(error: BaseException) -> tuple[str, int]:
         return f"{error.format_message().rstrip('.')}; see `digits{command} --help`", 2
     if _ran_out(error):
         return f"out of memory; close other programs or raise the limit, {RESUMES}", 1
+    if isinstance(error, ImportError) and os.environ.get("PYTHONPATH"):
+        return f"{error}; PYTHONPATH is set, and may hide the installed packages: unset it", 2
     return f"{type(error).__name__}: {error} (a bug in the pipeline; --debug shows where)", 1
 
 
