@@ -100,7 +100,6 @@ def report(
         judged_test = _judged(truth, test_probabilities, names)
         missed = np.flatnonzero(predicted != truth)
         galleries["test_errors"] = _gallery(images_to_predict, test_probabilities, missed, truth)
-    layers = {preset: _layers(paths[0]) for preset, paths in weights.items()}
 
     text = TEMPLATE.read_text(encoding="utf-8")
     template = Template(
@@ -115,12 +114,16 @@ def report(
         names=names,
         run=_run([metadata(path) for paths in manifests.values() for path in paths]),
         data=_data(images, images_to_predict),
-        examples=pictures.examples(images, labels, names),
+        examples=pictures.grid(
+            [images[labels == label][:10] for label in range(len(names))],
+            names,
+            f"The first ten training images of each of {', '.join(names)}.",
+        ),
         distributions=pictures.distributions(sets, names),
         augmentations={
             preset: _augmentation(its, images, labels, names) for preset, its in params.items()
         },
-        networks={preset: (pictures.network(its), its) for preset, its in layers.items()},
+        networks={preset: _layers(paths[0]) for preset, paths in weights.items()},
         learning=pictures.learning(
             {
                 preset: [np.genfromtxt(path, delimiter=",", names=True, ndmin=1) for path in paths]
@@ -253,7 +256,7 @@ def _data(images: NDArray[np.uint8], test_images: NDArray[np.uint8]) -> dict[str
 def _augmentation(
     params: Train, images: NDArray[np.uint8], labels: NDArray[np.uint8], names: Sequence[str]
 ) -> Picture | None:
-    """A few images as they were augmented in training; None if they were not."""
+    """Some images, each followed by what training made of it; None if it augmented none."""
     if not (params.rotation or params.zoom or params.shift or params.shear):
         return None
     from pipeline.train.augment import RandomAffine
@@ -262,12 +265,17 @@ def _augmentation(
     augmentation = RandomAffine(
         params.rotation, params.zoom, params.shift, params.shear, seed=params.seed
     )
-    augmented = [np.asarray(augmentation(images[chosen], training=True)) for _ in range(9)]
-    return pictures.augmentation(images[chosen], augmented, [names[labels[i]] for i in chosen])
+    originals = images[chosen]
+    augmented = [np.asarray(augmentation(originals, training=True)) for _ in range(9)]
+    return pictures.grid(
+        list(np.stack([originals, *augmented], axis=1)),
+        [names[labels[i]] for i in chosen],
+        f"{len(chosen)} training images, each as it is and then augmented 9 times.",
+    )
 
 
 def _layers(path: Path) -> list[dict[str, Any]]:
-    """The layers of a trained network: kind, output shape, number of parameters."""
+    """The layers of a trained network, from pixels to logits."""
     from pipeline.backend import keras
 
     network = keras.saving.load_model(path, compile=False)
@@ -275,6 +283,7 @@ def _layers(path: Path) -> list[dict[str, Any]]:
         {
             "kind": type(layer).__name__,
             "shape": tuple(layer.output.shape[1:]),
+            "magnitude": float(np.log10(np.prod(layer.output.shape[1:]))),
             "parameters": layer.count_params(),
         }
         for layer in network.layers

@@ -13,7 +13,6 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
 from numpy.typing import NDArray
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
@@ -32,33 +31,23 @@ class Picture:
     alt: str
 
 
-def examples(images: NDArray[np.uint8], labels: NDArray[np.uint8], names: Sequence[str]) -> Picture:
-    """The first ten images of each class, a row per class.
+def grid(rows: Sequence[NDArray[Any]], names: Sequence[str], alt: str) -> Picture:
+    """Images in named rows, each (n, 28, 28, 1), combined into one with gaps of one pixel."""
+    shape = 29 * len(rows), 29 * max(map(len, rows))
+    mosaic = np.ma.masked_array(np.zeros(shape), mask=True)
+    for i, row in enumerate(rows):
+        for j, image in enumerate(row):
+            mosaic[29 * i : 29 * i + 28, 29 * j : 29 * j + 28] = image[..., 0]
 
-    Args:
-        images: uint8 (n, 28, 28, 1).
-        labels: uint8 (n,).
-        names: what the classes are called.
-    """
-    rows = [images[np.flatnonzero(labels == label)[:10]] for label in range(len(names))]
-    return _grid(rows, names, 6.4, f"The first ten training images of each of {', '.join(names)}.")
+    def draw(figure: Figure, theme: str) -> None:
+        axes = figure.add_subplot()
+        axes.imshow(mosaic, cmap=_DIGITS[theme], vmin=0, vmax=255, interpolation="nearest")
+        axes.set_xticks([])
+        axes.set_yticks(29 * np.arange(len(rows)) + 14, names)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
 
-
-def augmentation(
-    originals: NDArray[np.uint8], augmented: Sequence[NDArray[np.float32]], names: Sequence[str]
-) -> Picture:
-    """Each image as it is, and beside it as training saw it.
-
-    Args:
-        originals: uint8 (n, 28, 28, 1).
-        augmented: float32 (n, 28, 28, 1), several times.
-        names: what each image shows.
-    """
-    rows = [
-        np.stack([image, *(each[i] for each in augmented)]) for i, image in enumerate(originals)
-    ]
-    said = f"{len(rows)} training images, each as it is and then augmented {len(augmented)} times."
-    return _grid(rows, names, 0.75 * len(rows), said)
+    return _both(draw, (7, 0.65 * len(rows)), alt)
 
 
 def distributions(sets: Mapping[str, NDArray[np.integer[Any]]], names: Sequence[str]) -> Picture:
@@ -83,30 +72,6 @@ def distributions(sets: Mapping[str, NDArray[np.integer[Any]]], names: Sequence[
         for label, values in shares.items()
     )
     return _both(draw, (7, 3), f"Share of each class. {said}.")
-
-
-def network(layers: Sequence[Mapping[str, Any]]) -> Picture:
-    """The layers as boxes, from pixels to logits; wider boxes have larger outputs."""
-
-    def draw(figure: Figure, theme: str) -> None:
-        axes = figure.add_subplot()
-        axes.axis("off")
-        sizes = [float(np.log10(np.prod(layer["shape"]))) for layer in layers]
-        for i, (layer, size) in enumerate(zip(layers, sizes, strict=True)):
-            width = 0.25 + 0.75 * size / max(sizes)
-            box = FancyBboxPatch((-width, -i - 0.32), 2 * width, 0.6, "round,pad=0.02", alpha=0.35)
-            box.set(fc=COLOURS[0] if layer["parameters"] else "none", ec=COLOURS[0])
-            axes.add_patch(box)
-            shape = " × ".join(map(str, layer["shape"]))
-            count = f", {layer['parameters']:,} parameters" if layer["parameters"] else ""
-            axes.text(0, -i, f"{layer['kind']}  →  {shape}{count}", ha="center", va="center")
-            if i:
-                arrow = {"arrowstyle": "->", "color": _INK[theme]}
-                axes.annotate("", (0, -i + 0.3), (0, -i + 0.68), arrowprops=arrow)
-        axes.set(xlim=(-1.1, 1.1), ylim=(-len(layers) + 0.4, 0.6))
-
-    said = ", ".join(f"{layer['kind']} {'×'.join(map(str, layer['shape']))}" for layer in layers)
-    return _both(draw, (7, 0.42 * len(layers)), f"The network from top to bottom: {said}.")
 
 
 def learning(histories: Mapping[str, Sequence[NDArray[np.void]]]) -> Picture:
@@ -200,25 +165,6 @@ def sheet(images: NDArray[np.uint8]) -> str:
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, "png", optimize=True)
     return _uri("image/png", content.getvalue())
-
-
-def _grid(rows: Sequence[NDArray[Any]], names: Sequence[str], height: float, alt: str) -> Picture:
-    """Images in rows, combined into one, with a gap of one pixel."""
-    shape = 29 * len(rows), 29 * max(map(len, rows))
-    mosaic = np.ma.masked_array(np.zeros(shape), mask=True)
-    for i, row in enumerate(rows):
-        for j, image in enumerate(row):
-            mosaic[29 * i : 29 * i + 28, 29 * j : 29 * j + 28] = image[..., 0]
-
-    def draw(figure: Figure, theme: str) -> None:
-        axes = figure.add_subplot()
-        axes.imshow(mosaic, cmap=_DIGITS[theme], vmin=0, vmax=255, interpolation="nearest")
-        axes.set_xticks([])
-        axes.set_yticks(29 * np.arange(len(rows)) + 14, names)
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
-
-    return _both(draw, (7, height), alt)
 
 
 def _both(draw: Callable[[Figure, str], None], size: tuple[float, float], alt: str) -> Picture:

@@ -205,6 +205,7 @@ def test_the_text_of_the_page(made: Made) -> None:
     assert f"{(~right).sum()} of 300 out-of-fold predictions are wrong" in text
     assert f"Expected calibration error {made.metadata['calibration_error']:.4f}" in text
     assert "None: training saw the images as they are." in text
+    assert "Dense → 10 (" in text
     assert "&lt;i&gt;zero&lt;/i&gt;" in text
     # Precision and recall of class 3, counted.
     hits = ((oof.argmax(axis=1) == 3) & (labels == 3)).sum()
