@@ -3,12 +3,14 @@
 import csv
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Digits, build
+from conftest import Digits, build, works
 
 from pipeline import artifacts, cli, stages
 from pipeline.artifacts import add_metadata
@@ -189,6 +191,51 @@ def test_runs_lists_folds_that_were_not_averaged_yet(
     _, line = digits("runs", *tiny[:2]).lines
     assert line.split()[0] == "sprint"
     assert "1 fold trained, not averaged yet" in line
+
+
+def test_runs_shows_no_time_of_folds_that_the_accuracy_is_not_of(
+    project: Path, tiny: list[str], digits: Digits
+) -> None:
+    graph = stages.load(tiny[1], "sprint")
+    [fold] = graph.all("train")
+    add_metadata(fold, "epoch_seconds", [1234.0])
+    assert "1234 s" in digits("runs", *tiny[:2]).lines[1]
+    _, again = works(tiny[1])[3]
+
+    def other(writes: Mapping[str, Path]) -> Mapping[str, Any]:
+        metadata = again(writes)
+        np.save(writes["oof"], np.load(writes["oof"])[:, ::-1])
+        return {**metadata, "epoch_seconds": [5678.0]}
+
+    artifacts.run(fold, graph.tasks, force=True, work=other)
+    line = digits("runs", *tiny[:2]).lines[1]
+    assert "1.00000" in line
+    assert "5678" not in line
+    assert "stale: folds were trained again since" in line
+
+
+def test_runs_ranks_only_within_a_split(project: Path, tiny: list[str], digits: Digits) -> None:
+    build(tiny[1], "demo")
+    lines = digits("runs", *tiny[:2]).lines
+    rows = [line.split()[:3] for line in lines[1:3]]
+    assert rows == [["demo", "3-folds-seed-0", "80"], ["sprint", "holdout-0.15-seed-0", "12"]]
+    assert "compare within a split" in lines[3]
+
+
+def test_check_judges_by_the_dataset_that_is_named(
+    project: Path, tiny: list[str], digits: Digits
+) -> None:
+    csv_path = str(project / "submissions/tiny-sprint.csv")
+    ended = digits("check", csv_path)
+    assert ended.code == 0
+    assert "20 rows, valid for data/tiny/raw/sample_submission.csv" in ended.lines[0]
+    raw = project / "data" / "sample" / "raw"
+    raw.mkdir(parents=True)
+    ids = "".join(f"{i},0\n" for i in range(1, 31))
+    (raw / "sample_submission.csv").write_text(f"ImageId,Label\n{ids}")
+    ended = digits("check", csv_path, "--dataset", "sample")
+    assert ended.code == 2
+    assert "data/sample/raw/sample_submission.csv" in ended.error
 
 
 def test_config_marks_what_a_preset_changes(digits: Digits) -> None:
