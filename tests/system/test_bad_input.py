@@ -684,7 +684,10 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
         preset(f"{PRESET}network = 'strode'"),
         ["mine.toml: train.network", "'strode'", "did you mean strided?"],
     ),
-    "a network without a name": (preset(f"{PRESET}network = ''"), ["mine.toml: train.network", "''"]),
+    "a network without a name": (
+        preset(f"{PRESET}network = ''"),
+        ["mine.toml: train.network", "''"],
+    ),
     "a member that is nowhere": (
         preset("[ensemble]\nmembers = ['other.toml']"),
         ["mine.toml: ensemble.members: ", "other.toml: there is no such file"],
