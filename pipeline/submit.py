@@ -1,4 +1,4 @@
-"""Stage 7: send the submission to the competition, once, and wait for its score."""
+"""Send the submission to the competition, once, and wait for its score."""
 
 import contextlib
 import math

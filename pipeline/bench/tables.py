@@ -140,10 +140,9 @@ def _mean(values: Sequence[float]) -> str:
 
 def _ratio(notebook: Mapping[str, Any], accuracy: float, seconds: float) -> str:
     first = reached(notebook, accuracy)
-    if first is None:
-        ratio = f"{notebook['seconds'][-1] / seconds:.1f}× faster"
-        return f"{ratio}; the notebook never reaches this accuracy"
-    return f"{first / seconds:.1f}× faster to this accuracy"
+    ratio = (first or notebook["seconds"][-1]) / seconds
+    speed = f"{ratio:.1f}× faster" if ratio >= 1 else f"{1 / ratio:.1f}× slower"
+    return f"{speed}; the notebook never reaches this accuracy" if first is None else speed
 
 
 def _seconds(values: Sequence[float]) -> str:
