@@ -386,7 +386,7 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
         ["tiny/train.csv, line 1: ", BEGIN, "'sep=,'"],
     ),
     "test.csv for train.csv": (swapped, ["tiny/train.csv, line 1: column label missing"]),
-    # files that are no such tables
+    # files that are not such tables
     "semicolons": (text(TRAIN, ",", ";"), ["tiny/train.csv, line 1: ", BEGIN, "commas"]),
     "tabs": (text(TRAIN, ",", "\t"), ["tiny/train.csv, line 1: ", BEGIN, "commas"]),
     "semicolons in the rows alone": (
@@ -448,7 +448,7 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
         ["tiny/sample_submission.csv: 0 rows", "tiny/test.csv has 20"],
     ),
     "an id that is a word": (cell(SAMPLE, 4, 0, "three"), [ID, "'three' is not"]),
-    "an id beyond all numbers": (cell(SAMPLE, 4, 0, "9" * 30), [ID, "is not"]),
+    "an id that is too large": (cell(SAMPLE, 4, 0, "9" * 30), [ID, "is not"]),
     "a sample's label that is empty": (
         cell(SAMPLE, 4, 1, ""),
         ["tiny/sample_submission.csv, line 4, column Label: empty", DIGIT],
@@ -486,7 +486,7 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
         ["tiny/train.csv.gz, line 5, column pixel8: '256' is not", BYTE],
     ),
     # archives
-    "no zip": (
+    "a file that is not a zip": (
         lambda home: (home / "tiny" / TRAIN).rename(home / "tiny.zip"),
         ["tiny.zip: ", "not a zip archive", "give a folder or a .zip"],
     ),
@@ -578,7 +578,7 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
         ["tiny.zip/test.csv, line 5, column pixel8: '256' is not", BYTE],
     ),
     # paths
-    "a dataset that is nowhere": (
+    "a missing dataset": (
         lambda home: shutil.rmtree(home / "tiny"),
         ["there is no dataset ", "tiny", "the path of a folder or zip with train.csv"],
     ),
@@ -587,7 +587,7 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
         ["my digits: ", "use only letters, digits, - and _"],
     ),
     "a dataset with the name of a source": (renamed("mnist"), ["mnist: rename it"]),
-    "a preset that is nowhere": (
+    "a missing preset": (
         lambda home: (home / "mine.toml").unlink(),
         ["mine.toml: there is no such file"],
     ),
@@ -596,7 +596,7 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
         ["mine.toml: cannot be read: ", "directory"],
     ),
     # presets
-    "TOML that is none": (preset("[train\n"), ["mine.toml: not valid TOML: ", "line 1"]),
+    "invalid TOML": (preset("[train\n"), ["mine.toml: not valid TOML: ", "line 1"]),
     "TOML in another encoding": (preset(b"# Gr\xf6\xdfe"), ["mine.toml: cannot be read: "]),
     "TOML with a NUL byte": (preset("[train]\0"), ["mine.toml: not valid TOML: ", "line 1"]),
     "a number without end": (
@@ -688,7 +688,7 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
         preset(f"{PRESET}network = ''"),
         ["mine.toml: train.network", "''"],
     ),
-    "a member that is nowhere": (
+    "a missing member": (
         preset("[ensemble]\nmembers = ['other.toml']"),
         ["mine.toml: ensemble.members: ", "other.toml: there is no such file"],
     ),
@@ -696,7 +696,7 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
         preset("[ensemble]\nmembers = ['mine.toml']"),
         ["mine.toml: ensemble.members: "],
     ),
-    "a member divided otherwise": (
+    "a member with another split": (
         preset("[ensemble]\nmembers = ['default', 'fast']"),
         ["mine.toml: ensemble.members: fast has another [split]"],
     ),

@@ -511,7 +511,7 @@ def test_too_little_memory_is_reported_before_tensorflow_is_loaded(
 
 
 class ResourceExhaustedError(Exception):
-    """As TensorFlow has one."""
+    """Named like the one of TensorFlow."""
 
 
 @pytest.mark.parametrize(

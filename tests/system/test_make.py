@@ -525,7 +525,7 @@ def reword_docstrings(path: Path) -> None:
 
 
 def reformat(path: Path) -> None:
-    """Lay the code out anew, without comments."""
+    """Reformat the code, without comments."""
     path.write_text(ast.unparse(ast.parse(path.read_text(encoding="utf-8"))), encoding="utf-8")
 
 
