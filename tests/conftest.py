@@ -1,4 +1,4 @@
-"""Tiny data and empty projects for the tests. Nothing here needs a network or TensorFlow."""
+"""Tiny datasets, empty projects and other helpers of the tests."""
 
 import itertools
 import os
@@ -27,12 +27,12 @@ PIXEL_NAMES = [f"pixel{i}" for i in range(784)]
 # Tests that wait for another process give up after this many seconds, rather than hang.
 PATIENCE = 120
 
-# A network of the driver's own copy of the package: workers that have it got it from the driver.
+# A network that only the driver's copy of the package has; a worker that has it got it from there.
 LITTLE_NETWORK = '''
 
 @network
 def little(width: int, dropout: float) -> Any:
-    """Next to nothing, trained in no time."""
+    """A linear model on 49 averages; trains in no time."""
     pixels = keras.Input((28, 28, 1))
     x = layers.Rescaling(1 / 255)(pixels)
     x = layers.AveragePooling2D(4)(x)
@@ -43,7 +43,7 @@ LITTLE_EPOCHS = 40
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Silence two warnings of Keras that nobody here can act on."""
+    """Silence two warnings of Keras that no test can act on."""
     for message in (
         "`shuffle=True` was passed",  # the package silences it too, and pytest undoes that
         "__array__ implementation doesn't accept a copy keyword",
@@ -52,9 +52,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def digit_images(count: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """`count` images, uint8 (count, 28, 28, 1), and labels: a fixed pattern a class, and noise.
+    """`count` images, uint8 (count, 28, 28, 1), and labels: one pattern per class, and noise.
 
-    The classes take turns, so that each has its share of any `count`.
+    The classes take turns, so that any `count` has about as many of each.
     """
     patterns = np.random.default_rng(12345).integers(0, 2, (10, 7, 7)) * 200
     labels = (np.arange(count) % 10).astype(np.uint8)
@@ -84,7 +84,7 @@ def _write_csv(path: Path, header: list[str], rows: NDArray[np.integer], end: st
 
 
 def replace_cell(path: Path, line: int, column: int, text: str) -> None:
-    """Put `text` into one cell of a CSV; line 1 is the header, column 0 the first."""
+    """Replace one cell of a CSV; line 1 is the header, column 0 the first."""
     lines = path.read_bytes().decode().split("\n")
     cells = lines[line - 1].split(",")
     cells[column] = text
@@ -93,9 +93,7 @@ def replace_cell(path: Path, line: int, column: int, text: str) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below `folder`, by its path relative to it, with its bytes; less the lock files
-    and the remembered fingerprints, which are no results.
-    """
+    """The bytes of every file below `folder`, by relative path; without locks and the cache."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
     files = (path for path in files if path.name != artifacts.STAT_CACHE)
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(files)}
@@ -136,7 +134,7 @@ def works(dataset: str, preset: str = "sprint") -> list[tuple[Task, Work | None]
 
 
 def build(dataset: str, preset: str = "sprint") -> stages.Graph:
-    """Run every stage in the project that `stages.ROOT` names, with `fake_training`."""
+    """Run every stage in the project that `stages.ROOT` names, with fake folds and report."""
     made = works(dataset, preset)
     for task, work in made:
         artifacts.run(task, [task for task, _ in made], work=work)
@@ -144,20 +142,20 @@ def build(dataset: str, preset: str = "sprint") -> stages.Graph:
 
 
 def settle(path: Path) -> None:
-    """Wait until a file is old enough for its fingerprint to be remembered."""
+    """Wait until a file is old enough for its fingerprint to be cached."""
     while time.time_ns() - path.stat().st_ctime_ns < 150_000_000:
         time.sleep(0.02)
 
 
-# What a process does to files, of which Python tells before it is done.
+# What a process does to files; Python raises an audit event before each.
 OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.utime"}
 
 
 def killed_at(moment: int, action: Callable[[], object]) -> bool:
-    """Do something in a process that is killed at a moment; says whether it lived that long.
+    """Do something in a process that is killed at a moment; returns whether it lived that long.
 
-    Moments are counted from 1. There is one before every operation that changes what lies on the
-    disk, and one more in the middle of each file that is written, which then has half of it.
+    Moments are counted from 1. There is one before every operation that changes a file or folder,
+    and one more in the middle of each file that is written, which is then half complete.
     """
     child = os.fork()
     if child == 0:
@@ -188,7 +186,7 @@ def killed_at(moment: int, action: Callable[[], object]) -> bool:
 def run_digits(
     project: Path, *arguments: str, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own, in the copy of the package in `project`."""
+    """Run the command line of the project's copy of the package, in its own process."""
     return subprocess.run(
         [sys.executable, "-m", "pipeline", *arguments],
         cwd=project,
@@ -224,7 +222,7 @@ def fake_environment(project: Path) -> str:
 
 
 def little_project(home: Path) -> Path:
-    """A project of its own with tiny digits, split in two folds."""
+    """Make a project with tiny digits, split in two folds."""
     project = home / "project"
     shutil.copytree(PACKAGE, project / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
     (project / "data").mkdir()
@@ -239,7 +237,7 @@ def little_project(home: Path) -> Path:
 
 
 def start_little(project: Path, *words: str) -> "subprocess.Popen[str]":
-    """Start a command of the command line on the little project."""
+    """Start a command on the little project."""
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "pipeline", *words),
@@ -250,26 +248,26 @@ def start_little(project: Path, *words: str) -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        # Tests that run in the background of a shell ignore Ctrl-C, and so would what they start.
+        # Tests started in the background of a shell ignore Ctrl-C, and their children would too.
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.default_int_handler),
     )
 
 
 def little_results(project: Path) -> dict[str, bytes]:
-    """What the folds left, less their manifests."""
+    """The files of the folds, without their manifests."""
     found = contents(project / "data" / "tiny" / "little")
     return {name: content for name, content in found.items() if not name.endswith(".json")}
 
 
 def wait_for(process: "subprocess.Popen[str]", pattern: str) -> "re.Match[str]":
-    """Read what a process says until a line matches."""
+    """Read the output of a process until a line matches."""
     assert process.stdout is not None
-    said = []
+    lines = []
     for line in process.stdout:
-        said.append(line)
+        lines.append(line)
         if found := re.search(pattern, line):
             return found
-    raise AssertionError(f"never said {pattern!r}: {''.join(said)}")
+    raise AssertionError(f"{pattern!r} was never printed: {''.join(lines)}")
 
 
 @pytest.fixture(scope="session")
@@ -277,14 +275,14 @@ def little(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project in which the folds were trained without Ray."""
     project = little_project(tmp_path_factory.mktemp("little"))
     process = start_little(project, "train")
-    said, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, said
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, output
     return project
 
 
 @pytest.fixture
 def little_copy(little: Path, tmp_path: Path) -> Path:
-    """The same project with nothing trained."""
+    """A copy of the little project with nothing trained."""
     copy = tmp_path / "project"
     shutil.copytree(little, copy)
     shutil.rmtree(copy / "data" / "tiny" / "little")
@@ -293,7 +291,7 @@ def little_copy(little: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _code_is_read_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process reads the code once; tests edit it."""
+    """A process reads the code once, but tests edit it."""
     uncached = code._fingerprints.__wrapped__
 
     def reread(entries: tuple[str, ...], root: Path) -> tuple[tuple[str, str], ...]:
@@ -311,7 +309,7 @@ def tiny_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty project folder with a copy of the package, in which all that is made here goes."""
+    """An empty project with a copy of the package; everything that a test makes goes there."""
     folder = tmp_path / "project"
     shutil.copytree(PACKAGE, folder / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "data").mkdir()
@@ -354,7 +352,7 @@ def digits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 
 @pytest.fixture
 def fresh_keras() -> Iterator[Any]:
-    """Keras as a new process has it: no names given yet, float32 everywhere."""
+    """Keras as in a new process: no names taken yet, float32 everywhere."""
     from pipeline.backend import keras
 
     keras.utils.clear_session()

@@ -236,28 +236,28 @@ def test_the_function_gets_its_files_and_parameters_by_name(
     assert artifacts.metadata(task.manifest)["parts"] == 2
 
 
-def test_a_run_says_why_and_where_and_a_fresh_task_is_left_alone(
+def test_a_run_prints_why_and_where_and_a_fresh_task_does_not_run(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(root)
     first, *_ = tasks = two_tasks(root)
 
-    def said(force: bool = False) -> tuple[bool, list[str]]:
+    def ended(force: bool = False) -> tuple[bool, list[str]]:
         ran = run(first, tasks, force, work_of(first))
         return ran, capsys.readouterr().out.splitlines()
 
-    ran, lines = said()
+    ran, lines = ended()
     assert ran
     assert lines[0] == "first: missing; writing to data/one/"
     assert re.fullmatch(r"first: done in [\d.]+ s", lines[1])
     before = first.manifest.stat().st_ino
-    assert said() == (False, ["first: fresh"])
+    assert ended() == (False, ["first: fresh"])
     assert first.manifest.stat().st_ino == before
-    ran, lines = said(force=True)
+    ran, lines = ended(force=True)
     assert ran
     assert lines[0] == "first: forced; writing to data/one/"
     (root / "source.txt").write_text("b")
-    ran, lines = said()
+    ran, lines = ended()
     assert ran
     assert lines[0] == "first: its input source.txt has changed; writing to data/one/"
 

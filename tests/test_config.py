@@ -62,7 +62,7 @@ def test_an_empty_preset_is_the_defaults(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "part"),
     [
         ("[trian]\nepochs = 1", "unknown table [trian], did you mean train?"),
         ("[train]\nepoch = 1", "unknown key train.epoch, did you mean epochs?"),
@@ -94,8 +94,8 @@ def test_an_empty_preset_is_the_defaults(tmp_path: Path) -> None:
         ("[train]\nepochs = 1\nepochs = 2", "not valid TOML"),
     ],
 )
-def test_the_message_names_a_fault(tmp_path: Path, text: str, said: str) -> None:
-    assert said in fault(tmp_path, text)
+def test_the_message_names_a_fault(tmp_path: Path, text: str, part: str) -> None:
+    assert part in fault(tmp_path, text)
 
 
 def test_a_file_in_another_encoding(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_without_members_a_preset_is_its_only_member() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "part"),
     [
         ('[split]\n[ensemble]\nmembers = ["fast"]', "fast has another [split] than mine"),
         ('[ensemble]\nmembers = ["default", "fast"]', "fast has another [split] than default"),
@@ -144,8 +144,8 @@ def test_without_members_a_preset_is_its_only_member() -> None:
         ('[ensemble]\nmembers = ["default"]\n[train]\nepochs = 1', "[train] has no effect"),
     ],
 )
-def test_members_that_cannot_be_averaged(tmp_path: Path, text: str, said: str) -> None:
-    assert said in fault(tmp_path, text)
+def test_members_that_cannot_be_averaged(tmp_path: Path, text: str, part: str) -> None:
+    assert part in fault(tmp_path, text)
 
 
 def test_a_trial_of_members_is_a_trial_of_each() -> None:

@@ -242,7 +242,7 @@ def test_one_extra_value_in_every_row_is_refused(tiny_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "said"),
+    ("header", "part"),
     [
         (["label", *PIXEL_NAMES[:-1]], "pixel783"),
         (["label", *PIXEL_NAMES, "pixel784"], "pixel784"),
@@ -256,13 +256,13 @@ def test_one_extra_value_in_every_row_is_refused(tiny_folder: Path) -> None:
         (["a", "b"], "label,pixel0,pixel1"),
     ],
 )
-def test_a_wrong_header_is_explained(tiny_folder: Path, header: list[str], said: str) -> None:
+def test_a_wrong_header_is_explained(tiny_folder: Path, header: list[str], part: str) -> None:
     path = tiny_folder / "train.csv"
     rest = path.read_text().partition("\n")[2]
     path.write_text(",".join(header) + "\n" + rest)
     message = fault(path)
     assert "line 1: " in message
-    assert said in message
+    assert part in message
 
 
 def test_train_csv_and_test_csv_are_not_interchangeable(tiny_folder: Path) -> None:

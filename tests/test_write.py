@@ -121,7 +121,7 @@ def replaced(old: str, new: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "part"),
     [
         pytest.param(replaced("3,1\n", "3,10\n"), "line 4, column Label: '10'", id="label 10"),
         pytest.param(replaced("3,1\n", "3,-1\n"), "line 4, column Label: '-1'", id="label -1"),
@@ -156,13 +156,13 @@ def replaced(old: str, new: str) -> str:
         pytest.param(replaced("2,2\n3,1\n", "2,2\r3,1\n"), "", id="a carriage return alone"),
     ],
 )
-def test_refuses_whatever_deviates_from_the_sample(tmp_path: Path, text: str, said: str) -> None:
+def test_refuses_whatever_deviates_from_the_sample(tmp_path: Path, text: str, part: str) -> None:
     sample, path = make_sample(tmp_path), tmp_path / "s.csv"
     path.write_bytes(text.encode())
     with pytest.raises(UserError) as caught:
         check_submission(path, sample)
     assert str(caught.value).startswith(str(path))
-    assert said in str(caught.value)
+    assert part in str(caught.value)
 
 
 def test_refuses_unix_line_ends_if_the_sample_has_windows_line_ends(tmp_path: Path) -> None:
