@@ -251,7 +251,7 @@ class Soak:
             )
 
     def run_and_kill(self) -> bool:
-        """Start make and kill it, or one of its processes; returns whether nothing is left running."""
+        """Start make, kill all or one of its processes; returns whether nothing is left running."""
         running, began = self.start(), time.monotonic()
         # Half of the kills are aimed, as some moments are too short to be hit by chance.
         aim = self.random.choice([*STAGES, *["checkpoint"] * 3, *[""] * 10])
