@@ -7,6 +7,7 @@ used: every command imports this module.
 """
 
 import importlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ SOURCES = {
     "sample": Source(labels_public=True),
     "mnist": Source(labels_public=True),
     "fashion": Source(labels_public=True, class_names=tuple(GARMENTS.split(","))),
-    "local": Source(labels_public=False),  # a folder or zip of your own
+    "local": Source(labels_public=False),  # a folder, zip or tar of your own
 }
 NAMED = tuple(name for name in SOURCES if name != "local")
 
@@ -44,9 +45,9 @@ class Dataset:
     """A dataset that DATASET= names.
 
     Attributes:
-        name: of its folder in data/.
+        name: of its folder in data/; for a path, its last part, with - for what a name cannot have.
         source: a key of SOURCES.
-        path: the folder or zip of the source "local".
+        path: the folder, zip or tar of the source "local".
     """
 
     name: str
@@ -63,7 +64,7 @@ def dataset(word: str) -> Dataset:
     """The dataset that `DATASET=word` names.
 
     Args:
-        word: the name of a source, or the path of a folder or zip.
+        word: the name of a source, or the path of a folder, zip or tar.
 
     Raises:
         UserError: it is neither.
@@ -74,15 +75,12 @@ def dataset(word: str) -> Dataset:
     if not path.exists():
         raise UserError(
             f"there is no dataset {word!r}: choose from {', '.join(NAMED)}, or give the path of a "
-            "folder or zip with train.csv, test.csv and sample_submission.csv"
+            "folder, zip or tar with train.csv, test.csv and sample_submission.csv"
         )
-    name = path.resolve().stem if path.is_file() else path.resolve().name
+    stem = path.resolve().stem.removesuffix(".tar") if path.is_file() else path.resolve().name
+    name = re.sub(r"[^A-Za-z0-9_]+", "-", stem).strip("-") or "local"
     if name in NAMED:
         raise UserError(f"{word}: rename it; {name} is the name of a built-in dataset")
-    if not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
-        raise UserError(
-            f"{word}: its name becomes the dataset's name; use only letters, digits, - and _"
-        )
     return Dataset(name, "local", path.resolve())
 
 

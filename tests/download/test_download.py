@@ -3,6 +3,8 @@
 import gzip
 import importlib
 import io
+import re
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -64,9 +66,7 @@ def test_the_current_folder_is_a_dataset(
     [
         ("absent", "there is no dataset"),
         ("sample", "rename it"),
-        ("my digits", "use only letters, digits, - and _"),
-        ("a.b", "use only letters, digits, - and _"),
-        ("zähl", "use only letters, digits, - and _"),
+        ("sample ()", "rename it"),
     ],
 )
 def test_names_that_datasets_cannot_have(tmp_path: Path, name: str, part: str) -> None:
@@ -75,6 +75,27 @@ def test_names_that_datasets_cannot_have(tmp_path: Path, name: str, part: str) -
     with pytest.raises(UserError, match=part) as caught:
         dataset(str(tmp_path / name))
     assert str(tmp_path / name) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("digit-recognizer (1).zip", "digit-recognizer-1"),
+        ("digits.tar.gz", "digits"),
+        ("my digits", "my-digits"),
+        ("a.b.zip", "a-b"),
+        ("zähl", "z-hl"),
+        ("数字.zip", "local"),
+        ("../..", None),
+    ],
+)
+def test_any_file_name_makes_a_dataset_name(tmp_path: Path, file: str, name: str | None) -> None:
+    path = tmp_path / file
+    if not path.exists():
+        path.touch()
+    found = dataset(str(path))
+    assert re.fullmatch("[A-Za-z0-9_-]+", found.name)
+    assert name in (None, found.name)
 
 
 def test_an_unknown_dataset_gets_a_list_of_those_there_are() -> None:
@@ -202,6 +223,150 @@ def test_a_zip_with_the_files_at_any_depth(
     folder, metadata = fetch(tmp_path, "local", path)
     assert contents(folder) == contents(tiny_folder)
     assert metadata["origin"] == "tiny.zip"
+
+
+@pytest.mark.parametrize("level", ["a", "a/b"])
+@pytest.mark.parametrize("pack", [lambda folder: None, zipped])
+def test_a_folder_further_down(
+    tmp_path: Path, tiny_folder: Path, level: str, pack: Callable[[Path], None]
+) -> None:
+    inner = write_digits(tmp_path / "outer" / level)
+    pack(inner)
+    folder, _ = fetch(tmp_path, "local", tmp_path / "outer")
+    assert contents(folder) == contents(tiny_folder)
+
+
+def test_a_folder_that_each_csv_was_unpacked_to(tmp_path: Path, tiny_folder: Path) -> None:
+    for name in NAMES:  # as Windows unpacks train.csv.zip
+        (tmp_path / "outer" / name).mkdir(parents=True)
+        (tmp_path / "outer" / name / name).write_bytes((tiny_folder / name).read_bytes())
+    folder, _ = fetch(tmp_path, "local", tmp_path / "outer")
+    assert contents(folder) == contents(tiny_folder)
+
+
+def test_two_folders_further_down_are_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_digits(tmp_path / "outer" / name)
+    message = fault(tmp_path, tmp_path / "outer")
+    assert "contains 2 files named train.csv" in message
+    assert f"{tmp_path}/outer/a/train.csv and {tmp_path}/outer/b/train.csv" in message
+
+
+def wrap(path: Path, members: dict[str, bytes]) -> Path:
+    """Write a zip or tar."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+    else:
+        with tarfile.open(
+            path, f"w:{path.suffix[1:].replace('tgz', 'gz').replace('tar', '')}"
+        ) as t:
+            for name, content in members.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                t.addfile(info, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("name", ["d.zip", "d.tar", "d.tar.gz", "d.tgz", "d.tar.xz", "d (1).zip"])
+@pytest.mark.parametrize("inside", ["", "./", "a/b/", "digit-recognizer\\", "train.csv/"])
+@pytest.mark.parametrize("pack", [lambda folder: None, zipped, gzipped])
+def test_an_archive_with_packed_files(
+    tmp_path: Path, tiny_folder: Path, name: str, inside: str, pack: Callable[[Path], None]
+) -> None:
+    expected = contents(tiny_folder)
+    pack(tiny_folder)
+    members = {inside + each: content for each, content in contents(tiny_folder).items()}
+    folder, _ = fetch(tmp_path, "local", wrap(tmp_path / name, members))
+    assert contents(folder) == expected
+
+
+@pytest.mark.parametrize("inner", ["inner.zip", "inner.tar.gz"])
+@pytest.mark.parametrize("outer", ["outer.zip", "outer.tgz"])
+def test_an_archive_in_an_archive(
+    tmp_path: Path, tiny_folder: Path, inner: str, outer: str
+) -> None:
+    expected = contents(tiny_folder)
+    packed = wrap(tmp_path / inner, expected).read_bytes()
+    members = {f"a/{inner}": packed, f"__MACOSX/a/._{inner}": b"rubbish", "README.txt": b""}
+    folder, _ = fetch(tmp_path, "local", wrap(tmp_path / outer, members))
+    assert contents(folder) == expected
+
+
+def test_two_archives_in_an_archive_are_refused_by_name(tmp_path: Path, tiny_folder: Path) -> None:
+    packed = archive_of(tiny_folder, tmp_path / "inner.zip").read_bytes()
+    path = wrap(tmp_path / "outer.zip", {"a.zip": packed, "b/c.zip": packed})
+    message = fault(tmp_path, path)
+    assert "contains 2 files" in message
+    assert "a.zip" in message
+    assert "c.zip" in message
+
+
+def test_a_csv_both_plain_and_packed_in_an_archive_is_refused(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    members = contents(tiny_folder)
+    members["old/train.csv.gz"] = gzip.compress(members["train.csv"])
+    assert "2 files named train.csv" in fault(tmp_path, wrap(tmp_path / "a.zip", members))
+
+
+def test_archives_without_end_are_refused(tmp_path: Path) -> None:
+    packed = b""
+    for _ in range(5):
+        packed = wrap(tmp_path / "a.zip", {"a.zip": packed}).read_bytes()
+    assert "too many archives" in fault(tmp_path, tmp_path / "a.zip")
+
+
+@pytest.mark.parametrize("inner", ["train.csv.zip", "inner.zip", "inner.tar.gz", "train.csv.gz"])
+@pytest.mark.parametrize("outer", ["outer.zip", "outer.tgz"])
+def test_unpacking_an_inner_archive_stops_at_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inner: str, outer: str
+) -> None:
+    monkeypatch.setattr(local, "LIMIT", 3_000_000)
+    bomb = b"0" * 20_000_000
+    packed = gzip.compress(bomb)
+    if not inner.endswith("csv.gz"):
+        packed = wrap(tmp_path / inner, {"train.csv": bomb}).read_bytes()
+    path = wrap(tmp_path / outer, {inner: packed})
+    assert "unpacks to more than 3,000,000 bytes" in fault(tmp_path, path)
+    copied = tmp_path / "data" / "raw" / "train.csv"
+    assert copied.stat().st_size < 10_000_000
+
+
+@pytest.mark.parametrize("name", ["../train.csv", "/train.csv", "..\\train.csv", "C:\\train.csv"])
+@pytest.mark.parametrize("outer", ["outer.zip", "outer.tgz"])
+def test_a_member_outside_the_archive_is_refused(
+    tmp_path: Path, tiny_folder: Path, name: str, outer: str
+) -> None:
+    path = wrap(tmp_path / outer, {**contents(tiny_folder), name: b""})
+    assert "points outside" in fault(tmp_path, path)
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
+def test_a_link_in_a_tar_is_refused(tmp_path: Path, kind: bytes) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        info = tarfile.TarInfo("train.csv")
+        info.type, info.linkname = kind, "/etc/passwd"
+        archive.addfile(info)
+    assert "train.csv is a symbolic link" in fault(tmp_path, tmp_path / "a.tar")
+
+
+def test_a_tar_that_is_truncated(tmp_path: Path, tiny_folder: Path) -> None:
+    path = wrap(tmp_path / "a.tar.gz", contents(tiny_folder))
+    path.write_bytes(path.read_bytes()[:-2000])
+    assert "is damaged" in fault(tmp_path, path)
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_idx_files_are_named(tmp_path: Path, wrapped: bool) -> None:
+    name = "qmnist-test-images-idx3-ubyte.gz"
+    path = wrap(tmp_path / "a.zip", {name: b""})
+    if not wrapped:
+        path = tmp_path / "folder"
+        path.mkdir()
+        (path / name).touch()
+    assert "QMNIST" in fault(tmp_path, path)
 
 
 def test_the_files_that_are_read_are_inputs_of_the_task(tiny_folder: Path) -> None:
