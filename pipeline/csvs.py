@@ -87,7 +87,7 @@ def check_fit(
 
 
 def check_submission(path: Path, sample: Path) -> int:
-    """Check that the competition will take a CSV; returns its number of rows.
+    """Check that a CSV is exactly as the sample submission prescribes; returns its number of rows.
 
     Args:
         path: the CSV to check.
@@ -97,25 +97,53 @@ def check_submission(path: Path, sample: Path) -> int:
         UserError: header, line ends, ids, their order, or a label are wrong; the message says
             where.
     """
+    rows, deviations = compare_submission(path, sample)
+    if deviations:
+        raise UserError(deviations[0])
+    return rows
+
+
+def compare_submission(path: Path, sample: Path) -> tuple[int, list[str]]:
+    """Check that the competition will take a CSV, which reads it by id.
+
+    Returns:
+        its number of rows, and how it differs from `sample` in what does not matter to Kaggle.
+
+    Raises:
+        UserError: a column, an id or a label is wrong; the message says where.
+    """
     ids, _ = read_labels(path)
     wanted, _ = read_labels(sample)
-    _check_ids(path, ids, wanted, sample)
-    header, end = first_line(sample)
+    _check_count(path, ids, wanted, sample)
+    unknown = np.flatnonzero(~np.isin(ids, wanted))
+    if len(unknown):
+        line, wrong = unknown[0] + 2, ids[unknown[0]]
+        raise UserError(f"{path}, line {line}, column ImageId: {wrong} is not an id of {sample}")
+    missing = np.setdiff1d(wanted, ids)
+    if len(missing):
+        raise UserError(f"{path}: ImageId {missing[0]} has no row, and another has several")
+    deviations = []
+    moved = np.flatnonzero(ids != wanted)
+    if len(moved):
+        place = f"{path}, line {moved[0] + 2}, column ImageId"
+        deviations.append(f"{place}: the ids are in another order than in {sample}")
     content = path.read_bytes()
-    if not content.startswith(header + end):
-        raise UserError(f"{path}, line 1: must be byte for byte the first line of {sample}")
+    header, end = first_line(sample)
+    if content.startswith(BOM):
+        deviations.append(f"{path}, line 1: it begins with a byte order mark (BOM)")
+    if first_line(path)[0] != header:
+        deviations.append(f"{path}, line 1: its quotes are not those of {sample}")
     lines = content.split(end)
     if any(b"\r" in line or b"\n" in line for line in lines):
-        raise UserError(f"{path}: its lines end differently from those of {sample}")
-    if len(lines) != len(ids) + 2 or lines[-1]:
-        raise UserError(f"{path}: it has empty lines, or its last line has no line end")
-    return len(ids)
+        deviations.append(f"{path}: its lines end differently from those of {sample} (LF or CR LF)")
+    elif len(lines) != len(ids) + 2 or lines[-1]:
+        deviations.append(f"{path}: it has empty lines, or its last line has no line end")
+    return len(ids), deviations
 
 
 def _check_ids(path: Path, ids: NDArray[np.int64], wanted: NDArray[np.int64], source: Path) -> None:
-    """Check the ids of a CSV against those that `source` prescribes."""
-    if len(ids) != len(wanted):
-        raise UserError(f"{path}: {len(ids):,} rows, but {source} has {len(wanted):,}")
+    """Check the ids of a CSV, and their order, against those that `source` prescribes."""
+    _check_count(path, ids, wanted, source)
     wrong = np.flatnonzero(ids != wanted)
     if len(wrong):
         place = wrong[0]
@@ -123,6 +151,13 @@ def _check_ids(path: Path, ids: NDArray[np.int64], wanted: NDArray[np.int64], so
             f"{path}, line {place + 2}, column ImageId: expected {wanted[place]}, found "
             f"{ids[place]}: one id for each row of {source}, in order"
         )
+
+
+def _check_count(
+    path: Path, ids: NDArray[np.int64], wanted: NDArray[np.int64], source: Path
+) -> None:
+    if len(ids) != len(wanted):
+        raise UserError(f"{path}: {len(ids):,} rows, but {source} has {len(wanted):,}")
 
 
 def first_line(path: Path) -> tuple[bytes, bytes]:
@@ -213,7 +248,12 @@ def _check_header(path: Path, header: bytes, columns: Sequence[str]) -> None:
     missing = [name for name in columns if name not in found]
     extra = [name for name in found if name not in columns]
     twice = sorted({name for name in found if found.count(name) > 1})
-    if len(missing) == len(columns):
+    if foreign := _foreign(found):
+        fault = foreign
+    elif [name.strip() for name in found] == list(columns):
+        padded = next(name for name in found if name != name.strip())
+        fault = f"column {padded!r} has blanks around its name; remove all blanks from the file"
+    elif len(missing) == len(columns):
         start = ",".join(columns[:3])
         fault = f"the first line should begin with {start}, found {text[:60]!r}"
         if text.startswith((columns[0] + ";", columns[0] + "\t")):
@@ -223,12 +263,37 @@ def _check_header(path: Path, header: bytes, columns: Sequence[str]) -> None:
         fault = "; ".join(f"column {_few(names)} {what}" for what, names in faults if names)
     else:
         place = next(i for i, name in enumerate(columns) if found[i] != name)
-        fault = f"expected column {columns[place]}, found {found[place]}"
+        fault = f"expected column {columns[place]!r}, found {found[place]!r}"
     raise UserError(f"{path}, line 1: {fault}")
 
 
+def _foreign(found: Sequence[str]) -> str | None:
+    """What a header is that other datasets are known by, and what to do; None for any other."""
+    names = set(found)
+    rename = "or name the columns as the competition does: label,pixel0,…,pixel783"
+    if found[:1] in ([""], ["Unnamed: 0"], ["index"]):
+        return f"column {found[0]!r} is a pandas index; write the CSV with to_csv(…, index=False)"
+    if "1x1" in names:
+        return f"this is mnist-in-csv (1x1, 1x2, …); take DATASET=mnist, {rename}"
+    if "pixel784" in names and "pixel0" not in names:
+        return (
+            "this is Fashion-MNIST's CSV, or another that counts from pixel1 to pixel784; take "
+            f"DATASET=fashion, {rename}"
+        )
+    if found[:1] == ["id"] and names & {"pixel0", "label"}:
+        return (
+            "this is Kannada-MNIST (id, …), of another competition; remove the column 'id' of "
+            "test.csv, and give sample_submission.csv the columns ImageId (1, 2, …) and Label"
+        )
+    if any("nist" in name.lower() or "writer" in name.lower() for name in names):
+        return f"this is QMNIST (writers, NIST codes); take DATASET=mnist, {rename}"
+    if len(found) >= 784 and all(name.isdigit() for name in found):
+        return f"there is no header, as in pjreddie's mnist_train.csv; take DATASET=mnist, {rename}"
+    return None
+
+
 def _few(names: Sequence[str]) -> str:
-    return ", ".join(name or "''" for name in names[:5]) + (
+    return ", ".join(map(repr, names[:5])) + (
         f" and {len(names) - 5} more" if len(names) > 5 else ""
     )
 

@@ -52,6 +52,8 @@ def write(
 
 
 def check(path: Path, sample: Path) -> None:
-    """Check that the competition would accept a CSV, and say so (see `csvs.check_submission`)."""
-    rows = csvs.check_submission(path, sample)
+    """Check that the competition would accept a CSV, and say so, and how it differs from ours."""
+    rows, deviations = csvs.compare_submission(path, sample)
     print(f"{path}: {rows:,} rows, valid for {os.path.relpath(sample)}")
+    for deviation in deviations:
+        print(f"warning: {deviation}; the competition accepts it")

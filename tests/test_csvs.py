@@ -252,7 +252,10 @@ def test_one_extra_value_in_every_row_is_refused(tiny_folder: Path) -> None:
             ["label", "pixel1", "pixel0", *PIXEL_NAMES[2:]],
             "pixel1",
         ),
-        (["label", *PIXEL_NAMES[10:]], "pixel0, pixel1, pixel2, pixel3, pixel4 and 5 more"),
+        (
+            ["label", *PIXEL_NAMES[10:]],
+            "'pixel0', 'pixel1', 'pixel2', 'pixel3', 'pixel4' and 5 more",
+        ),
         (["a", "b"], "label,pixel0,pixel1"),
     ],
 )
@@ -265,9 +268,46 @@ def test_a_wrong_header_is_explained(tiny_folder: Path, header: list[str], part:
     assert part in message
 
 
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        (["label", *(f"{i}x{j}" for i in range(1, 29) for j in range(1, 29))], "mnist-in-csv"),
+        (["", "label", *PIXEL_NAMES], "column '' is a pandas index"),
+        (["Unnamed: 0", "label", *PIXEL_NAMES], "'Unnamed: 0' is a pandas index"),
+        (["label", *PIXEL_NAMES[1:], "pixel784"], "DATASET=fashion"),
+        (["id", *PIXEL_NAMES], "Kannada-MNIST"),
+        (["Character class", "NIST HSF series", "Writer ID", "Digit index"], "QMNIST"),
+        (["5", *["0"] * 784], "there is no header"),
+    ],
+)
+@pytest.mark.parametrize("labelled", [True, False])
+def test_known_formats_are_named(
+    tiny_folder: Path, header: list[str], said: str, labelled: bool
+) -> None:
+    path = tiny_folder / "train.csv"
+    path.write_text(",".join(header) + "\n")
+    assert said in fault(path, labelled)
+
+
+@pytest.mark.parametrize("padded", [" pixel0", "label ", " pixel783"])
+def test_blanks_around_a_name_are_shown(tiny_folder: Path, padded: str) -> None:
+    path = tiny_folder / "train.csv"
+    names = [padded if name == padded.strip() else name for name in ["label", *PIXEL_NAMES]]
+    path.write_text(",".join(names) + "\n")
+    assert f"{padded!r} has blanks" in fault(path)
+    assert "remove" in fault(path)
+
+
+def test_the_sample_submission_of_kannada_mnist_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "sample_submission.csv"
+    path.write_text("id,label\n0,0\n")
+    with pytest.raises(UserError, match=r"line 1: .*Kannada-MNIST .*ImageId"):
+        csvs.read_labels(path)
+
+
 def test_train_csv_and_test_csv_are_not_interchangeable(tiny_folder: Path) -> None:
-    assert "line 1: column label" in fault(tiny_folder / "test.csv", labelled=True)
-    assert "line 1: column label" in fault(tiny_folder / "train.csv", labelled=False)
+    assert "line 1: column 'label'" in fault(tiny_folder / "test.csv", labelled=True)
+    assert "line 1: column 'label'" in fault(tiny_folder / "train.csv", labelled=False)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])

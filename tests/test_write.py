@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.csvs import check_submission
 from pipeline.errors import UserError
-from pipeline.write import write
+from pipeline.write import check, write
 
 LABELS = [7, 2, 1, 0, 4, 1, 4, 9, 5, 9, 3, 3]
 
@@ -138,10 +138,12 @@ def replaced(old: str, new: str) -> str:
         pytest.param(submission() + "13,1\n", "13 rows", id="a row too many"),
         pytest.param("ImageId,Label\n", "0 rows", id="no rows"),
         pytest.param("", "line 1", id="empty"),
-        pytest.param(replaced("ImageId,Label", "ImageId,label"), "line 1: column Label", id="case"),
+        pytest.param(
+            replaced("ImageId,Label", "ImageId,label"), "line 1: column 'Label'", id="case"
+        ),
         pytest.param(
             replaced("ImageId,Label", "Label,ImageId"),
-            "line 1: expected column ImageId, found Label",
+            "line 1: expected column 'ImageId', found 'Label'",
             id="swapped",
         ),
         pytest.param(replaced("ImageId,Label\n", ""), "line 1", id="no header"),
@@ -163,6 +165,56 @@ def test_refuses_whatever_deviates_from_the_sample(tmp_path: Path, text: str, pa
         check_submission(path, sample)
     assert str(caught.value).startswith(str(path))
     assert part in str(caught.value)
+
+
+def shuffled() -> str:
+    header, *rows = submission().splitlines(keepends=True)
+    return "".join([header, *reversed(rows)])
+
+
+@pytest.mark.parametrize(
+    ("text", "warnings"),
+    [
+        (submission(), []),
+        (shuffled(), ["another order"]),
+        (submission("\r\n"), ["lines end differently"]),
+        (replaced("3,1\n", "3,1\r\n"), ["lines end differently"]),
+        (replaced("ImageId,Label", '"ImageId","Label"'), ["quotes"]),
+        ("\ufeff" + submission(), ["BOM"]),
+        (submission().rstrip("\n"), ["no line end"]),
+        ("\ufeff" + shuffled().replace("\n", "\r\n"), ["another order", "BOM", "end differently"]),
+    ],
+)
+def test_check_accepts_what_the_competition_accepts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, warnings: list[str]
+) -> None:
+    sample, path = make_sample(tmp_path), tmp_path / "s.csv"
+    path.write_bytes(text.encode())
+    check(path, sample)
+    verdict, *lines = capsys.readouterr().out.splitlines()
+    assert verdict.startswith(f"{path}: 12 rows, valid for ")
+    assert len(lines) == len(warnings)
+    for line, warning in zip(lines, warnings, strict=True):
+        assert line.startswith(f"warning: {path}")
+        assert warning in line
+    if warnings:  # what we write ourselves must not differ in anything
+        with pytest.raises(UserError, match=re.escape(warnings[0])):
+            check_submission(path, sample)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (shuffled().replace("\n3,", "\n30,"), "line 11, column ImageId: 30 is not an id"),
+        (shuffled().replace("\n3,", "\n4,"), "ImageId 3 has no row"),
+        (submission("\r\n") + "13,1\r\n", "13 rows"),
+    ],
+)
+def test_check_refuses_wrong_ids_in_any_order(tmp_path: Path, text: str, said: str) -> None:
+    sample, path = make_sample(tmp_path), tmp_path / "s.csv"
+    path.write_bytes(text.encode())
+    with pytest.raises(UserError, match=re.escape(said)):
+        check(path, sample)
 
 
 def test_refuses_unix_line_ends_if_the_sample_has_windows_line_ends(tmp_path: Path) -> None:
