@@ -103,10 +103,10 @@ TRANSIENT = {
     "storage busy": ("download", {"status": 429}, "429"),
     "storage broken": ("download", {"status": 503}, "503"),
     "storage dropped": ("download", {"kind": "drop"}, "no valid answer"),
-    "half an archive": ("download", {"kind": "short"}, "not a zip file"),
+    "half an archive": ("download", {"kind": "short"}, "digit-recognizer.zip"),
     "flipped bytes": ("download", {"kind": "corrupt"}, "is damaged"),
     "corrupt compression": ("download", {"kind": "garble"}, "is damaged"),
-    "a page instead of the archive": ("download", {"kind": "html"}, "not a zip file"),
+    "a page instead of the archive": ("download", {"kind": "html"}, "digit-recognizer.zip"),
     "stalled call": ("DownloadDataFiles", {"kind": "stall"}, f"for {STALL_SECONDS} s"),
     "stalled download": ("download", {"kind": "stall"}, f"for {STALL_SECONDS} s"),
 }
