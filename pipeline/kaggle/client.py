@@ -312,6 +312,8 @@ def _cause(error: BaseException, text: str) -> tuple[str, str]:
         cause, remedy = "the credentials cannot be sent", "they contain characters that none have"
     elif isinstance(error, http.RequestException):
         cause, remedy = f"no valid answer arrived ({type(error).__name__})", ""
+    elif "does not match expected size" in text:  # the client's check of a resumed download
+        cause, remedy = "the archive arrived incomplete", ""
     elif "CA certificate bundle" in text:
         cause, remedy = text, "correct REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE"
     elif isinstance(error, OSError) and error.filename:
