@@ -15,6 +15,12 @@ from pipeline.errors import UserError
 NAMES = ("train.csv", "test.csv", "sample_submission.csv")
 ENDINGS = ("", ".gz", ".zip")  # of a CSV that is plain, or packed on its own
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+RELATIVES = (  # what is in the names of their files
+    ("qmnist", "QMNIST: take DATASET=mnist"),
+    ("fashion", "Fashion-MNIST: take DATASET=fashion"),
+    ("mnist", "MNIST: take DATASET=mnist"),
+    ("idx", "MNIST or Fashion-MNIST: take DATASET=mnist or DATASET=fashion"),
+)
 LEVELS = 3  # how many folders or archives may be inside one another
 # The competition's train.csv has 77 MB; whatever unpacks to more than this is something else.
 LIMIT = 2_000_000_000  # bytes
@@ -27,7 +33,7 @@ DAMAGE = (
 def files(path: Path) -> dict[str, Path]:
     """Find the three CSVs: a file under the name of each, or an archive under "archive".
 
-    In a folder without any of them, they may be in folders below it.
+    In a folder without any of them, they may be in folders below it, or in its only archive.
 
     Raises:
         UserError: one of them is missing, or is in two of these folders.
@@ -40,11 +46,14 @@ def files(path: Path) -> dict[str, Path]:
         present = {name: _present(path, "*/" * level, name) for name in NAMES}
         if any(present.values()):
             break
+    names = [file.name for file in path.iterdir()] if path.is_dir() else []
+    archives = [name for name in names if name.endswith((".zip", *TARS))]
+    if len(archives) == 1 and not any(present.values()):
+        return files(path / archives[0])
     for name, candidates in present.items():
         if not candidates:
-            names = [file.name for file in path.iterdir()] if path.is_dir() else []
             raise UserError(
-                f"{path}: {name} is missing; {name}.gz and {name}.zip work too{_idx(names)}"
+                f"{path}: {name} is missing; {name}.gz and {name}.zip work too{_relative(names)}"
             )
         if len({candidate.parent for candidate in candidates}) > 1:
             raise UserError(
@@ -59,11 +68,10 @@ def _present(path: Path, below: str, name: str) -> list[Path]:
     return [file for files in found for file in files if file.is_file()]
 
 
-def _idx(names: Sequence[str]) -> str:
+def _relative(names: Sequence[str]) -> str:
     """What to do with the files in which MNIST and its relatives are published."""
-    if not any("-idx" in name or ".idx" in name for name in names):
-        return ""
-    return "; idx files are MNIST, Fashion-MNIST or QMNIST: take DATASET=mnist or DATASET=fashion"
+    known = (what for mark, what in RELATIVES if any(mark in name.lower() for name in names))
+    return "".join(f"; these are the files of {what}" for what in list(known)[:1])
 
 
 def fetch(folder: Path, files: Mapping[str, Path]) -> dict[str, Any]:
@@ -193,15 +201,15 @@ def _choose(path: Path, name: str, members: Sequence[tuple[Any, str]]) -> tuple[
             )
         found.append((member, place))
     wanted = [pair for pair in found if pair[1].name in _packings(name)]
-    csvs = [packed for each in NAMES for packed in _packings(each)]
-    if not any(place.name in csvs for _, place in found):
+    known = [packed for each in NAMES for packed in _packings(each)]
+    if not any(place.name in known for _, place in found):
         archives = [pair for pair in found if pair[1].name.endswith((".zip", *TARS))]
         wanted = [pair for pair in archives if not pair[1].name.startswith(".")]
     if len(wanted) != 1:
         which = ", ".join(str(place)[:100] for _, place in wanted[:2])
         raise UserError(
             f"{path}: contains {len(wanted)} files named {name}{which and f' ({which})'}; "
-            f"expected one{_idx([place.name for _, place in found])}"
+            f"expected one{_relative([place.name for _, place in found])}"
         )
     [(member, place)] = wanted
     return member, place.name

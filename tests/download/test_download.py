@@ -359,14 +359,32 @@ def test_a_tar_that_is_truncated(tmp_path: Path, tiny_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("wrapped", [True, False])
-def test_idx_files_are_named(tmp_path: Path, wrapped: bool) -> None:
-    name = "qmnist-test-images-idx3-ubyte.gz"
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("qmnist-test-images-idx3-ubyte.gz", "QMNIST: take DATASET=mnist"),
+        ("fashion-mnist_train.csv", "Fashion-MNIST: take DATASET=fashion"),
+        ("mnist_train.csv", "MNIST: take DATASET=mnist"),
+        ("train-images.idx3-ubyte", "take DATASET=mnist or DATASET=fashion"),
+    ],
+)
+def test_the_files_of_other_datasets_are_named(
+    tmp_path: Path, wrapped: bool, name: str, said: str
+) -> None:
     path = wrap(tmp_path / "a.zip", {name: b""})
     if not wrapped:
         path = tmp_path / "folder"
         path.mkdir()
         (path / name).touch()
-    assert "QMNIST" in fault(tmp_path, path)
+    assert said in fault(tmp_path, path)
+
+
+def test_a_folder_with_an_archive(tmp_path: Path, tiny_folder: Path) -> None:
+    (tmp_path / "downloads").mkdir()
+    archive_of(tiny_folder, tmp_path / "downloads" / "digit-recognizer (1).zip")
+    folder, metadata = fetch(tmp_path, "local", tmp_path / "downloads")
+    assert contents(folder) == contents(tiny_folder)
+    assert metadata["origin"] == "digit-recognizer (1).zip"
 
 
 def test_the_files_that_are_read_are_inputs_of_the_task(tiny_folder: Path) -> None:
