@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,12 @@ def read_images(path: Path, labelled: bool) -> tuple[NDArray[np.uint8], NDArray[
     return images, table[:, 0].copy() if labelled else None
 
 
-def read_labels(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def read_labels(path: Path, quoted: bool = False) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Read a submission, a sample submission or a solution: columns ImageId and Label.
+
+    Args:
+        path: of the CSV.
+        quoted: whether numbers may be in quotes.
 
     Returns:
         ids and labels, both int64 (n,).
@@ -45,7 +50,7 @@ def read_labels(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     Raises:
         UserError: header, a row or a value is wrong; the message names file, line and column.
     """
-    table = _read_numbers(path, *LABELS)
+    table = _read_numbers(path, *LABELS, quoted)
     return table[:, 0], table[:, 1]
 
 
@@ -97,6 +102,7 @@ def check_submission(path: Path, sample: Path) -> int:
         UserError: header, line ends, ids, their order, or a label are wrong; the message says
             where.
     """
+    read_labels(path)  # in which no number may be in quotes
     rows, deviations = compare_submission(path, sample)
     if deviations:
         raise UserError(deviations[0])
@@ -112,7 +118,7 @@ def compare_submission(path: Path, sample: Path) -> tuple[int, list[str]]:
     Raises:
         UserError: a column, an id or a label is wrong; the message says where.
     """
-    ids, _ = read_labels(path)
+    ids, _ = read_labels(path, quoted=True)
     wanted, _ = read_labels(sample)
     _check_count(path, ids, wanted, sample)
     unknown = np.flatnonzero(~np.isin(ids, wanted))
@@ -131,7 +137,7 @@ def compare_submission(path: Path, sample: Path) -> tuple[int, list[str]]:
     header, end = first_line(sample)
     if content.startswith(BOM):
         deviations.append(f"{path}, line 1: it begins with a byte order mark (BOM)")
-    if first_line(path)[0] != header:
+    if first_line(path)[0] != header or content.count(b'"') != header.count(b'"'):
         deviations.append(f"{path}, line 1: its quotes are not those of {sample}")
     lines = content.split(end)
     if any(b"\r" in line or b"\n" in line for line in lines):
@@ -181,13 +187,21 @@ def fault(path: Path) -> str | None:
 
 
 def _read_numbers(
-    path: Path, columns: Sequence[str], highest: Sequence[int], dtype: type[Any]
+    path: Path,
+    columns: Sequence[str],
+    highest: Sequence[int],
+    dtype: type[Any],
+    quoted: bool = False,
 ) -> NDArray[Any]:
-    return np.concatenate(list(_tables(path, columns, highest, dtype)))
+    return np.concatenate(list(_tables(path, columns, highest, dtype, quoted)))
 
 
 def _tables(
-    path: Path, columns: Sequence[str], highest: Sequence[int], dtype: type[Any]
+    path: Path,
+    columns: Sequence[str],
+    highest: Sequence[int],
+    dtype: type[Any],
+    quoted: bool = False,
 ) -> Iterator[NDArray[Any]]:
     """A table of whole numbers from 0 up to `highest` of each column, some rows at a time.
 
@@ -209,10 +223,15 @@ def _tables(
             piece += file.readline(LINE)
             if not piece.strip(b"\r\n"):
                 continue
+            piece = _without_quotes(piece) if quoted else piece
             table = _parsed(piece, columns, highest, dtype)
             if table is None:
-                raise _first_fault(path, columns, highest)
+                raise _first_fault(path, columns, highest, quoted)
             yield table
+
+
+def _without_quotes(lines: bytes) -> bytes:
+    return re.sub(rb'"(\d+)"', rb"\1", lines)
 
 
 def _parsed(
@@ -298,10 +317,13 @@ def _few(names: Sequence[str]) -> str:
     )
 
 
-def _first_fault(path: Path, columns: Sequence[str], highest: Sequence[int]) -> UserError:
+def _first_fault(
+    path: Path, columns: Sequence[str], highest: Sequence[int], quoted: bool
+) -> UserError:
     """The first thing that is wrong in a table that did not pass, row by row."""
     with path.open("rb") as file:
         for line, raw in enumerate(iter(lambda: file.readline(LINE), b""), start=1):
+            raw = _without_quotes(raw) if quoted else raw
             if line > 1 and (wrong := _fault_of(raw, columns, highest)):
                 return UserError(f"{path}, line {line}{wrong}")
     return UserError(f"{path}: cannot be read as a table of {len(columns)} columns of numbers")
