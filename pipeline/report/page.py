@@ -168,7 +168,7 @@ def _judged(
     return {
         "rows": len(truth),
         "wrong": int(wrong.sum()),
-        "confusion": pictures.confusion(matrix, names),
+        "confusion": matrix.tolist(),
         "classes": [
             {"name": name, "precision": p, "recall": r, "f1": f, "rows": int(n)}
             for name, p, r, f, n in zip(names, *scores, strict=True)

@@ -19,7 +19,6 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F
 _INK = {"light": "#222222", "dark": "#dddddd"}
 # Ink on paper in one theme, chalk on a board in the other.
 _DIGITS = {"light": "gray_r", "dark": "gray"}
-_HEAT = {"light": "OrRd", "dark": "inferno"}
 
 
 @dataclass(frozen=True)
@@ -109,25 +108,6 @@ def learning(histories: Mapping[str, Sequence[NDArray[np.void]]]) -> Picture:
         for fold, columns in enumerate(folds)
     ]
     return _both(draw, (7, 6), f"Loss, error rate and learning rate by epoch. {'; '.join(ends)}.")
-
-
-def confusion(matrix: NDArray[np.int64], names: Sequence[str]) -> Picture:
-    """Counts by truth (rows) and prediction (columns); colour for the errors only."""
-
-    def draw(figure: Figure, theme: str) -> None:
-        axes = figure.add_subplot()
-        errors = np.ma.masked_equal(np.where(np.eye(len(names), dtype=bool), 0, matrix), 0)
-        axes.imshow(errors, cmap=_HEAT[theme], vmin=0, vmax=max(1, errors.max() * 1.4))
-        for (row, column), count in np.ndenumerate(matrix):
-            if count:
-                text = axes.text(column, row, f"{count:,}", ha="center", va="center", size=8)
-                text.set_alpha(0.45 if row == column else 1.0)
-        axes.set_xticks(range(len(names)), names, rotation=0 if max(map(len, names)) < 3 else 40)
-        axes.set_yticks(range(len(names)), names)
-        axes.set(xlabel="predicted", ylabel="true")
-
-    wrong = int(matrix.sum() - np.trace(matrix))
-    return _both(draw, (6, 5.6), f"Confusion matrix; {wrong:,} of {matrix.sum():,} are errors.")
 
 
 def reliability(

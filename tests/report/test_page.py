@@ -216,7 +216,7 @@ def test_the_text_of_the_page(made: Made) -> None:
 def test_every_picture_has_a_text_and_the_page_contains_everything(made: Made) -> None:
     page = made.html
     pictures = re.findall(r'<img src="([^"]{30})[^"]*" alt="([^"]*)"', page)
-    assert len(pictures) == 8
+    assert len(pictures) == 6
     assert all(source.startswith("data:image/svg+xml;base64,") for source, _ in pictures)
     assert all(len(alt) > 20 for _, alt in pictures)
     assert not re.search(r'(?:src|href|srcset)="(?!data:|#)', page)
