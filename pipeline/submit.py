@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from pipeline.artifacts import add_metadata, fingerprint, metadata, require_fres
 from pipeline.errors import ExternalError, UserError
 from pipeline.kaggle import client, ledger
 from pipeline.kaggle.client import CallError, Submission, with_retries
+from pipeline.kaggle.ledger import Entry
+from pipeline.probabilities import standard_error
 from pipeline.show import submit_command
 from pipeline.stages import Graph
 
@@ -24,26 +26,8 @@ POLL = 5.0
 MOST_OF_ONE_LABEL = 0.5
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A submission that may be sent: the file, and what its manifest says about it."""
-
-    csv: Path
-    rows: int
-    sha256: str
-    dataset: str
-    preset: str
-    oof_accuracy: float
-    oof_standard_error: float
-
-    @property
-    def mark(self) -> str:
-        """The part of a description that identifies this exact file in the list of submissions."""
-        return f"sha256 {self.sha256[:16]}"
-
-
-def candidate(graph: Graph, from_competition: bool = False) -> Candidate:
-    """The submission for a dataset and a preset, if it may be sent.
+def candidate(graph: Graph, from_competition: bool = False) -> Entry:
+    """The submission for a dataset and a preset, not sent yet, if it may be sent.
 
     Args:
         graph: the tasks.
@@ -62,7 +46,7 @@ def candidate(graph: Graph, from_competition: bool = False) -> Candidate:
         for task in (download, write):  # the first is what counts; the second tells its reader
             add_metadata(task, "from_competition", True)
     csv = write.writes["submission"]
-    rows = csvs.check_submission(csv, download.writes["sample_submission"])
+    csvs.check_submission(csv, download.writes["sample_submission"])
     if source != "kaggle" and not metadata(download.manifest).get("from_competition"):
         why = (
             "public MNIST data contains the competition's answers, which makes a score worthless. "
@@ -75,18 +59,17 @@ def candidate(graph: Graph, from_competition: bool = False) -> Candidate:
             )
         raise UserError(f"{csv.name} was made from the source {source!r} and is not sent: {why}")
     found = metadata(write.manifest)
-    return Candidate(
-        csv=csv,
-        rows=rows,
+    return Entry(
+        file=csv.name,
         sha256=fingerprint(csv),
         dataset=write.params["dataset"],
         preset=write.params["preset"],
-        oof_accuracy=found["oof_accuracy"],
-        oof_standard_error=found["oof_standard_error"],
+        oof_accuracy=f"{found['oof_accuracy']:.5f}",
+        oof_standard_error=f"{found['oof_standard_error']:.5f}",
     )
 
 
-def submit(chosen: Candidate, ledger_path: Path, message: str, force: bool, wait: float) -> None:
+def submit(chosen: Entry, ledger_path: Path, message: str, force: bool, wait: float) -> None:
     """Send a submission unless it was sent before, enter it in the ledger, wait for its score.
 
     Args:
@@ -101,10 +84,16 @@ def submit(chosen: Candidate, ledger_path: Path, message: str, force: bool, wait
         ExternalError: the service refuses or fails, no submission is left today, or the
             competition could not score the file.
     """
-    if not math.isfinite(chosen.oof_accuracy):
-        raise UserError(f"{chosen.csv.name}: its estimate is not finite; train again")
-    if not force:
-        _refuse_one_label(chosen.csv)
+    csv = ledger_path.with_name(chosen.file)
+    _, labels = csvs.read_labels(csv)
+    if not math.isfinite(float(chosen.oof_accuracy)):
+        raise UserError(f"{csv.name}: its estimate is not finite; train again")
+    rows = np.bincount(labels)
+    if rows.max() > MOST_OF_ONE_LABEL * len(labels) and not force:
+        raise UserError(
+            f"{csv.name} predicts {rows.argmax()} for {rows.max():,} of {len(labels):,} rows, as a "
+            "network does that has diverged; look at the report, or send it with FORCE=1"
+        )
     # The lock is held until the submission is in the ledger: if two processes start at once, the
     # second one finds it there.
     with ledger.locked(ledger_path):
@@ -116,23 +105,21 @@ def submit(chosen: Candidate, ledger_path: Path, message: str, force: bool, wait
             print(f"this exact file was already submitted, as {ref}; FORCE=1 submits it again")
         else:
             _stop_if_none_left()
-            ref = _send(chosen, message, refs)
-            print(f"sent {chosen.csv.name} as submission {ref}")
+            ref = _send(csv, chosen, message, refs)
+            print(f"sent {csv.name} as submission {ref}")
         if str(ref) not in {entry.ref for entry in entries}:
-            ledger.write(ledger_path, [*entries, _entry(chosen, message, ref)])
+            sent = {"message": message, "ref": str(ref), "status": "PENDING"}
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            ledger.write(ledger_path, [*entries, replace(chosen, submitted_at=now, **sent)])
     _print_left()
-    _report(_wait_for_score(ref, wait), ref, chosen, ledger_path)
-
-
-def _refuse_one_label(csv: Path) -> None:
-    """Raise UserError if most predictions are the same label, as those of a diverged network."""
-    _, labels = csvs.read_labels(csv)
-    rows = np.bincount(labels)
-    if rows.max() > MOST_OF_ONE_LABEL * len(labels):
-        raise UserError(
-            f"{csv.name} predicts {rows.argmax()} for {rows.max():,} of {len(labels):,} rows, as a "
-            "network does that has diverged; look at the report, or send it with FORCE=1"
-        )
+    found = _wait_for_score(ref, wait)
+    if found is None:
+        print(f"submission {ref} has no score yet; `digits ledger --refresh` looks it up")
+        return
+    ledger.record_score(ledger_path, str(ref), found.status, found.public_score)
+    if found.status != "COMPLETE":
+        raise ExternalError(f"Kaggle could not score submission {ref}: {found.error_description}")
+    _compare(chosen, found.public_score, len(labels))
 
 
 def refresh(ledger_path: Path) -> None:
@@ -144,19 +131,24 @@ def refresh(ledger_path: Path) -> None:
             ledger.record_score(ledger_path, entry.ref, found.status, found.public_score)
 
 
-def _listed(chosen: Candidate) -> list[int]:
+def _mark(chosen: Entry) -> str:
+    """The part of a description that identifies this exact file in the list of submissions."""
+    return f"sha256 {chosen.sha256[:16]}"
+
+
+def _listed(chosen: Entry) -> list[int]:
     """The refs under which Kaggle lists this exact file."""
-    return [entry.ref for entry in client.submissions() if chosen.mark in entry.description]
+    return [entry.ref for entry in client.submissions() if _mark(chosen) in entry.description]
 
 
-def _send(chosen: Candidate, message: str, known: list[int]) -> int:
+def _send(csv: Path, chosen: Entry, message: str, known: list[int]) -> int:
     """Send until it has arrived, once; returns its ref.
 
     Even if no answer comes, the submission may exist. So before each further attempt, and after the
     last, look in the list for this exact file, except among the `known` refs.
     """
-    accuracy = f"{chosen.oof_accuracy:.5f} ± {chosen.oof_standard_error:.5f}"
-    description = f"{chosen.preset}, out of fold {accuracy}, {chosen.mark}"
+    estimate = f"out of fold {chosen.oof_accuracy} ± {chosen.oof_standard_error}"
+    description = f"{chosen.preset}, {estimate}, {_mark(chosen)}"
     description = f"{message} | {description}" if message else description
     tried = False
 
@@ -167,7 +159,7 @@ def _send(chosen: Candidate, message: str, known: list[int]) -> int:
         nonlocal tried
         ref = arrived() if tried else None
         tried = True
-        return ref or client.submit(chosen.csv, description)
+        return ref or client.submit(csv, description)
 
     try:
         return with_retries("the submission", attempt)
@@ -194,21 +186,6 @@ def _print_left() -> int:
     return left
 
 
-def _entry(chosen: Candidate, message: str, ref: int) -> ledger.Entry:
-    return ledger.Entry(
-        submitted_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        file=chosen.csv.name,
-        sha256=chosen.sha256,
-        dataset=chosen.dataset,
-        preset=chosen.preset,
-        message=message,
-        oof_accuracy=f"{chosen.oof_accuracy:.6f}",
-        oof_standard_error=f"{chosen.oof_standard_error:.6f}",
-        ref=str(ref),
-        status="PENDING",
-    )
-
-
 def _wait_for_score(ref: int, wait: float) -> Submission | None:
     """The submission once it has been scored; None if it is still pending after `wait` seconds."""
     console = Console()
@@ -226,20 +203,15 @@ def _wait_for_score(ref: int, wait: float) -> Submission | None:
     return None
 
 
-def _report(found: Submission | None, ref: int, chosen: Candidate, ledger_path: Path) -> None:
-    """Record the score in the ledger, and compare it with the estimate."""
-    if found is None:
-        print(f"submission {ref} has no score yet; `digits ledger --refresh` looks it up")
-        return
-    ledger.record_score(ledger_path, str(ref), found.status, found.public_score)
-    if found.status != "COMPLETE":
-        raise ExternalError(f"Kaggle could not score submission {ref}: {found.error_description}")
-    estimate, score = chosen.oof_accuracy, float(found.public_score)
-    # Both are measured on a sample; the score's has at most as many rows as the test set.
-    score_error = math.sqrt(score * (1 - score) / chosen.rows)
-    agree = abs(score - estimate) <= 2 * math.hypot(chosen.oof_standard_error, score_error)
+def _compare(chosen: Entry, public_score: str, rows: int) -> None:
+    """Say whether the score agrees with the estimate; both are measured on a sample."""
+    score = float(public_score)
+    # The score's sample has at most as many rows as the test set.
+    score_error = standard_error(score, rows)
+    distance = abs(score - float(chosen.oof_accuracy))
+    agree = distance <= 2 * math.hypot(float(chosen.oof_standard_error), score_error)
     print(
-        f"public score {found.public_score}, out of fold {estimate:.5f} ± "
-        f"{chosen.oof_standard_error:.5f}: they {'agree' if agree else 'do not agree'} within two "
+        f"public score {public_score}, out of fold {chosen.oof_accuracy} ± "
+        f"{chosen.oof_standard_error}: they {'agree' if agree else 'do not agree'} within two "
         "standard errors of their difference"
     )

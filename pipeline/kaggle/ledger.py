@@ -11,18 +11,18 @@ from pipeline.errors import UserError
 
 @dataclass(frozen=True)
 class Entry:
-    """One submission; all strings, as in the file. submitted_at is UTC, ISO 8601."""
+    """One submission; all strings, as in the file, and empty where not known yet."""
 
-    submitted_at: str
-    file: str
-    sha256: str
-    dataset: str
-    preset: str
-    message: str
-    oof_accuracy: str
-    oof_standard_error: str
-    ref: str
-    status: str
+    submitted_at: str = ""  # UTC, ISO 8601
+    file: str = ""  # the CSV's name; it is in the ledger's folder
+    sha256: str = ""
+    dataset: str = ""
+    preset: str = ""
+    message: str = ""
+    oof_accuracy: str = ""
+    oof_standard_error: str = ""
+    ref: str = ""
+    status: str = ""
     public_score: str = ""
 
 
