@@ -1,11 +1,10 @@
 """What was made, printed: the status of the stages, one digit, the runs, the submissions."""
 
 import json
-import math
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -145,86 +144,65 @@ def digit(row: int, graph: Graph, test: bool) -> None:
 def runs(data: Dataset, ledger_path: Path) -> None:
     """Print the presets trained on a dataset: one group per split, the best out of fold first."""
     from pipeline.kaggle import ledger
+    from pipeline.probabilities import standard_error
 
     scores = {entry.sha256: entry.public_score for entry in ledger.read(ledger_path)}
-    found = []
-    for folder in sorted((stages.ROOT / "data" / data.name).glob("*/")):
-        manifest = artifacts.read_checksummed(folder / "ensemble" / "manifest.json")
-        folds = [artifacts.read_checksummed(p) for p in sorted(folder.glob("fold-*/manifest.json"))]
-        if manifest:
-            found.append(_averaged(manifest))
-        elif any(folds):
-            found.append(_only_trained([fold for fold in folds if fold]))
-        else:
-            continue
-        written = stages.ROOT / "submissions" / f"{data.name}-{folder.name}.json"
-        outputs = (artifacts.read_checksummed(written) or {}).get("outputs", {})
-        digest = next(iter(outputs.values()), "")
-        found[-1] |= {"preset": folder.name, "score": scores.get(digest, "")}
+    found = [run for run in map(_run, (stages.ROOT / "data" / data.name).glob("*/")) if run]
     if not found:
         print(f"nothing has been trained on {data.name} yet")
         return
-    columns = ("preset", "split", "rows", "out of fold", "±", "training", "public score", "state")
-    found.sort(key=lambda run: (-run["rows"], run["split"], -run["accuracy"]))
-    print_table(
-        columns,
-        [
-            (
-                *(run["preset"], run["split"], f"{run['rows']:,}", f"{run['accuracy']:.5f}"),
-                f"{math.sqrt(run['accuracy'] * (1 - run['accuracy']) / run['rows']):.5f}",
-                *("" if run["seconds"] is None else f"{run['seconds']:.0f} s", run["score"]),
+    found.sort(key=lambda run: (-run["rows"], run["split"], -run["accuracy"], run["preset"]))
+    rows = []
+    for run in found:
+        written = stages.ROOT / "submissions" / f"{data.name}-{run['preset']}.json"
+        outputs = (artifacts.read_checksummed(written) or {}).get("outputs", {})
+        error = standard_error(run["accuracy"], run["rows"])
+        rows.append(
+            [
+                *(run["preset"], run["split"], f"{run['rows']:,}"),
+                *(f"{run['accuracy']:.5f}", f"{error:.5f}"),
+                "" if run["seconds"] is None else f"{run['seconds']:.0f} s",
+                scores.get(next(iter(outputs.values()), ""), ""),
                 run["state"],
-            )
-            for run in found
-        ],
-    )
+            ]
+        )
+    columns = ("preset", "split", "rows", "out of fold", "±", "training", "public score", "state")
+    print_table(columns, rows)
     if len({run["split"] for run in found}) > 1:
         print("estimates on different splits come from different rows: compare within a split")
 
 
-def _averaged(ensemble: Mapping[str, Any]) -> dict[str, Any]:
-    """A preset whose folds have been averaged; their time only if they are still the same."""
-    paths = [path for path in ensemble["inputs"] if path.endswith("/oof.npy")]
-    folds = [
-        artifacts.read_checksummed(stages.ROOT / Path(path).with_name("manifest.json")) or {}
-        for path in paths
-    ]
-    same = all(
-        fold.get("outputs", {}).get(path) == ensemble["inputs"][path]
-        for path, fold in zip(paths, folds, strict=True)
-    )
-    metrics = ensemble["metadata"]
-    return {
-        "split": _split(ensemble),
-        "rows": metrics["oof_rows"],
-        "accuracy": metrics["oof_accuracy"],
-        "seconds": sum(map(_seconds, folds)) if same else None,
-        "state": "" if same else "stale: folds were trained again since",
+def _run(folder: Path) -> dict[str, Any] | None:
+    """The estimate and training time of the preset in a folder; None if no fold was trained."""
+    averaged = artifacts.read_checksummed(folder / "ensemble" / "manifest.json")
+    inputs = averaged["inputs"] if averaged else {}
+    used = {path: digest for path, digest in inputs.items() if path.endswith("/oof.npy")}
+    manifests = [stages.ROOT / Path(path).with_name("manifest.json") for path in used]
+    if not averaged:
+        manifests = sorted(folder.glob("fold-*/manifest.json"))
+    folds = [fold for fold in map(artifacts.read_checksummed, manifests) if fold]
+    if not averaged and not folds:
+        return None
+    split = next(Path(path) for path in (averaged or folds[0])["inputs"] if "/folds/" in path)
+    measured = [fold["metadata"] for fold in folds]
+    run = {
+        "preset": folder.name,
+        "split": split.parent.name,
+        "seconds": sum(sum(its.get("epoch_seconds", [])) for its in measured),
+        "state": "",
     }
-
-
-def _only_trained(folds: list[dict[str, Any]]) -> dict[str, Any]:
-    """A preset with trained folds that have not been averaged yet."""
-    rows = [fold["metadata"]["held_out_rows"] for fold in folds]
-    right = sum(
-        fold["metadata"]["held_out_accuracy"] * its for fold, its in zip(folds, rows, strict=True)
-    )
-    return {
-        "split": _split(folds[0]),
-        "rows": sum(rows),
-        "accuracy": right / sum(rows),
-        "seconds": sum(map(_seconds, folds)),
-        "state": f"{len(folds)} fold{'s' * (len(folds) > 1)} trained, not averaged yet",
-    }
-
-
-def _split(manifest: Mapping[str, Any]) -> str:
-    """The name of the split that a task used."""
-    return next(Path(path).parent.name for path in manifest["inputs"] if "/folds/" in path)
-
-
-def _seconds(fold: Mapping[str, Any]) -> float:
-    return float(sum(fold["metadata"].get("epoch_seconds", [])))
+    if averaged:
+        metrics = averaged["metadata"]
+        run |= {"rows": metrics["oof_rows"], "accuracy": metrics["oof_accuracy"]}
+        now = {path: digest for fold in folds for path, digest in fold["outputs"].items()}
+        if not used.items() <= now.items():
+            run |= {"seconds": None, "state": "stale: folds were trained again since"}
+    else:
+        rows = sum(its["held_out_rows"] for its in measured)
+        right = sum(its["held_out_accuracy"] * its["held_out_rows"] for its in measured)
+        state = f"{len(folds)} fold{'s' * (len(folds) > 1)} trained, not averaged yet"
+        run |= {"rows": rows, "accuracy": right / rows, "state": state}
+    return run
 
 
 def submissions(ledger_path: Path) -> None:
