@@ -44,30 +44,18 @@ Work = Callable[[Mapping[str, Path]], Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Task:
-    """One run of one stage: what it reads and writes, by name, and what else it depends on.
+    """One run of one stage: what it reads and writes, by name, and what else it depends on."""
 
-    Attributes:
-        name: what the user calls it, "train fold 2".
-        stage: the stage's name, "train".
-        root: the project's folder; the paths in the manifest are relative to it.
-        manifest: the JSON file that is written last and completes the task.
-        function: the stage's function, "pipeline.split:split". It takes the paths of `reads` and
-            `writes` and the values of `params` by name, and returns metadata for the manifest.
-        reads: the files that the task reads.
-        writes: the files that it writes, all into the manifest's folder.
-        params: the stage's own parameters: JSON values, or dataclasses of them.
-        code: definitions and files that count as the task's code beside its function (see
-            `code.fingerprints`): those that a parameter names, such as the network.
-    """
-
-    name: str
-    stage: str
-    root: Path
-    manifest: Path
-    function: str
-    writes: Mapping[str, Path]
+    name: str  # what the user calls it, "train fold 2"
+    stage: str  # the stage's name, "train"
+    root: Path  # the project's folder; the paths in the manifest are relative to it
+    manifest: Path  # the JSON file that is written last and completes the task
+    function: str  # the stage's function, "pipeline.split:split" (see `work`)
+    writes: Mapping[str, Path]  # all in the manifest's folder
     reads: Mapping[str, Files] = field(default_factory=dict)
+    # The stage's own parameters: JSON values, or dataclasses of them.
     params: Mapping[str, Any] = field(default_factory=dict)
+    # What counts as its code beside the function (see `code.fingerprints`): what a parameter names.
     code: tuple[str, ...] = ()
 
     @property
@@ -109,7 +97,7 @@ class Task:
         return code.fingerprints((self.function, *self.code), self.root)
 
     def work(self, writes: Mapping[str, Path], **more: Any) -> Mapping[str, Any]:
-        """Call the stage's function with other paths to write to; returns its metadata."""
+        """Call the function with `reads`, `params` and paths to write to, all by name."""
         module, _, name = self.function.partition(":")
         function = getattr(importlib.import_module(module), name)
         metadata: Mapping[str, Any] = function(**self.reads, **writes, **self.params, **more)
@@ -171,10 +159,8 @@ def _remove_unfinished(folder: Path, name: str = "") -> None:
 def _alive(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
+    except OSError as error:
+        return isinstance(error, PermissionError)  # another user's
     return True
 
 
@@ -226,16 +212,9 @@ def stat_cache(root: Path, trusted: bool = True) -> Iterator[Cache]:
     cache = dict(before) if trusted else {}
     yield cache
     if cache != before and path.parent.is_dir():
-        # A read-only folder costs time, not correctness.
-        with contextlib.suppress(OSError):
-            _write_checksummed(
-                path, {name: known for name, known in cache.items() if Path(name).exists()}
-            )
-
-
-def read_manifest(task: Task) -> dict[str, Any] | None:
-    """A task's manifest; None if there is none, or if it is damaged."""
-    return read_checksummed(task.manifest)
+        kept = {name: known for name, known in cache.items() if Path(name).exists()}
+        with contextlib.suppress(OSError):  # a read-only folder costs time, not correctness
+            _write_checksummed(path, kept)
 
 
 def metadata(manifest: Path) -> dict[str, Any]:
@@ -247,7 +226,7 @@ def metadata(manifest: Path) -> dict[str, Any]:
 def add_metadata(task: Task, name: str, value: object) -> None:
     """Record one more value in a task's manifest; this makes nothing stale."""
     with _locked(task):
-        manifest = read_manifest(task)
+        manifest = read_checksummed(task.manifest)
         assert manifest is not None
         manifest["metadata"][name] = value
         _write_checksummed(task.manifest, manifest)
@@ -302,7 +281,7 @@ def require_fresh(tasks: list[Task], remedy: str) -> None:
 
 def damage(task: Task, cache: Cache | None = None) -> str | None:
     """Why a task's files cannot be used as they are; None if they can."""
-    manifest = read_manifest(task)
+    manifest = read_checksummed(task.manifest)
     if manifest is not None:
         return _damage(task, manifest, cache)
     if task.manifest.exists():
@@ -311,7 +290,7 @@ def damage(task: Task, cache: Cache | None = None) -> str | None:
 
 
 def _own_staleness(task: Task, cache: Cache | None) -> str | None:
-    manifest = read_manifest(task)
+    manifest = read_checksummed(task.manifest)
     if manifest is None:
         return "missing" if not task.manifest.exists() else "its manifest is damaged"
     wrong = _damage(task, manifest, cache)
@@ -345,12 +324,7 @@ def _damage(task: Task, manifest: Mapping[str, Any], cache: Cache | None) -> str
 # --- running -----------------------------------------------------------------------------------
 
 
-def run(
-    task: Task,
-    tasks: Iterable[Task],
-    force: bool = False,
-    work: Work | None = None,
-) -> bool:
+def run(task: Task, tasks: Iterable[Task], force: bool = False, work: Work | None = None) -> bool:
     """Run a task if it is due, in its staging folder; then put its files and manifest in place.
 
     Says why it runs, where its files go and how long it took, or that it is fresh.

@@ -1,5 +1,6 @@
 """Check for memory before training: a process that runs out of it is killed without a message."""
 
+import contextlib
 import resource
 from pathlib import Path
 
@@ -37,18 +38,14 @@ def available(root: Path = Path("/")) -> int | None:
         root: the folder that contains proc/ and sys/.
     """
     found = []
-    try:
+    with contextlib.suppress(OSError, ValueError, KeyError, IndexError):
         lines = (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
         sizes = {name: int(rest.split()[0]) for name, _, rest in (x.partition(":") for x in lines)}
         found.append((sizes["MemAvailable"] + sizes.get("SwapFree", 0)) << 10)
-    except (OSError, ValueError, KeyError, IndexError):
-        pass
     # A container's own limit, in cgroup versions 2 and 1.
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        try:
+        with contextlib.suppress(OSError, ValueError):  # "max"
             found.append(int((root / "sys/fs/cgroup" / name).read_text(encoding="ascii")))
-        except (OSError, ValueError):  # "max"
-            continue
     return min(found, default=None)
 
 

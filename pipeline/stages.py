@@ -46,8 +46,8 @@ class Stage:
     Attributes:
         name: of the stage and of its command.
         help: what it does, for `--help`.
-        function: "pipeline.split:split". It takes the paths that it reads and writes, and its
-            parameters, by the names below, and returns metadata for the manifest.
+        function: "pipeline.split:split", called with the paths and parameters below, by name; it
+            returns metadata for the manifest.
         folder: where its files go; filled in from a Choice.
         reads: files that earlier stages write: "split.fold_ids", which is named fold_ids here, or
             "fold_oof=train.oof" to name it otherwise. Of a stage that runs per fold, these are the

@@ -409,7 +409,7 @@ def test_every_byte_of_a_manifest_counts(tmp_path: Path) -> None:
         damaged[place] ^= 1 << place % 8
         task.manifest.write_bytes(damaged)
         if staleness([task])["long"] is None:
-            assert artifacts.read_manifest(task) is not None
+            assert artifacts.read_checksummed(task.manifest) is not None
             unchanged = bytes(damaged).split() == intact.split()
             assert unchanged, f"byte {place} is {damaged[place : place + 1]}"
     for length in range(len(intact) - 1):
@@ -437,7 +437,10 @@ def test_a_flipped_bit_with_the_old_dates_is_found_and_silent_corruption_by_veri
     # be made to hold the fingerprint of the intact file for this very one.
     settle(path)
     reason()
-    file, manifest = tmp_path / "data" / artifacts.STAT_CACHE, artifacts.read_manifest(task)
+    file, manifest = (
+        tmp_path / "data" / artifacts.STAT_CACHE,
+        artifacts.read_checksummed(task.manifest),
+    )
     known = artifacts.read_checksummed(file)
     assert known is not None
     assert manifest is not None
