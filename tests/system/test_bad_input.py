@@ -346,46 +346,53 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
     # headers
     "a column missing": (
         columns(TRAIN, lambda cells: cells.pop()),
-        ["tiny/train.csv, line 1: column pixel783 missing"],
+        ["tiny/train.csv, line 1: ", "'pixel783' missing"],
     ),
     "the labels missing": (
         columns(TRAIN, lambda cells: cells.pop(0)),
-        ["tiny/train.csv, line 1: column label missing"],
+        ["tiny/train.csv, line 1: ", "'label' missing"],
     ),
     "a column more": (
         columns(TEST, lambda cells: cells.append("9")),
-        ["tiny/test.csv, line 1: column 9 unknown"],
+        ["tiny/test.csv, line 1: ", "'9' unknown"],
     ),
     "an index before the columns": (
         columns(TRAIN, lambda cells: cells.insert(0, "")),
-        ["tiny/train.csv, line 1: column '' unknown"],
+        ["tiny/train.csv, line 1: column ''", "index=False"],
     ),
     "a column renamed": (
         header(TRAIN, "digit", *PIXEL_NAMES),
-        ["tiny/train.csv, line 1: column label missing; column digit unknown"],
+        ["tiny/train.csv, line 1: ", "label' missing", "digit' unknown"],
     ),
     "columns that count from 1": (
         header(TEST, *(f"pixel{i}" for i in range(1, 785))),
-        ["tiny/test.csv, line 1: column pixel0 missing; column pixel784 unknown"],
+        [
+            "tiny/test.csv, line 1: ",
+            "from pixel1 to pixel784",
+            "name the columns as the competition does",
+        ],
     ),
     "columns reordered": (
         columns(TRAIN, reordered),
-        ["tiny/train.csv, line 1: expected column pixel4, found pixel5"],
+        ["tiny/train.csv, line 1: ", "expected column 'pixel4'", "found 'pixel5'"],
     ),
     "the labels last": (
         columns(TRAIN, lambda cells: cells.append(cells.pop(0))),
-        ["tiny/train.csv, line 1: expected column label, found pixel0"],
+        ["tiny/train.csv, line 1: ", "expected column 'label'", "found 'pixel0'"],
     ),
     "a column twice": (
         columns(TRAIN, lambda cells: cells.append(cells[4])),
-        ["tiny/train.csv, line 1: column pixel3 duplicated"],
+        ["tiny/train.csv, line 1: ", "'pixel3' duplicated"],
     ),
-    "no header": (lines(TRAIN, lambda rows: rows.pop(0)), ["tiny/train.csv, line 1: ", BEGIN]),
+    "no header": (
+        lines(TRAIN, lambda rows: rows.pop(0)),
+        ["tiny/train.csv, line 1: ", "no header"],
+    ),
     "a line before the header": (
         lines(TRAIN, lambda rows: rows.insert(0, "sep=,")),
         ["tiny/train.csv, line 1: ", BEGIN, "'sep=,'"],
     ),
-    "test.csv for train.csv": (swapped, ["tiny/train.csv, line 1: column label missing"]),
+    "test.csv for train.csv": (swapped, ["tiny/train.csv, line 1: ", "'label' missing"]),
     # files that are not such tables
     "semicolons": (text(TRAIN, ",", ";"), ["tiny/train.csv, line 1: ", BEGIN, "commas"]),
     "tabs": (text(TRAIN, ",", "\t"), ["tiny/train.csv, line 1: ", BEGIN, "commas"]),
@@ -488,9 +495,9 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
     # archives
     "a file that is not a zip": (
         lambda home: (home / "tiny" / TRAIN).rename(home / "tiny.zip"),
-        ["tiny.zip: ", "not a zip archive", "give a folder or a .zip"],
+        ["tiny.zip: ", "zip", "or a folder"],
     ),
-    "a zip cut short": (archive(patch=cut_short), ["tiny.zip: ", "not a zip archive"]),
+    "a zip cut short": (archive(patch=cut_short), ["tiny.zip: ", "zip", "or a folder"]),
     "a zip without members": (
         lambda home: zipfile.ZipFile(home / "tiny.zip", "w").close(),
         ["tiny.zip: ", "0 files named train.csv", "expected one"],
@@ -539,7 +546,7 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
     ),
     "a member with the path of a drive": (
         member("C:\\data\\test.csv"),
-        ["tiny.zip: ", "0 files named test.csv", "expected one"],
+        ["tiny.zip: its member C:", "outside"],
     ),
     "a member that is a link": (
         member(TEST, stat.S_IFLNK | 0o777, b"/etc/passwd"),
@@ -580,11 +587,7 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
     # paths
     "a missing dataset": (
         lambda home: shutil.rmtree(home / "tiny"),
-        ["there is no dataset ", "tiny", "the path of a folder or zip with train.csv"],
-    ),
-    "a dataset with a space in its name": (
-        renamed("my digits"),
-        ["my digits: ", "use only letters, digits, - and _"],
+        ["there is no dataset ", "tiny", "give the path of a folder", "train.csv"],
     ),
     "a dataset with the name of a source": (renamed("mnist"), ["mnist: rename it"]),
     "a missing preset": (
