@@ -47,7 +47,7 @@ def ending(error: BaseException) -> tuple[str, int]:
         context = getattr(error, "ctx", None)
         command = f" {context.info_name}" if context and context.parent else ""
         return f"{error.format_message().rstrip('.')}; see `digits{command} --help`", 2
-    if _ran_out(error):
+    if ran_out(error):
         return f"out of memory; close other programs or raise the limit, {RESUMES}", 1
     if isinstance(error, ImportError) and os.environ.get("PYTHONPATH"):
         return f"{error}; PYTHONPATH is set, and may hide the installed packages: unset it", 2
@@ -68,7 +68,7 @@ def explained(error: OSError, place: str = "a file") -> str:
     return f"{error.filename or place}: {message}{f'; {remedy}' if remedy else ''}"
 
 
-def _ran_out(error: BaseException) -> bool:
+def ran_out(error: BaseException) -> bool:
     """Whether an error means that memory ran out."""
     if isinstance(error, ImportError):  # TensorFlow's libraries did not fit
         return "failed to map segment" in str(error) or "Cannot allocate memory" in str(error)

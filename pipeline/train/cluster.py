@@ -6,7 +6,9 @@ fold whose worker is lost resumes elsewhere, after the last epoch that came back
 """
 
 import logging
+import os
 import platform
+import re
 import socket
 import tempfile
 import time
@@ -20,7 +22,7 @@ import numpy as np
 
 from pipeline import artifacts
 from pipeline.artifacts import Task
-from pipeline.errors import ExternalError, UserError
+from pipeline.errors import ExternalError, UserError, ran_out
 from pipeline.train import checkpoint
 from pipeline.train.checkpoint import CHECKPOINT
 from pipeline.train.fold import train
@@ -28,6 +30,7 @@ from pipeline.train.local import await_all
 from pipeline.train.progress import Board
 
 ATTEMPTS = 3  # of one fold in a row, without another epoch
+DEADLINE = 10  # seconds in which the address of a cluster has to answer
 
 
 def train_on_ray(
@@ -36,8 +39,9 @@ def train_on_ray(
     """Train folds on a Ray cluster, as many at a time as fit on it (see `engines.train_folds`).
 
     Raises:
-        UserError: Ray is not installed, or a fold's parameters have to be fixed.
-        ExternalError: there is no cluster at the address, or a fold failed too often.
+        UserError: Ray is not installed here, packages are missing on a node, the address is not
+            that of a cluster, or a fold's parameters have to be fixed.
+        ExternalError: nothing answers at the address, or a fold failed too often.
     """
     ray = _connect(address)
     try:
@@ -74,19 +78,44 @@ def _connect(address: str | None) -> Any:
             include_dashboard=None if address else False,
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
+        if "Version mismatch" in str(error):
+            versions = re.findall(r"(?:Ray|Python): \S+", str(error))
+            raise UserError(
+                f"the Ray cluster at {address} has {' and '.join(versions[:2])}, this environment "
+                f"has {' and '.join(versions[2:])}; install the same versions on both"
+            ) from error
         cluster = f"no Ray cluster answers at {address}" if address else "Ray did not start"
         raise ExternalError(f"{cluster}: {error}") from error
     return ray
 
 
 def _check_address(address: str | None) -> None:
-    """Raise ExternalError where nothing listens: Ray itself would retry for minutes."""
-    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
+    """Raise an error where no cluster answers: Ray itself would retry for minutes."""
+    if not address or address in ("auto", "local"):
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "://" in address:
+        raise UserError(
+            f"{address} is not an address that works here: run the command on a node of the "
+            "cluster, with the head's address, host:6379, or with auto (ray:// does not work)"
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=DEADLINE).close()
+    except OSError as error:
+        raise ExternalError(f"no Ray cluster answers at {address}: {error}") from error
+    if "RAY_USE_TLS" in os.environ:
+        return
+    import grpc  # comes with TensorFlow
+
+    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
         try:
-            socket.create_connection((host, int(port)), timeout=10).close()
-        except OSError as error:
-            raise ExternalError(f"no Ray cluster answers at {address}: {error}") from error
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=DEADLINE)
+        except grpc.RpcError as error:
+            if error.code() != grpc.StatusCode.UNAUTHENTICATED:  # a cluster that wants a token
+                raise UserError(
+                    f"what answers at {address} is not the head of a Ray cluster "
+                    f"({error.code().name}); give the head's address, host:6379, or auto"
+                ) from error
 
 
 class _Cluster:
@@ -115,15 +144,18 @@ class _Cluster:
             try:
                 return self._receive(self._send(task, path), task, {**writes, CHECKPOINT: path})
             except self.ray.exceptions.RayError as error:
-                cause = getattr(error, "cause", None)
+                cause = getattr(error, "cause", None) or error
                 if self.cancelled:
                     raise KeyboardInterrupt from error
-                if isinstance(cause, UserError):
+                first_sentence = str(cause).split(". ")[0].partition("\n")[0]
+                why = f"{type(cause).__name__}: {first_sentence}"
+                if not _retryable(cause):
+                    _raise_if_packages_are_missing(name, error, cause)
+                    if isinstance(cause, self.ray.exceptions.RayError):
+                        raise ExternalError(f"{name}: {why}") from error
                     raise cause from error
                 reached = len(checkpoint.history(path))
                 attempts = 1 if reached > before else attempts + 1
-                first_sentence = str(cause or error).split(". ")[0].splitlines()[0]
-                why = f"{type(cause or error).__name__}: {first_sentence}"
                 if attempts == ATTEMPTS:
                     raise ExternalError(
                         f"{name}: failed {ATTEMPTS} times in a row, most recently with {why}; what "
@@ -170,6 +202,36 @@ class _Cluster:
         self.cancelled = True
         for stream in self.running:
             self.ray.cancel(stream, force=True)
+
+
+def _retryable(cause: Exception) -> bool:
+    """Whether a worker, a node or memory was lost, and not an error raised by the training."""
+    from ray import exceptions
+
+    lost = (
+        exceptions.ActorDiedError,
+        exceptions.LocalRayletDiedError,
+        exceptions.NodeDiedError,
+        exceptions.ObjectLostError,
+        exceptions.ObjectStoreFullError,
+        exceptions.OutOfDiskError,
+        exceptions.OutOfMemoryError,
+        exceptions.WorkerCrashedError,
+    )
+    return isinstance(cause, lost) or ran_out(cause)
+
+
+def _raise_if_packages_are_missing(name: str, error: Exception, cause: Exception) -> None:
+    """Raise UserError if an import failed on a node: in the task, or before it could begin."""
+    # If the task itself cannot be imported, Ray raises an error that ends with the traceback.
+    last_line = str(cause).strip().rpartition("\n")[2]
+    kind, _, why = last_line.rpartition("Error: ")
+    if isinstance(cause, ImportError) or kind in ("ModuleNotFound", "Import"):
+        node = re.search(r"ip=([^,)\s]+)", str(error))
+        raise UserError(
+            f"{name}: {why} on node {node[1] if node else 'unknown'}; install the packages of "
+            "this environment there: pip install -r requirements.lock"
+        ) from error
 
 
 def train_fold(

@@ -6,11 +6,15 @@ one that the driver sent, and files come back through Ray.
 
 import json
 import os
+import platform
 import re
 import signal
+import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +28,13 @@ from conftest import (
     wait_for,
 )
 
+from pipeline.errors import UserError
+from pipeline.train import cluster as engine
+
 ray = pytest.importorskip("ray")
 
+from ray import exceptions  # noqa: E402
+from ray._private.utils import check_version_info  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -169,8 +178,81 @@ def test_a_fold_that_keeps_failing_does_not_affect_the_others(
     assert little_results(little_copy) == little_results(little)
 
 
+IMPORT_ON_NODES = "import sys\nif 'default_worker' in sys.argv[0]:\n    import absent_package"
+ABSENT = r"No module named 'absent_package' on node [\d.]+; .*requirements\.lock"
+
+
+@pytest.mark.parametrize(
+    ("module", "lines", "code", "message"),
+    [
+        ("schedule.py", "raise ValueError('wrong at once')", 1, "ValueError: wrong at once"),
+        ("schedule.py", "import absent_package", 2, ABSENT),
+        ("fold.py", IMPORT_ON_NODES, 2, ABSENT),
+    ],
+    ids=["training", "import in the task", "import of the task"],
+)
+def test_an_error_that_would_come_again_is_not_retried(
+    cluster: Cluster, little_copy: Path, module: str, lines: str, code: int, message: str
+) -> None:
+    with (little_copy / "pipeline" / "train" / module).open("a") as file:
+        file.write(f"\n{lines}\n")
+    process = start_little(little_copy, "train", "--engine", "ray", "--address", cluster.address)
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == code, output
+    assert "trying again" not in output
+    assert re.search(message, output.splitlines()[-1])
+
+
+def test_only_lost_workers_nodes_and_memory_are_retried() -> None:
+    lost = [
+        exceptions.WorkerCrashedError(),
+        exceptions.NodeDiedError("lost"),
+        exceptions.OutOfMemoryError("killed"),
+        exceptions.ObjectLostError("0" * 56, "owner", "call"),
+        exceptions.OwnerDiedError("0" * 56, "owner", "call"),
+        exceptions.LocalRayletDiedError(),
+        exceptions.ActorDiedError(),
+        MemoryError(),
+    ]
+    assert all(map(engine._retryable, lost))
+    final = [exceptions.RuntimeEnvSetupError("no disk"), ValueError(), ImportError("absent")]
+    assert not any(map(engine._retryable, final))
+
+
 def test_an_address_without_a_cluster(little_copy: Path) -> None:
     process = start_little(little_copy, "train", "--engine", "ray", "--address", "127.0.0.1:1")
     output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert output.splitlines()[-1].startswith("digits: no Ray cluster answers at 127.0.0.1:1")
+
+
+@pytest.mark.parametrize("address", ["ray://127.0.0.1:10001", "http://127.0.0.1:8265", "head"])
+def test_an_address_of_another_form_is_refused(address: str) -> None:
+    with pytest.raises(UserError, match=f"^{address} .*on a node of the cluster.*host:6379.*auto"):
+        engine._connect(address)
+
+
+def test_an_address_of_something_else_is_named(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "DEADLINE", 1)
+    with (
+        HTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as web,
+        socket.create_server(("127.0.0.1", 0)) as silent,
+    ):
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        for port in (web.server_port, silent.getsockname()[1]):
+            with pytest.raises(UserError, match=f"127.0.0.1:{port} is not the head of a Ray"):
+                engine._connect(f"127.0.0.1:{port}")
+        web.shutdown()
+    engine._check_address(cluster.address)
+
+
+def test_other_versions_than_the_cluster_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**options: Any) -> None:
+        check_version_info({"ray_version": "2.40.0", "python_version": "3.9.1"}, "node 10.0.0.1")
+
+    monkeypatch.setattr(ray, "init", init)
+    ours = f"Ray: {ray.__version__} and Python: {platform.python_version()}"
+    with pytest.raises(UserError, match=f"Ray: 2.40.0 and Python: 3.9.1, .* {ours};"):
+        engine._connect("auto")
