@@ -18,14 +18,9 @@ from pipeline.errors import UserError
 
 @dataclass(frozen=True)
 class Source:
-    """What the rest of the pipeline needs to know about a source.
+    """What the rest of the pipeline needs to know about a source."""
 
-    Attributes:
-        labels_public: whether the labels of its test set are known, so that solution.csv exists.
-        class_names: what its ten classes are called.
-    """
-
-    labels_public: bool
+    labels_public: bool  # whether the labels of its test set are known, so that solution.csv exists
     class_names: tuple[str, ...] = tuple("0123456789")
 
 

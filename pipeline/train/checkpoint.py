@@ -19,19 +19,12 @@ DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, zipf
 
 @dataclass
 class State:
-    """How far a fold has come: a checkpoint without the variables of model and optimiser.
+    """How far a fold has come: a checkpoint without the variables of model and optimiser."""
 
-    Attributes:
-        run: identifies fold, parameters and rows; a checkpoint of another run is not resumed.
-        history: a row for each epoch, as in history.csv.
-        epoch_seconds: of each epoch, with its validation.
-        best_weights: those of the best epoch, if they are to be restored.
-    """
-
-    run: str
-    history: list[dict[str, float]] = field(default_factory=list)
-    epoch_seconds: list[float] = field(default_factory=list)
-    best_weights: list[NDArray[Any]] = field(default_factory=list)
+    run: str  # identifies fold, parameters and rows; a checkpoint of another run is not resumed
+    history: list[dict[str, float]] = field(default_factory=list)  # rows, as in history.csv
+    epoch_seconds: list[float] = field(default_factory=list)  # with the validation
+    best_weights: list[NDArray[Any]] = field(default_factory=list)  # if they are to be restored
 
     def best_epoch(self, monitor: str) -> int:
         """The first epoch, counted from 0, with the lowest `monitor`; 0 before the first."""
