@@ -111,6 +111,10 @@ def _check_address(address: str | None) -> None:
         try:
             channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=DEADLINE)
         except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise ExternalError(
+                    f"no Ray cluster answers at {address} within {DEADLINE} s"
+                ) from error
             if error.code() != grpc.StatusCode.UNAUTHENTICATED:  # a cluster that wants a token
                 raise UserError(
                     f"what answers at {address} is not the head of a Ray cluster "

@@ -28,7 +28,7 @@ from conftest import (
     wait_for,
 )
 
-from pipeline.errors import UserError
+from pipeline.errors import ExternalError, UserError
 from pipeline.train import cluster as engine
 
 ray = pytest.importorskip("ray")
@@ -241,8 +241,11 @@ def test_an_address_of_something_else_is_named(
         socket.create_server(("127.0.0.1", 0)) as silent,
     ):
         threading.Thread(target=web.serve_forever, daemon=True).start()
-        for port in (web.server_port, silent.getsockname()[1]):
-            with pytest.raises(UserError, match=f"127.0.0.1:{port} is not the head of a Ray"):
+        for port, kind, message in (
+            (web.server_port, UserError, "is not the head of a Ray cluster"),
+            (silent.getsockname()[1], ExternalError, "within 1 s"),
+        ):
+            with pytest.raises(kind, match=f"127.0.0.1:{port} {message}"):
                 engine._connect(f"127.0.0.1:{port}")
         web.shutdown()
     engine._check_address(cluster.address)
