@@ -73,25 +73,19 @@ def _fingerprints(entries: tuple[str, ...], root: Path) -> tuple[tuple[str, str]
 
 
 class _Module:
-    """The syntax tree of one module, and what its names refer to.
-
-    Attributes:
-        path: the source file.
-        statements: those that bind each name of the module; under ON_IMPORT, those that bind none
-            and run when it is imported.
-        imports: what an imported name of this package refers to, as (module, definition); the
-            definition is "" if the name refers to a module.
-    """
+    """The syntax tree of one module, and what its names refer to."""
 
     def __init__(self, name: str, path: Path, tree: ast.Module, root: Path) -> None:
         self.name, self.path = name, path
+        # By name, the statements that bind it; under ON_IMPORT, those that bind none but run.
         self.statements: dict[str, list[ast.stmt]] = defaultdict(list)
+        # By name, what it refers to in this package: (module, definition), or (module, "").
         self.imports: dict[str, set[tuple[str, str]]] = defaultdict(set)
         for statement in tree.body:
-            bound = _bound(statement)
-            if not bound and not isinstance(statement, _IMPORTS) and not _is_docstring(statement):
-                bound = {ON_IMPORT}
-            for each in bound:
+            passive = isinstance(statement, ast.Import | ast.ImportFrom) or (
+                isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+            )
+            for each in _bound(statement) or ({ON_IMPORT} if not passive else ()):
                 self.statements[each].append(statement)
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pipeline"):
@@ -145,9 +139,6 @@ def _path(module: str, root: Path) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-_IMPORTS = (ast.Import, ast.ImportFrom)
-
-
 def _bound(statement: ast.stmt) -> set[str]:
     """The names that a statement of a module binds; those of this package's imports aside."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -161,10 +152,6 @@ def _bound(statement: ast.stmt) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("pipeline"):
             names |= {alias.asname or alias.name for alias in node.names}
     return names
-
-
-def _is_docstring(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
 def _shape(node: Any) -> Any:

@@ -23,11 +23,9 @@ class ExternalError(Exception):
 
 
 REMEDIES = {
-    errno.ENOSPC: f"free some space, {RESUMES}",
-    errno.EDQUOT: f"free some space, {RESUMES}",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), f"free some space, {RESUMES}"),
     errno.EFBIG: f"lift the limit with `ulimit -f unlimited`, {RESUMES}",
-    errno.EACCES: f"get permission, or work in a folder of your own, {RESUMES}",
-    errno.EPERM: f"get permission, or work in a folder of your own, {RESUMES}",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), f"get permission, or work elsewhere, {RESUMES}"),
     errno.EROFS: f"make it writable, or work in another folder, {RESUMES}",
     errno.ENOMEM: f"close other programs, {RESUMES}",
 }

@@ -30,13 +30,9 @@ class Choice:
     """What a task is for: a graph, and in a stage that runs per fold, one preset and fold of it."""
 
     graph: "Graph"
+    dataset: Dataset
     preset: Preset
     fold: int = 0
-
-    @property
-    def dataset(self) -> Dataset:
-        """The dataset of the graph."""
-        return self.graph.dataset
 
 
 @dataclass(frozen=True)
@@ -218,10 +214,11 @@ def graph(dataset: Dataset, preset: Preset) -> Graph:
     empty = Graph(dataset, preset, [])
     made: Made = {}
     for stage in STAGES:
-        choices = [Choice(empty, preset)]
+        choices = [Choice(empty, dataset, preset)]
         if stage.per_fold:
             folds = range(preset.split.folds)
-            choices = [Choice(empty, member, fold) for member in preset.members for fold in folds]
+            members = preset.members
+            choices = [Choice(empty, dataset, m, fold) for m in members for fold in folds]
         made[stage.name] = [(choice, _task(stage, choice, made)) for choice in choices]
     return Graph(dataset, preset, [task for group in made.values() for _, task in group])
 

@@ -11,12 +11,7 @@ Engine = Literal["local", "ray"]
 
 
 def select(folds: list[Task], word: str, member: str | None) -> list[Task]:
-    """The folds that `--fold` and `--member` name.
-
-    Args:
-        folds: the tasks of all folds.
-        word: "all", or numbers such as "0,2".
-        member: a preset, of those that an ensemble averages; None for all.
+    """The folds that `--fold` ("all", or numbers such as "0,2") and `--member` name.
 
     Raises:
         UserError: there is no such fold, or no such member.
