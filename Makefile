@@ -57,7 +57,7 @@ MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := help
 unexport PYTHONPATH PYTHONHOME
 # After `make -C` the user is elsewhere, and what is printed has to work there.
-ifneq ($(realpath $(CURDIR)),$(realpath $(PWD)))
+ifneq ($(findstring w,$(firstword -$(MAKEFLAGS))),)
 export DIGITS_HERE := $(PWD)
 endif
 .NOTPARALLEL:

@@ -5,7 +5,6 @@ the test set are public, they are read here, after everything has been decided.
 """
 
 import json
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -75,8 +74,6 @@ def report(
     """
     from jinja2 import StrictUndefined, Template
 
-    # Without a home folder for its font cache, Matplotlib warns and uses another place.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     names = SOURCES[source].class_names
     images, labels = np.load(train_images), np.load(train_labels)
     images_to_predict, folds = np.load(test_images), np.load(fold_ids)
