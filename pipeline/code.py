@@ -76,7 +76,7 @@ class _Module:
     """The syntax tree of one module, and what its names refer to."""
 
     def __init__(self, name: str, path: Path, tree: ast.Module, root: Path) -> None:
-        self.name, self.path = name, path
+        self.name, self.path, self.root = name, path, root
         # By name, the statements that bind it; under ON_IMPORT, those that bind none but run.
         self.statements: dict[str, list[ast.stmt]] = defaultdict(list)
         # By name, what it refers to in this package: (module, definition), or (module, "").
@@ -87,13 +87,17 @@ class _Module:
             )
             for each in _bound(statement) or ({ON_IMPORT} if not passive else ()):
                 self.statements[each].append(statement)
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pipeline"):
-                for alias in node.names:
-                    inner = f"{node.module}.{alias.name}"
-                    is_module = _path(inner, root) is not None
-                    target = (inner, "") if is_module else (str(node.module), alias.name)
-                    self.imports[alias.asname or alias.name].add(target)
+            if not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                for node in ast.walk(statement):
+                    self._note_import(node)
+
+    def _note_import(self, node: ast.AST) -> None:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pipeline"):
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                is_module = _path(inner, self.root) is not None
+                target = (inner, "") if is_module else (str(node.module), alias.name)
+                self.imports[alias.asname or alias.name].add(target)
 
     def uses(self, name: str) -> Iterator[tuple[str, str]]:
         """The definitions that a definition uses itself, as (module, definition)."""
@@ -111,6 +115,8 @@ class _Module:
                 names.add(node.id)
             elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 attributes[node.value.id].add(node.attr)
+            else:
+                self._note_import(node)
         for used in names:
             if used in self.statements:
                 yield self.name, used
@@ -156,10 +162,24 @@ def _bound(statement: ast.stmt) -> set[str]:
 
 def _shape(node: Any) -> Any:
     """The tree as nested lists. Empty fields are left out: Python's versions differ in them."""
-    if isinstance(node, ast.AST):
-        fields = {name: _shape(value) for name, value in ast.iter_fields(node)}
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            documented = ast.get_docstring(node, clean=False) is not None
-            fields["body"] = fields["body"][1:] if documented else fields["body"]
-        return [type(node).__name__, *((k, v) for k, v in fields.items() if v not in (None, []))]
-    return [_shape(item) for item in node] if isinstance(node, list) else node
+    if isinstance(node, list):
+        return [_shape(each) for each in node]
+    if not isinstance(node, ast.AST):
+        return node
+    shape: list[Any] = [type(node).__name__]
+    for name in node._fields:
+        value: Any = getattr(node, name, None)
+        if (
+            name == "body"
+            and isinstance(node, _DOCUMENTED)
+            and ast.get_docstring(node, False) is not None
+        ):
+            value = value[1:]
+        if (
+            value not in (None, []) and name != "ctx"
+        ):  # whether a name is read follows from its place
+            shape += [name, _shape(value)]
+    return shape
+
+
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
