@@ -133,19 +133,22 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write `value` to `path` as indented JSON, atomically."""
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object with its own digest, which reveals damage; atomically."""
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        text = json.dumps({**value, "sha256": _digest(value)}, indent=2)
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object in a file; None if there is no such file, or something else in it."""
+    """What `write_json` wrote to a file; None if there is no such file, or if it is damaged."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return value if isinstance(value, dict) else None
+    if not isinstance(value, dict) or value.pop("sha256", None) != _digest(value):
+        return None
+    return value
 
 
 def _remove_unfinished(folder: Path, name: str = "") -> None:
@@ -208,39 +211,28 @@ def stat_cache(root: Path, trusted: bool = True) -> Iterator[Cache]:
         trusted: False to start with none, and to forget those remembered.
     """
     path = root / "data" / STAT_CACHE
-    before = read_checksummed(path) or {}
+    before = read_json(path) or {}
     cache = dict(before) if trusted else {}
     yield cache
     if cache != before and path.parent.is_dir():
         kept = {name: known for name, known in cache.items() if Path(name).exists()}
         with contextlib.suppress(OSError):  # a read-only folder costs time, not correctness
-            _write_checksummed(path, kept)
+            write_json(path, kept)
 
 
 def metadata(manifest: Path) -> dict[str, Any]:
     """What a stage's function returned, from its manifest; empty if there is none."""
-    found: dict[str, Any] = (read_checksummed(manifest) or {}).get("metadata", {})
+    found: dict[str, Any] = (read_json(manifest) or {}).get("metadata", {})
     return found
 
 
 def add_metadata(task: Task, name: str, value: object) -> None:
     """Record one more value in a task's manifest; this makes nothing stale."""
     with _locked(task):
-        manifest = read_checksummed(task.manifest)
+        manifest = read_json(task.manifest)
         assert manifest is not None
         manifest["metadata"][name] = value
-        _write_checksummed(task.manifest, manifest)
-
-
-def read_checksummed(path: Path) -> dict[str, Any] | None:
-    """The content of a manifest or the like; None if there is no such file, or if it is damaged."""
-    value = read_json(path)
-    return None if value is None or value.pop("sha256", None) != _digest(value) else value
-
-
-def _write_checksummed(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON object together with its own digest, which reveals damage."""
-    write_json(path, {**value, "sha256": _digest(value)})
+        write_json(task.manifest, manifest)
 
 
 def _digest(value: Mapping[str, Any]) -> str:
@@ -281,7 +273,7 @@ def require_fresh(tasks: list[Task], remedy: str) -> None:
 
 def damage(task: Task, cache: Cache | None = None) -> str | None:
     """Why a task's files cannot be used as they are; None if they can."""
-    manifest = read_checksummed(task.manifest)
+    manifest = read_json(task.manifest)
     if manifest is not None:
         return _damage(task, manifest, cache)
     if task.manifest.exists():
@@ -290,7 +282,7 @@ def damage(task: Task, cache: Cache | None = None) -> str | None:
 
 
 def _own_staleness(task: Task, cache: Cache | None) -> str | None:
-    manifest = read_checksummed(task.manifest)
+    manifest = read_json(task.manifest)
     if manifest is None:
         return "missing" if not task.manifest.exists() else "its manifest is damaged"
     wrong = _damage(task, manifest, cache)
@@ -392,7 +384,7 @@ def _run(task: Task, work: Work, cache: Cache) -> float:
             raise UserError(f"{path} changed while {task.name} was reading it; nothing was written")
     for name, path in task.staged().items():
         path.replace(task.writes[name])
-    _write_checksummed(task.manifest, {**origin, "outputs": outputs, "metadata": metadata})
+    write_json(task.manifest, {**origin, "outputs": outputs, "metadata": metadata})
     _tidy(task)
     return float(metadata["seconds"])
 

@@ -68,7 +68,6 @@ def _command_per_fold(stage: Stage) -> Callable[..., None]:
         preset: PresetOption = "default",
         force: ForceOption = False,
         folds: Annotated[str, typer.Option("--fold", "--folds", help="Such as 2 or 0,2.")] = "all",
-        member: Annotated[str | None, typer.Option(help="Only this preset of several.")] = None,
         epochs: Annotated[int | None, typer.Option(min=1, help="Fewer epochs: a trial.")] = None,
         limit: Annotated[int | None, typer.Option(min=1, help="Fewer rows: a trial.")] = None,
         jobs: JobsOption = 1,
@@ -79,7 +78,7 @@ def _command_per_fold(stage: Stage) -> Callable[..., None]:
         if epochs is not None or limit is not None:
             chosen = config.trial(chosen, epochs=epochs, limit=limit)
         graph = stages.graph(download.dataset(dataset), chosen)
-        wanted = select(graph.all(stage.name), folds, member)
+        wanted = select(graph.all(stage.name), folds)
         train_folds(wanted, graph.tasks, force, jobs, engine, address)
 
     return command

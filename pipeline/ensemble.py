@@ -1,5 +1,6 @@
 """Stage 5: average the folds' predictions, and estimate the accuracy."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import probabilities
-from pipeline.artifacts import write_json
 from pipeline.probabilities import standard_error
 
 
@@ -64,7 +64,7 @@ def ensemble(
             for name, member in members.items()
         },
     }
-    write_json(metrics, found)
+    metrics.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return found
 
 

@@ -155,7 +155,7 @@ def runs(data: Dataset, ledger_path: Path) -> None:
     rows = []
     for run in found:
         written = stages.ROOT / "submissions" / f"{data.name}-{run['preset']}.json"
-        outputs = (artifacts.read_checksummed(written) or {}).get("outputs", {})
+        outputs = (artifacts.read_json(written) or {}).get("outputs", {})
         error = standard_error(run["accuracy"], run["rows"])
         rows.append(
             [
@@ -174,13 +174,13 @@ def runs(data: Dataset, ledger_path: Path) -> None:
 
 def _run(folder: Path) -> dict[str, Any] | None:
     """The estimate and training time of the preset in a folder; None if no fold was trained."""
-    averaged = artifacts.read_checksummed(folder / "ensemble" / "manifest.json")
+    averaged = artifacts.read_json(folder / "ensemble" / "manifest.json")
     inputs = averaged["inputs"] if averaged else {}
     used = {path: digest for path, digest in inputs.items() if path.endswith("/oof.npy")}
     manifests = [stages.ROOT / Path(path).with_name("manifest.json") for path in used]
     if not averaged:
         manifests = sorted(folder.glob("fold-*/manifest.json"))
-    folds = [fold for fold in map(artifacts.read_checksummed, manifests) if fold]
+    folds = [fold for fold in map(artifacts.read_json, manifests) if fold]
     if not averaged and not folds:
         return None
     split = next(Path(path) for path in (averaged or folds[0])["inputs"] if "/folds/" in path)

@@ -115,7 +115,6 @@ def test_commands_that_compute_nothing_import_nothing_heavy(
         (["status", "--dataset", "keggle"], "there is no dataset 'keggle'"),
         (["train", "--config", "demo", "--dataset", "sample", "--fold", "3"], "from 0 to 2"),
         (["train", "--config", "demo", "--dataset", "sample", "--fold", "one"], "'one'"),
-        (["train", "--config", "best", "--dataset", "sample", "--member", "x"], "best-halved"),
         (["preprocess", "--dataset", "sample"], "run `make preprocess`"),
         (["result", "--dataset", "sample"], "make submission DATASET=sample"),
         (["check", "absent.csv"], "absent.csv"),

@@ -37,17 +37,11 @@ NAMED = tuple(name for name in SOURCES if name != "local")
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset that DATASET= names.
+    """A dataset that DATASET= names."""
 
-    Attributes:
-        name: of its folder in data/; for a path, its last part, with - for what a name cannot have.
-        source: a key of SOURCES.
-        path: the folder, zip or tar of the source "local".
-    """
-
-    name: str
-    source: str
-    path: Path | None = None
+    name: str  # of its folder in data/
+    source: str  # a key of SOURCES
+    path: Path | None = None  # the folder, zip or tar of the source "local"
 
     @property
     def labels_public(self) -> bool:

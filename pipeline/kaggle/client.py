@@ -37,29 +37,19 @@ PROXIES = ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy"
 IGNORED_VARIABLES = ("KAGGLE_PATH", "KAGGLE_COMPETITION", "VERBOSE", "VERBOSE_OUTPUT")
 
 
+@dataclass(eq=False)
 class CallError(Exception):
-    """A call to Kaggle failed. Its text contains no address and no secret, and may be shown.
+    """A call to Kaggle failed. Its text contains no address and no secret, and may be shown."""
 
-    Attributes:
-        status: the HTTP status, or 0 if there was no answer.
-        retry_after: how long the service asks to wait, in seconds.
-        stalled: whether it was ended because no more bytes arrived.
-        remedy: what the user can do about it, if anything; then retrying makes no sense.
-        sent: the kind of credentials that were sent, "token" or "key".
-    """
+    text: str
+    status: int = 0  # of HTTP; 0 if there was no answer
+    retry_after: float = 0.0  # seconds that the service asks to wait
+    stalled: bool = False  # it was ended because no more bytes arrived
+    remedy: str = ""  # what the user can do; then retrying makes no sense
+    sent: str = ""  # the kind of credentials that were sent, "token" or "key"
 
-    def __init__(
-        self,
-        text: str,
-        status: int = 0,
-        retry_after: float = 0.0,
-        stalled: bool = False,
-        remedy: str = "",
-        sent: str = "",
-    ) -> None:
-        super().__init__(text)
-        self.status, self.retry_after, self.stalled = status, retry_after, stalled
-        self.remedy, self.sent = remedy, sent
+    def __str__(self) -> str:
+        return self.text
 
     @property
     def retryable(self) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import csvs
-from pipeline.artifacts import fingerprint, metadata, read_checksummed
+from pipeline.artifacts import fingerprint, metadata, read_json
 from pipeline.config import Train
 from pipeline.download import SOURCES
 from pipeline.kaggle import ledger as ledgers
@@ -137,7 +137,7 @@ def report(
 
 def _params(manifest: Path) -> Train:
     """How a fold was trained, from its manifest, which may be older than this code."""
-    params = (read_checksummed(manifest) or {})["params"]
+    params = (read_json(manifest) or {})["params"]
     names = [field.name for field in fields(Train) if f"train.{field.name}" in params]
     return Train(**{name: params[f"train.{name}"] for name in names})
 

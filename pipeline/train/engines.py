@@ -10,15 +10,8 @@ from pipeline.errors import RESUMES, ExternalError, UserError
 Engine = Literal["local", "ray"]
 
 
-def select(folds: list[Task], word: str, member: str | None) -> list[Task]:
-    """The folds that `--fold` ("all", or numbers such as "0,2") and `--member` name.
-
-    Raises:
-        UserError: there is no such fold, or no such member.
-    """
-    members = list(dict.fromkeys(task.folder.parent.name for task in folds))
-    if member is not None and member not in members:
-        raise UserError(f"there is no member {member!r}; choose from {', '.join(members)}")
+def select(folds: list[Task], word: str) -> list[Task]:
+    """The folds that `--fold` names: "all", or numbers such as "0,2"; raises UserError."""
     numbers = {task.params["fold"] for task in folds}
     try:
         wanted = numbers if word == "all" else {int(number) for number in word.split(",")}
@@ -26,11 +19,7 @@ def select(folds: list[Task], word: str, member: str | None) -> list[Task]:
         raise UserError(f"--fold must be numbers such as 0,2, not {word!r}") from error
     if unknown := wanted - numbers:
         raise UserError(f"there is no fold {min(unknown)}; choose from 0 to {max(numbers)}")
-    return [
-        task
-        for task in folds
-        if task.params["fold"] in wanted and member in (None, task.folder.parent.name)
-    ]
+    return [task for task in folds if task.params["fold"] in wanted]
 
 
 def train_folds(

@@ -73,7 +73,9 @@ def train(
         UserError: there is no such network, there are not enough devices, or training diverged.
     """
     title = title or f"fold {fold}"
-    seed = _fold_seed(params.seed, fold)
+    # 31 bits, which every library accepts, unrelated to those of the next fold.
+    digest = hashlib.sha256(f"{params.seed}/{fold}".encode()).digest()
+    seed = int.from_bytes(digest[:4], "big") >> 1
     machine = runtime.prepare(seed, params.precision, params.devices, jobs)
     print(f"device {machine.device} ({machine.device_reason})")
     print(f"precision {machine.precision} ({machine.precision_reason})")
@@ -131,7 +133,10 @@ def train(
         np.save(test, predict(model, np.load(test_images, mmap_mode="r")))
     np.save(oof, unseen)
     _save_network(network, weights)
-    _write_history(history, state.history)
+    with history.open("w", encoding="ascii", newline="") as file:
+        writer = csv.DictWriter(file, state.history[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(state.history)
     loss, accuracy = _score(unseen, unseen_labels)
     print(f"{title}: accuracy {accuracy:.5f} on {len(unseen):,} held-out rows")
     if accuracy < 2 * np.bincount(unseen_labels).max() / len(unseen):
@@ -189,12 +194,6 @@ def _why_guessing(history: Sequence[Mapping[str, float]], steps: int) -> str:
     if worst > 10 * math.log(10) or taken >= FEW_STEPS:  # guessing has a loss of log(10)
         return f"training diverged, to a loss of {worst:.3g}; lower train.learning_rate"
     return f"{taken} steps are few: expect this for the first few dozen; raise train.epochs"
-
-
-def _fold_seed(seed: int, fold: int) -> int:
-    """A seed of 31 bits, which every library accepts, unrelated to that of the next fold."""
-    digest = hashlib.sha256(f"{seed}/{fold}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") >> 1
 
 
 def _build(params: Train, rate: Any, steps: int, seed: int) -> tuple[Any, Any]:
@@ -310,10 +309,3 @@ def _save_network(network: Any, path: Path) -> None:
                 content = re.sub(rb', "shared_object_id": \d+', b"", content)
             target.writestr(zipfile.ZipInfo(name), content)
     dated.unlink()
-
-
-def _write_history(path: Path, history: list[dict[str, float]]) -> None:
-    with path.open("w", encoding="ascii", newline="") as file:
-        writer = csv.DictWriter(file, history[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(history)

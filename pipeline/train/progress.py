@@ -28,12 +28,8 @@ class _Bars(progress.Progress):
 class TrainingBar(_Bars):
     """Shows epoch, loss, accuracy and the time left while its `with` block runs.
 
-    Args:
-        title: what is being trained.
-        epochs: the maximum number of epochs.
-        steps: the number of steps per epoch.
-        done: the number of epochs that an earlier run completed.
-        folds: the number of folds like this one that are still to be trained, this one included.
+    `steps` are those of an epoch; `done` epochs were completed by an earlier run; `folds` like this
+    one are still to be trained, this one included.
     """
 
     def __init__(self, title: str, epochs: int, steps: int, done: int, folds: int = 1) -> None:

@@ -418,7 +418,7 @@ def test_a_csv_of_one_label_is_only_sent_by_force(service, project, submission):
     content = json.loads(manifest.read_text())
     del content["sha256"]
     content["outputs"] = {name: artifacts.fingerprint(submission) for name in content["outputs"]}
-    artifacts._write_checksummed(manifest, content)
+    artifacts.write_json(manifest, content)
     done = digits(project, "submit", *FAST)
     assert done.returncode == 2
     assert "predicts 3 for 20 of 20 rows" in only_line(done.stderr)

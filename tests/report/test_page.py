@@ -137,7 +137,7 @@ def write_fold(folder: Path, fold: int, params: Train) -> None:
         "epoch_seconds": [1.5, 2.0],
     }
     values = {"fold": fold, **{f"train.{key}": value for key, value in asdict(params).items()}}
-    artifacts._write_checksummed(folder / "manifest.json", {"params": values, "metadata": metadata})
+    artifacts.write_json(folder / "manifest.json", {"params": values, "metadata": metadata})
 
 
 def galleries(page: str) -> dict[str, Any]:
