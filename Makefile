@@ -41,7 +41,7 @@ endif
 
 ifneq ($(filter demo,$(MAKECMDGOALS)),)
 ifneq ($(call given,DATASET)$(call given,CONFIG),)
-$(error demo is always DATASET=sample CONFIG=demo; for another choice: make submission DATASET=$(DATASET) CONFIG=$(CONFIG))
+$(error demo is always DATASET=sample CONFIG=demo; for another choice: make submission$(foreach name,DATASET CONFIG,$(if $(call given,$(name)), $(name)=$($(name)))))
 endif
 DATASET := sample
 CONFIG  := demo
@@ -80,7 +80,7 @@ split: preprocess ; $(STAGE) ## 3. assign each row to a fold
 train: split ; $(STAGE) $(TRAINING) ## 4. train a network for each fold; -j2 trains two at a time
 ensemble: train ; $(STAGE) ## 5. average the folds' predictions
 write: ensemble ; $(STAGE) ## 6. write the CSV for the competition
-report: write ; $(STAGE) ## 7. write the report: what was learnt, and every error
+report: write ; $(STAGE) ## 7. write the report: how training went, and every error
 
 demo: submission ## everything, on 5,000 real digits; no account, no download
 submission: report ; @$(DIGITS) result $(CHOICE) ## the CSV and the report, and everything they need
@@ -93,7 +93,7 @@ SUBMITTING = --message $(call quoted,$(MESSAGE)) --wait $(call quoted,$(WAIT)) $
 status: $(VENV) ; $(STAGE) ## show what is fresh, what is stale and why
 
 test: $(VENV) ; @$(VENV)/bin/python -m pytest ## run all tests
-test-fast: $(VENV) ; @$(VENV)/bin/python -m pytest -m "not slow" --ignore tests/system ## run the tests that take no time, in about a minute
+test-fast: $(VENV) ; @$(VENV)/bin/python -m pytest -m "not slow" --ignore tests/system ## run the quick tests
 soak: $(VENV) ; @$(VENV)/bin/python tests/system/soak.py ## edit, run, kill, run and compare, 200 times; about an hour
 lint: $(VENV) ## check style and types
 	@$(VENV)/bin/python -m ruff check . && $(VENV)/bin/python -m ruff format --check . && $(VENV)/bin/python -m mypy
@@ -155,7 +155,7 @@ ifdef VERSION
 	@version=$$($(PYTHON) -c '$(VERSION)' 2>/dev/null) || { echo "Python 3.11, 3.12 or 3.13 is needed, and" \
 	  "$(PYTHON) is $${version:-not there}; name one with PYTHON=, for example: make PYTHON=python3.13 demo" >&2; exit 2; }
 endif
-	@echo "installing into $(VENV) (once; about 2.6 GB, some minutes)"
+	@echo "installing into $(VENV) (once; about 3 GB, some minutes)"
 	@$(PYTHON) -m venv $(CLEAR) '$(VENV)'
 	@$(PIP) --require-hashes -r requirements.lock
 	@$(PIP) --no-build-isolation --no-deps --config-settings editable_mode=compat -e .

@@ -347,6 +347,8 @@ def run(task: Task, tasks: Iterable[Task], force: bool = False, work: Work | Non
         print(f"{task.name}: {reason or 'forced'}; writing to {place}/", flush=True)
         try:
             seconds = _run(task, work or task.work, cache)
+        except BrokenPipeError:  # nobody reads the output any more
+            raise
         except OSError as error:  # the system reports a full disk without naming a file
             raise ExternalError(explained(error, place)) from error
         print(f"{task.name}: done in {seconds:.1f} s", flush=True)

@@ -185,7 +185,7 @@ def _path(word: str) -> Path:
             names = ", ".join(preset_names())
             near = nearest(word, preset_names())
             raise UserError(
-                f"there is no preset {word!r}{near}; choose from {names}, or a .toml file"
+                f"there is no preset {word!r}{near} (choose from {names}, or a .toml file)"
             )
     else:
         path = Path(word).expanduser()

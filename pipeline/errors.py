@@ -37,6 +37,8 @@ def ending(error: BaseException) -> tuple[str, int]:
         return str(error), 2
     if isinstance(error, ExternalError):
         return str(error), 1
+    if isinstance(error, BrokenPipeError):
+        return "the program that reads the output has ended", 1
     if isinstance(error, OSError):
         return explained(error), 1
     if isinstance(error, KeyboardInterrupt):

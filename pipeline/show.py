@@ -197,6 +197,8 @@ def _run(folder: Path) -> dict[str, Any] | None:
         now = {path: digest for fold in folds for path, digest in fold["outputs"].items()}
         if not used.items() <= now.items():
             run |= {"seconds": None, "state": "stale: folds were trained again since"}
+        elif artifacts.fingerprint(stages.ROOT / split) != inputs[str(split)]:
+            run["state"] = "stale: other rows are held out since"
     else:
         rows = sum(its["held_out_rows"] for its in measured)
         right = sum(its["held_out_accuracy"] * its["held_out_rows"] for its in measured)

@@ -214,6 +214,19 @@ def test_runs_shows_no_time_of_folds_that_the_accuracy_is_not_of(
     assert "stale: folds were trained again since" in line
 
 
+def test_runs_marks_an_estimate_on_rows_that_are_no_longer_held_out(
+    project: Path, tiny: list[str], digits: Digits
+) -> None:
+    graph = stages.load(tiny[1], "sprint")
+
+    def others(writes: Mapping[str, Path]) -> Mapping[str, Any]:
+        np.save(writes["fold_ids"], np.load(graph.task("split").writes["fold_ids"])[::-1])
+        return {}
+
+    artifacts.run(graph.task("split"), graph.tasks, force=True, work=others)
+    assert "stale: other rows are held out since" in digits("runs", *tiny[:2]).lines[1]
+
+
 def test_runs_ranks_only_within_a_split(project: Path, tiny: list[str], digits: Digits) -> None:
     build(tiny[1], "demo")
     lines = digits("runs", *tiny[:2]).lines

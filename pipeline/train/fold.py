@@ -193,7 +193,7 @@ def _why_guessing(history: Sequence[Mapping[str, float]], steps: int) -> str:
     taken, worst = len(history) * steps, max(row["loss"] for row in history)
     if worst > 10 * math.log(10) or taken >= FEW_STEPS:  # guessing has a loss of log(10)
         return f"training diverged, to a loss of {worst:.3g}; lower train.learning_rate"
-    return f"{taken} steps are few: expect this for the first few dozen; raise train.epochs"
+    return f"it took only {taken} steps, which is normal for the first few dozen"
 
 
 def _build(params: Train, rate: Any, steps: int, seed: int) -> tuple[Any, Any]:

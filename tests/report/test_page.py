@@ -195,7 +195,7 @@ def test_the_text_of_the_page(made: Made) -> None:
     test, test_labels = made.array("test"), digit_images(TEST_ROWS, seed=1)[1]
     right, test_right = oof.argmax(axis=1) == labels, test.argmax(axis=1) == test_labels
     assert f"Out-of-fold accuracy {right.mean():.5f} ± 0.01000" in text
-    assert f"on the test set {test_right.mean():.5f} of 60" in text
+    assert f"on the test set {test_right.mean():.5f} (60 images)" in text
     assert "public score 0.99123" in text
     assert "6 networks trained in 21 s" in text
     assert "CPU (no GPU)" in text

@@ -72,8 +72,8 @@ def row(loss: float) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("losses", "steps", "part"),
     [
-        ([2.3], 19, "19 steps are few"),
-        ([2.4, 2.2], 30, "60 steps are few"),
+        ([2.3], 19, "only 19 steps"),
+        ([2.4, 2.2], 30, "only 60 steps"),
         ([2.3] * 20, 30, "training diverged"),
         ([37_000.0, 2.3], 10, "training diverged, to a loss of 3.7e+04"),
     ],
@@ -86,7 +86,7 @@ def test_a_fold_of_a_few_steps_says_why_it_guesses(
     tmp_path: Path, arrays: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(tmp_path, arrays, replace(PARAMS, epochs=1, learning_rate=1e-9))
-    assert "close to guessing: 5 steps are few" in capsys.readouterr().out
+    assert "close to guessing: it took only 5 steps" in capsys.readouterr().out
 
 
 def test_an_exception_that_only_training_raises_is_the_networks(
