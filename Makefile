@@ -41,7 +41,7 @@ endif
 
 ifneq ($(filter demo,$(MAKECMDGOALS)),)
 ifneq ($(call given,DATASET)$(call given,CONFIG),)
-$(error demo is always DATASET=sample CONFIG=demo; for another choice: make submission$(foreach name,DATASET CONFIG,$(if $(call given,$(name)), $(name)=$($(name)))))
+$(error demo is always DATASET=sample CONFIG=demo; for another choice: make submission $(strip $(foreach name,DATASET CONFIG,$(if $(call given,$(name)),$(name)=$($(name))))))
 endif
 DATASET := sample
 CONFIG  := demo
