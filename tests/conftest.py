@@ -51,6 +51,16 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("filterwarnings", f"ignore:{message}")
 
 
+# The files that take longest come first, so that no worker is left alone with one of them.
+LONGEST = ("test_make", "test_cluster", "test_kaggle", "test_fold", "test_machine")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first."""
+    order = {name: position for position, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
 def digit_images(count: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """`count` images, uint8 (count, 28, 28, 1), and labels: one pattern per class, and noise.
 
