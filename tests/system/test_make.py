@@ -366,7 +366,7 @@ def test_the_number_of_jobs_is_that_of_folds_at_a_time(fresh: Project) -> None:
         ("train", {"ENGINE": "spark"}, 'ENGINE must be local or ray, not "spark"'),
         ("train", {"CONFG": "fast"}, "there is no variable CONFG"),
         ("train", {"CONFIG": ""}, "CONFIG must not be empty"),
-        ("demo", {"CONFIG": "fast"}, "make submission DATASET=kaggle CONFIG=fast"),
+        ("demo", {"CONFIG": "fast"}, "make submission CONFIG=fast"),
     ],
 )
 def test_a_wrong_variable_is_refused_before_anything_runs(
