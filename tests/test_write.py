@@ -31,6 +31,11 @@ def write_from(folder: Path, sample: Path) -> dict[str, object]:
     np.save(folder / "test.npy", probabilities.astype(np.float32))
     metrics = {"oof_accuracy": 0.75, "oof_rows": 4}
     (folder / "metrics.json").write_text(json.dumps(metrics))
+    return run(folder, sample)
+
+
+def run(folder: Path, sample: Path) -> dict[str, object]:
+    """Write folder/s.csv from the files in `folder`."""
     return write(
         test=folder / "test.npy",
         metrics=folder / "metrics.json",
@@ -55,15 +60,7 @@ def test_probabilities_that_are_not_finite_are_not_written(tmp_path: Path) -> No
     np.save(tmp_path / "test.npy", values)
     (tmp_path / "s.csv").unlink()
     with pytest.raises(UserError, match="not finite"):
-        write(
-            test=tmp_path / "test.npy",
-            metrics=tmp_path / "metrics.json",
-            sample_submission=sample,
-            submission=tmp_path / "s.csv",
-            dataset="tiny",
-            source="local",
-            preset="mine",
-        )
+        run(tmp_path, sample)
     assert not (tmp_path / "s.csv").exists()
 
 
