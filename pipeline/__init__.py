@@ -6,7 +6,7 @@ download -> preprocess -> split -> train (once per fold) -> ensemble -> write ->
 
 Each is a module or folder of this package. `stages.py` declares what each reads and writes,
 `artifacts.py` keeps files complete and knows which are stale, `config.py` holds every parameter,
-and `cli.py` is the command line.
+and `cli/` is the command line.
 """
 
 import os

@@ -325,8 +325,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "data").mkdir()
     (folder / "submissions").mkdir()
     monkeypatch.setattr(stages, "ROOT", folder)
-    for module in (stages, cli):
-        monkeypatch.setattr(module, "LEDGER", folder / "submissions" / "ledger.csv")
+    monkeypatch.setattr(stages, "LEDGER", folder / "submissions" / "ledger.csv")
     monkeypatch.chdir(folder)
     return folder
 

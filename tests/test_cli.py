@@ -1,4 +1,4 @@
-"""cli.py: exit codes, one line on stderr for each error, and no heavy import before its use."""
+"""cli/: exit codes, one line on stderr for each error, and no heavy import before its use."""
 
 import json
 import subprocess

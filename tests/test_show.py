@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import Digits, build, works
 
-from pipeline import artifacts, cli, stages
+from pipeline import artifacts, stages
 from pipeline.artifacts import add_metadata
 from pipeline.kaggle import ledger
 
@@ -173,7 +173,7 @@ def test_runs_lists_the_best_first(project: Path, tiny_folder: Path, digits: Dig
     add_metadata(ensemble, "fold_accuracies", [0.5])
     entry = ledger.Entry(*"abc", "tiny", "sprint", *"defgh", public_score="0.49")
     sent = artifacts.fingerprint(sprint.task("write").writes["submission"])
-    ledger.write(cli.LEDGER, [entry, replace(entry, sha256=sent, public_score="0.48")])
+    ledger.write(stages.LEDGER, [entry, replace(entry, sha256=sent, public_score="0.48")])
     _, best, second = digits(*command).lines
     assert best.split()[0] == "fast"
     assert {"1.00000", "12"} < set(best.split())

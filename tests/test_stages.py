@@ -251,7 +251,7 @@ def built(project: Path, tiny_folder: Path) -> Graph:
         ("report/pictures.py", "report"),
         ("artifacts.py", None),
         ("config.py", None),
-        ("cli.py", None),
+        ("cli/__init__.py", None),
         ("stages.py", None),
         ("train/engines.py", None),
         ("bench/sweep.py", None),

@@ -40,7 +40,7 @@ STAGES = ("download", "preprocess", "split", "train", "ensemble", "write", "repo
 # Modules in which an edit that changes no result makes different stages stale.
 EDITED = (
     *("download/__init__", "preprocess", "split", "train/fold", "train/schedule", "ensemble"),
-    *("write", "cli"),
+    *("write", "cli/__init__"),
 )
 
 

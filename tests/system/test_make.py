@@ -580,7 +580,7 @@ def test_a_changed_statement_of_the_training_retrains(built: Project, project: P
         ("train/progress.py", "", []),
         ("ensemble.py", "", FROM["ensemble"]),
         ("write.py", "", FROM["write"]),
-        ("cli.py", "", []),
+        ("cli/__init__.py", "", []),
         ("show.py", "", []),
     ],
 )

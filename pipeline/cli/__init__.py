@@ -1,0 +1,155 @@
+"""`digits`: the command line. Nothing heavy is imported before it is used."""
+
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline import artifacts, config, download, errors, stages
+from pipeline.cli import bench, look
+from pipeline.cli.options import (
+    AddressOption,
+    DatasetOption,
+    EngineOption,
+    ForceOption,
+    JobsOption,
+    PresetOption,
+)
+from pipeline.errors import UserError
+from pipeline.stages import STAGES, Stage
+from pipeline.train.engines import select, train_folds
+
+app = typer.Typer(
+    help="Digit Recognizer, from the competition's CSVs to a score. Each stage is a command that "
+    "does its work if it is due; `make` runs them in order. To start: make demo",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Options before the command."""
+    if debug:
+        os.environ["DIGITS_DEBUG"] = "1"
+
+
+# --- the stages, from their declarations --------------------------------------------------------
+
+
+def _command(stage: Stage) -> Callable[..., None]:
+    """The command of a stage that runs once."""
+
+    def command(
+        dataset: DatasetOption = "kaggle",
+        preset: PresetOption = "default",
+        force: ForceOption = False,
+    ) -> None:
+        graph = stages.load(dataset, preset)
+        artifacts.run(graph.task(stage.name), graph.tasks, force)
+
+    return command
+
+
+def _command_per_fold(stage: Stage) -> Callable[..., None]:
+    """The command of a stage that runs once per fold."""
+
+    def command(
+        dataset: DatasetOption = "kaggle",
+        preset: PresetOption = "default",
+        force: ForceOption = False,
+        folds: Annotated[str, typer.Option("--fold", "--folds", help="Such as 2 or 0,2.")] = "all",
+        epochs: Annotated[int | None, typer.Option(min=1, help="Fewer epochs: a trial.")] = None,
+        limit: Annotated[int | None, typer.Option(min=1, help="Fewer rows: a trial.")] = None,
+        jobs: JobsOption = 1,
+        engine: EngineOption = "local",
+        address: AddressOption = None,
+    ) -> None:
+        chosen = config.load(preset)
+        if epochs is not None or limit is not None:
+            chosen = config.trial(chosen, epochs=epochs, limit=limit)
+        graph = stages.graph(download.dataset(dataset), chosen)
+        wanted = select(graph.all(stage.name), folds)
+        train_folds(wanted, graph.tasks, force, jobs, engine, address)
+
+    return command
+
+
+for number, stage in enumerate(STAGES, start=1):
+    more = " A trial with --epochs or --limit goes to data/DATASET/scratch/." * stage.per_fold
+    app.command(stage.name, help=f"Stage {number}: {stage.help}{more}")(
+        _command_per_fold(stage) if stage.per_fold else _command(stage)
+    )
+
+
+@app.command()
+def submit(
+    dataset: DatasetOption = "kaggle",
+    preset: PresetOption = "default",
+    message: Annotated[str, typer.Option("--message", "-m", help="What is new in it.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Submit this file once more.")] = False,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the score.")] = 120,
+    from_competition: Annotated[
+        bool,
+        typer.Option(help="Confirm, once, that the files are the competition's own."),
+    ] = False,
+) -> None:
+    """Submit the CSV to the competition, and wait for its score."""
+    from pipeline import submit
+
+    candidate = submit.candidate(stages.load(dataset, preset), from_competition)
+    submit.submit(candidate, stages.LEDGER, message, force, wait)
+
+
+# --- the other commands, in the order of --help -------------------------------------------------
+
+app.command()(look.status)
+app.command()(look.result)
+app.command("show")(look.digit)
+app.command()(look.runs)
+app.command()(look.ledger)
+app.command("config")(look.parameters)
+app.command()(look.check)
+app.command()(bench.sweep)
+app.command()(bench.bench)
+app.command()(bench.cost)
+app.command()(bench.reproduce)
+
+
+def _refuse_another_clone() -> None:
+    """Raise UserError if the current folder is in another clone than this code and its results."""
+    here = Path.cwd()
+    clone = next((p for p in (here, *here.parents) if (p / "pipeline/stages.py").exists()), None)
+    if clone and not clone.samefile(stages.ROOT):
+        words = shlex.join([sys.executable, "-m", "pipeline", *sys.argv[1:]])
+        raise UserError(
+            f"this command works on {stages.ROOT}, but you are in {clone}; "
+            f"type cd {shlex.quote(str(clone))} && {words}"
+        )
+
+
+def main() -> None:
+    """Run the command line; see `errors` for the exit codes."""
+    # A terminal that lacks ± or █ shows a question mark.
+    sys.stdout.reconfigure(line_buffering=True, errors="replace")  # type: ignore[union-attr]
+    try:
+        _refuse_another_clone()
+        code = app(standalone_mode=False)
+        if code == 130:  # Typer's answer to Ctrl-C, without a message
+            raise KeyboardInterrupt
+    except (Exception, KeyboardInterrupt) as error:
+        if "DIGITS_DEBUG" in os.environ:
+            import_module("traceback").print_exc()
+        line, code = errors.ending(error)
+        line = " ".join(line.split()).replace(f"{stages.ROOT}/", "")
+        print(f"digits: {line}", file=sys.stderr)
+    sys.exit(code)

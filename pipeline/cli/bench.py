@@ -1,0 +1,46 @@
+"""The commands that compare and measure."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline import download
+from pipeline.cli.options import AddressOption, DatasetOption, EngineOption, JobsOption
+
+
+def sweep(
+    file: Annotated[Path, typer.Argument(help="The sweep's TOML file.")],
+    dataset: DatasetOption = "kaggle",
+    jobs: JobsOption = 1,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
+) -> None:
+    """Train variants of a preset on its folds, and compare them out of fold.
+
+    The file names a preset, base = "fast". Below [grid] it lists values of [train] parameters,
+    width = [24, 32], of which every combination is trained; each [[variants]] is one more set of
+    changes. Nothing is trained twice.
+    """
+    import_module("pipeline.bench.sweep").run(
+        file, download.dataset(dataset), jobs, engine, address
+    )
+
+
+def bench(dataset: DatasetOption = "kaggle") -> None:
+    """Measure the presets against the notebook that everybody forks; about half an hour."""
+    import_module("pipeline.bench.presets").main(dataset)
+
+
+def cost(dataset: DatasetOption = "kaggle") -> None:
+    """Measure how time and memory of each stage grow with the data; some minutes."""
+    import_module("pipeline.bench.cost").main(dataset)
+
+
+def reproduce(
+    preset: Annotated[str, typer.Option("--config", help="Only this tutorial's preset.")] = "",
+    dataset: Annotated[str, typer.Option(help="Digits instead of the published dataset.")] = "",
+) -> None:
+    """Train the networks of well-known tutorials, and compare with what they published."""
+    import_module("pipeline.bench.reproduce").main(preset, dataset)

@@ -1,0 +1,66 @@
+"""The commands that show what was made."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline import config, download, show, stages
+from pipeline.cli.options import DatasetOption, PresetOption
+
+
+def status(
+    dataset: DatasetOption = "kaggle",
+    preset: PresetOption = "default",
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every file again, to find silent corruption.")
+    ] = False,
+) -> None:
+    """Show whether each stage is fresh, stale (and why) or missing, and how long it took."""
+    show.status(stages.load(dataset, preset), verify)
+
+
+def result(dataset: DatasetOption = "kaggle", preset: PresetOption = "default") -> None:
+    """Show the accuracy of a submission, its files, and what to do next."""
+    show.result(stages.load(dataset, preset))
+
+
+def digit(
+    row: Annotated[int, typer.Argument(min=1, help="The row, counted from 1 as in the report.")],
+    dataset: DatasetOption = "kaggle",
+    preset: PresetOption = "default",
+    test: Annotated[bool, typer.Option("--test", help="A row of test.csv, not train.csv.")] = False,
+) -> None:
+    """Show one digit, and the predictions of the networks that have not seen it."""
+    show.digit(row, stages.load(dataset, preset), test)
+
+
+def runs(dataset: DatasetOption = "kaggle") -> None:
+    """List the presets trained on a dataset, the best out of fold first."""
+    show.runs(download.dataset(dataset), stages.LEDGER)
+
+
+def ledger(
+    refresh: Annotated[bool, typer.Option("--refresh", help="Look up pending scores.")] = False,
+) -> None:
+    """List the submissions, the best score first."""
+    if refresh:
+        import_module("pipeline.submit").refresh(stages.LEDGER)
+    show.submissions(stages.LEDGER)
+
+
+def parameters(preset: PresetOption = "default") -> None:
+    """Show every parameter of a preset, with its meaning; * marks what the preset changes."""
+    show.parameters(config.load(preset))
+
+
+def check(
+    file: Annotated[Path, typer.Argument(help="The CSV to check.", exists=True, dir_okay=False)],
+    dataset: Annotated[
+        str | None, typer.Option(help="Its dataset, if not the competition.")
+    ] = None,
+    sample: Annotated[Path | None, typer.Option(help="The sample submission to use.")] = None,
+) -> None:
+    """Check that the competition would accept a CSV."""
+    import_module("pipeline.write").check(file, sample or show.sample_submission(file, dataset))

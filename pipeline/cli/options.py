@@ -1,0 +1,16 @@
+"""The options that several commands share."""
+
+from typing import Annotated
+
+import typer
+
+from pipeline.train.engines import Engine
+
+DATASETS = "kaggle, sample, mnist, fashion, or a folder or zip with the competition's CSVs."
+CLUSTER = "Address of a Ray cluster; without it, one is started here and stopped afterwards."
+DatasetOption = Annotated[str, typer.Option("--dataset", help=DATASETS)]
+PresetOption = Annotated[str, typer.Option("--config", help="A preset's name, or a TOML file.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Run even if everything is fresh.")]
+JobsOption = Annotated[int, typer.Option("--jobs", min=1, help="Folds to train at a time.")]
+EngineOption = Annotated[Engine, typer.Option("--engine", help="This machine, or a Ray cluster.")]
+AddressOption = Annotated[str | None, typer.Option("--address", envvar="RAY_ADDRESS", help=CLUSTER)]
