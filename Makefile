@@ -68,9 +68,9 @@ quoted = '$(subst ','\'',$(1))'
 CHOICE = --dataset $(call quoted,$(DATASET)) --config $(call quoted,$(CONFIG))
 STAGE  = @$(DIGITS) $@ $(CHOICE)
 
-# `make -j2` trains two folds at a time, `make -j` all of them.
-jobs     = $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS)))
-TRAINING = --engine $(ENGINE) --jobs $(or $(jobs),$(if $(filter -j,$(MAKEFLAGS)),100,1))
+# `make -j2` trains two folds at a time, `make -j` all of them; by default, each GPU trains one.
+jobs     = $(or $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))),$(if $(filter -j,$(MAKEFLAGS)),100))
+TRAINING = --engine $(ENGINE)$(if $(jobs), --jobs $(jobs))
 
 # --- the stages -----------------------------------------------------------------------------------
 

@@ -92,13 +92,13 @@ def _listed(tables: Any, path: Path) -> list[dict[str, Any]]:
     return tables
 
 
-def run(path: Path, data: Dataset, jobs: int, engine: Engine, address: str | None) -> None:
+def run(path: Path, data: Dataset, jobs: int | None, engine: Engine, address: str | None) -> None:
     """Train the variants of a sweep that are due, and print the comparison.
 
     Args:
         path: the sweep's TOML file.
         data: the dataset.
-        jobs: how many folds are trained on one machine at a time.
+        jobs: how many folds are trained on one machine at a time (see `engines.train_folds`).
         engine: see `engines.train_folds`, also for `address`.
         address: of a Ray cluster.
 

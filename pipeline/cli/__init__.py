@@ -70,7 +70,7 @@ def _command_per_fold(stage: Stage) -> Callable[..., None]:
         folds: Annotated[str, typer.Option("--fold", "--folds", help="Such as 2 or 0,2.")] = "all",
         epochs: Annotated[int | None, typer.Option(min=1, help="Fewer epochs: a trial.")] = None,
         limit: Annotated[int | None, typer.Option(min=1, help="Fewer rows: a trial.")] = None,
-        jobs: JobsOption = 1,
+        jobs: JobsOption = None,
         engine: EngineOption = "local",
         address: AddressOption = None,
     ) -> None:

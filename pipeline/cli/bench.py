@@ -13,7 +13,7 @@ from pipeline.cli.options import AddressOption, DatasetOption, EngineOption, Job
 def sweep(
     file: Annotated[Path, typer.Argument(help="The sweep's TOML file.")],
     dataset: DatasetOption = "kaggle",
-    jobs: JobsOption = 1,
+    jobs: JobsOption = None,
     engine: EngineOption = "local",
     address: AddressOption = None,
 ) -> None:

@@ -11,6 +11,7 @@ CLUSTER = "Address of a Ray cluster; without it, one is started here and stopped
 DatasetOption = Annotated[str, typer.Option("--dataset", help=DATASETS)]
 PresetOption = Annotated[str, typer.Option("--config", help="A preset's name, or a TOML file.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Run even if everything is fresh.")]
-JobsOption = Annotated[int, typer.Option("--jobs", min=1, help="Folds to train at a time.")]
+JOBS = "Folds to train at a time; by default one for each GPU, or one."
+JobsOption = Annotated[int | None, typer.Option("--jobs", min=1, help=JOBS)]
 EngineOption = Annotated[Engine, typer.Option("--engine", help="This machine, or a Ray cluster.")]
 AddressOption = Annotated[str | None, typer.Option("--address", envvar="RAY_ADDRESS", help=CLUSTER)]

@@ -16,9 +16,25 @@ from typing import Any
 
 from pipeline.errors import UserError
 
+# Where NVIDIA's driver has a file for each GPU, nvidia0 and so on.
+DRIVER = Path("/dev")
 # What this process has taken, GPUs or core numbers. TensorFlow cannot change them later.
 _taken: list[Any] = []
 _locks: list[contextlib.ExitStack] = []
+
+
+def one_for_each_gpu(count: int) -> int:
+    """How many folds fit on the GPUs at once; 1 without GPUs.
+
+    Args:
+        count: how many GPUs each fold takes.
+    """
+    # TensorFlow's import takes seconds, which most machines are spared.
+    if len(list(DRIVER.glob("nvidia[0-9]*"))) < 2:
+        return 1
+    from pipeline.backend import tf
+
+    return max(1, len(tf.config.list_physical_devices("GPU")) // count)
 
 
 def gpus(tf: Any, there: Sequence[Any], count: int) -> list[Any]:

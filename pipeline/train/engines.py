@@ -26,7 +26,7 @@ def train_folds(
     folds: list[Task],
     tasks: list[Task],
     force: bool = False,
-    jobs: int = 1,
+    jobs: int | None = None,
     engine: Engine = "local",
     address: str | None = None,
 ) -> None:
@@ -36,7 +36,7 @@ def train_folds(
         folds: the tasks to run.
         tasks: all tasks of the graph.
         force: train fresh folds too.
-        jobs: how many are trained on one machine at a time.
+        jobs: how many are trained on one machine at a time; None for one on each GPU, or one.
         engine: "local", or "ray" for a cluster.
         address: of a running Ray cluster; without it, one is started here and stopped afterwards.
 
@@ -63,7 +63,7 @@ def train_folds(
     if engine == "ray":
         from pipeline.train.cluster import train_on_ray
 
-        train_on_ray(due, tasks, force, jobs, address)
+        train_on_ray(due, tasks, force, jobs or 1, address)
     else:
         from pipeline.train.local import train_here
 

@@ -13,13 +13,20 @@ from typing import Any
 from pipeline import artifacts
 from pipeline.artifacts import Task
 from pipeline.errors import ExternalError
+from pipeline.train import devices
 
 
-def train_here(folds: list[Task], tasks: list[Task], force: bool, jobs: int) -> None:
+def train_here(folds: list[Task], tasks: list[Task], force: bool, jobs: int | None) -> None:
     """Train folds on this machine (see `engines.train_folds`)."""
+    if jobs is None:
+        jobs = devices.one_for_each_gpu(max(task.params["params"].devices for task in folds))
     if jobs == 1 or len(folds) == 1:
         return _one_by_one(folds, tasks, force, jobs)
-    # Processes that each import TensorFlow once and train fold after fold.
+    return _in_processes(folds, tasks, force, jobs)
+
+
+def _in_processes(folds: list[Task], tasks: list[Task], force: bool, jobs: int) -> None:
+    """Start processes that each import TensorFlow once and train fold after fold."""
     spawn = multiprocessing.get_context("spawn")
     count = min(jobs, len(folds))
     with ProcessPoolExecutor(count, spawn, initializer=_follow_the_parent) as pool:

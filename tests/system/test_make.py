@@ -350,7 +350,8 @@ def test_two_at_a_time_leave_the_same_files(built: Project, fresh: Project) -> N
 
 def test_the_number_of_jobs_is_that_of_folds_at_a_time(fresh: Project) -> None:
     for words, given in (
-        ([], "--engine local --jobs 1"),
+        ([], "--engine local"),
+        (["-j1"], "--engine local --jobs 1"),
         (["-j2"], "--engine local --jobs 2"),
         (["-j"], "--engine local --jobs 100"),
         (["-j2", "ENGINE=ray"], "--engine ray --jobs 2"),

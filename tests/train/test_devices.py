@@ -149,6 +149,35 @@ def test_cores_are_shared_out(cores: list[int], jobs: int, parts: list[list[int]
     assert [devices.part(cores, job, jobs) for job in range(jobs)] == parts
 
 
+@pytest.mark.parametrize(
+    ("files", "seen", "per_fold", "jobs"),
+    [
+        ([], [], 1, 1),
+        (["nvidia0", "nvidiactl", "nvidia-uvm"], ["a"], 1, 1),
+        (["nvidia0", "nvidia1", "nvidiactl"], ["a", "b"], 1, 2),
+        (["nvidia0", "nvidia1", "nvidia2", "nvidia3"], ["a", "b", "c", "d"], 2, 2),
+        (["nvidia0", "nvidia1"], ["a", "b"], 4, 1),
+        (["nvidia0", "nvidia1"], [], 1, 1),  # TensorFlow lacks the libraries for them
+        (["nvidia0", "nvidia1"], ["b"], 1, 1),  # CUDA_VISIBLE_DEVICES=1
+    ],
+)
+def test_each_gpu_trains_a_fold(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    files: list[str],
+    seen: list[str],
+    per_fold: int,
+    jobs: int,
+) -> None:
+    for name in files:
+        (tmp_path / name).touch()
+    monkeypatch.setattr(devices, "DRIVER", tmp_path)
+    monkeypatch.setattr(
+        "pipeline.backend.tf.config.list_physical_devices", {"GPU": seen}.__getitem__
+    )
+    assert devices.one_for_each_gpu(per_fold) == jobs
+
+
 def test_a_job_stays_on_its_cores_and_keeps_the_number_of_threads() -> None:
     there = sorted(os.sched_getaffinity(0))
     tensorflow = FakeTensorFlow()

@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import LITTLE_EPOCHS, PATIENCE, little_results, start_little, wait_for
+from conftest import LITTLE_EPOCHS, PATIENCE, Digits, little_results, start_little, wait_for
+
+from pipeline.train import devices, local
 
 pytestmark = pytest.mark.slow
 
@@ -81,3 +83,23 @@ def test_stopped_jobs_resume_and_write_the_same_files(
     assert process.returncode == 0, output
     assert re.search(r"resuming after epoch \d+", output)
     assert little_results(little_copy) == little_results(little)
+
+
+@pytest.mark.parametrize(
+    ("words", "at_a_time"), [([], 2), (["--jobs", "1"], 1), (["--jobs", "3"], 3)]
+)
+def test_two_gpus_train_two_folds_without_being_asked(
+    words: list[str],
+    at_a_time: int,
+    project: Path,
+    tiny_folder: Path,
+    digits: Digits,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(devices, "one_for_each_gpu", lambda count: 2 // count)
+    started: list[int] = []
+    monkeypatch.setattr(local, "_in_processes", lambda *given: started.append(given[-1]))
+    monkeypatch.setattr(local, "_one_by_one", lambda *given: started.append(given[-1]))
+    ended = digits("train", "--dataset", str(tiny_folder), *words)
+    assert ended.code == 0, ended.error
+    assert started == [at_a_time]
