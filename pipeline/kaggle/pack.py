@@ -1,0 +1,57 @@
+"""The code of this project as text, to travel inside a script or a notebook.
+
+Standard library only, and free of Kaggle's client: what runs on Kaggle may import it.
+"""
+
+import base64
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+# What of the package runs elsewhere. Its benchmarks compare presets; nothing else needs them.
+SUFFIXES = (".py", ".toml", ".html")
+LEFT_OUT = ("bench",)
+# The first date that a zip can hold: real ones would make every archive another one.
+DATE = (1980, 1, 1, 0, 0, 0)
+LINE = 100  # characters
+
+
+def package(root: Path) -> dict[str, bytes]:
+    """The files of the package that are needed to run it: code, presets, the report's page.
+
+    Args:
+        root: the project's folder, which contains `pipeline/`.
+
+    Returns:
+        Contents by path relative to `root`, with forward slashes, in alphabetical order.
+    """
+    folder = root / "pipeline"
+    paths = (
+        path
+        for path in folder.rglob("*")
+        if path.suffix in SUFFIXES
+        and path.is_file()
+        and path.relative_to(folder).parts[0] not in LEFT_OUT
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(paths)}
+
+
+def pack(files: Mapping[str, bytes]) -> str:
+    """Zip files, and encode the zip as base64 in lines of 100 characters.
+
+    Equal files give equal text. To unpack it, with nothing but the standard library:
+    `zipfile.ZipFile(io.BytesIO(base64.b64decode(text))).extractall(folder)`.
+
+    Args:
+        files: contents by path, with forward slashes.
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in sorted(files):
+            info = zipfile.ZipInfo(name, DATE)
+            info.external_attr = 0o644 << 16
+            archive.writestr(info, files[name], zipfile.ZIP_DEFLATED, compresslevel=9)
+    text = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return "".join(f"{text[start : start + LINE]}\n" for start in range(0, len(text), LINE))
