@@ -1,4 +1,4 @@
-"""Stage 5: average the folds' predictions, and estimate the accuracy."""
+"""Stage 5: average the folds' predictions, calibrate them, and estimate the accuracy."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import probabilities
+from pipeline import calibration, probabilities
 from pipeline.probabilities import standard_error
 
 
@@ -24,6 +24,8 @@ def ensemble(
     """Average the test probabilities of all networks, and the out-of-fold ones row by row.
 
     All members weigh the same: weights fitted out of fold gained nothing (train/EXPERIMENTS.md).
+    The means are calibrated (see calibration.py): the test rows with the temperature fitted on all
+    held-out rows, the rows of each fold with the one fitted on the other folds.
 
     Args:
         fold_oof: for each preset, a file per fold with the probabilities of its held-out rows,
@@ -33,12 +35,13 @@ def ensemble(
         fold_ids: int8 (n,).
         oof: to be written, float32 (n, 10): each row predicted by networks that have not seen it,
             one for each member; NaN where no fold holds out the row.
-        test: to be written, float32 (m, 10): the mean over members and folds.
+        test: to be written, float32 (m, 10): from the mean over members and folds.
         metrics: to be written, JSON: what this function returns.
 
     Returns:
         Metadata: the out-of-fold accuracy, its standard error, the number of rows it is based on,
-        and the accuracy of each fold and of each member.
+        the accuracy of each fold and of each member, the temperature of the test rows, and the
+        expected calibration error of the held-out rows before and after calibration.
 
     Raises:
         UserError: a probability is not finite.
@@ -47,12 +50,17 @@ def ensemble(
     held_out = folds >= 0
     members = {name: _gather(paths, folds) for name, paths in fold_oof.items()}
     mean = _mean(list(members.values()))
-    np.save(oof, mean)
-    np.save(
-        test, _mean([probabilities.load(path) for paths in fold_test.values() for path in paths])
-    )
+    temperature = calibration.fit(mean[held_out], labels[held_out])
+    calibrated = calibration.apply_out_of_fold(mean, labels, folds)
+    np.save(oof, calibrated)
+    networks = [probabilities.load(path) for paths in fold_test.values() for path in paths]
+    np.save(test, calibration.apply(_mean(networks), temperature))
 
     right = mean.argmax(axis=1) == labels
+    before, after = (
+        calibration.reliability(its[held_out].max(axis=1), right[held_out])[-1]
+        for its in (mean, calibrated)
+    )
     rows, accuracy = int(held_out.sum()), float(right[held_out].mean())
     found = {
         "oof_accuracy": accuracy,
@@ -63,6 +71,9 @@ def ensemble(
             name: float((member.argmax(axis=1) == labels)[held_out].mean())
             for name, member in members.items()
         },
+        "temperature": temperature,
+        "calibration_error_before": before,
+        "calibration_error": after,
     }
     metrics.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return found

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline import calibration
 from pipeline.ensemble import ensemble
 
 # Eight rows; the two folds hold out four and three, and row 3 is never held out.
@@ -61,9 +62,14 @@ def test_each_row_is_predicted_by_the_fold_that_holds_it_out(
     assert oof.dtype == np.float32
     assert np.isnan(oof[3]).all()
     held_out = FOLD_IDS >= 0
-    np.testing.assert_array_equal(
-        oof[held_out], certain([label for label in PREDICTED if label >= 0])
-    )
+    # Each fold gets the temperature that was fitted on the other one.
+    mean = certain(PREDICTED)
+    for fold in (0, 1):
+        other = 1 - fold == FOLD_IDS
+        temperature = calibration.fit(mean[other], LABELS[other])
+        expected = calibration.apply(mean[fold == FOLD_IDS], temperature)
+        np.testing.assert_array_equal(oof[fold == FOLD_IDS], expected)
+    np.testing.assert_array_equal(oof[held_out].argmax(axis=1), mean[held_out].argmax(axis=1))
 
 
 def test_accuracy_and_standard_error(made: tuple[Path, dict[str, object]]) -> None:
@@ -76,13 +82,31 @@ def test_accuracy_and_standard_error(made: tuple[Path, dict[str, object]]) -> No
     assert json.loads((folder / "metrics.json").read_text()) == metadata
 
 
-def test_the_test_probabilities_are_the_mean(made: tuple[Path, dict[str, object]]) -> None:
-    test = np.load(made[0] / "test.npy")
+def test_the_test_probabilities_are_the_calibrated_mean(
+    made: tuple[Path, dict[str, object]],
+) -> None:
+    folder, metadata = made
+    held_out = FOLD_IDS >= 0
+    temperature = calibration.fit(certain(PREDICTED)[held_out], LABELS[held_out])
+    assert metadata["temperature"] == temperature
+    test = np.load(folder / "test.npy")
     assert test.dtype == np.float32
-    assert test[0, 3] == pytest.approx(0.55)
-    assert test[1, 4] == pytest.approx(0.30)
-    assert test[1, 5] == pytest.approx(0.30)
-    np.testing.assert_allclose(test.sum(axis=1), 1, rtol=1e-6)
+    mean = (certain([3, 4, 5]) + certain([3, 5, 5])) / 2
+    np.testing.assert_allclose(test, calibration.apply(mean, temperature), rtol=1e-6)
+    assert test[1, 4] == pytest.approx(test[1, 5])
+
+
+def test_the_calibration_errors_are_before_and_after(
+    made: tuple[Path, dict[str, object]],
+) -> None:
+    folder, metadata = made
+    # Before: a confidence of 0.55 everywhere, and 5 of 7 right.
+    assert metadata["calibration_error_before"] == pytest.approx(5 / 7 - 0.55)
+    # After: one confidence in each fold, of which 3 of 4 and 2 of 3 are right.
+    oof = np.load(folder / "oof.npy")
+    sure = [oof[fold == FOLD_IDS].max(axis=1)[0] for fold in (0, 1)]
+    expected = (4 * abs(sure[0] - 3 / 4) + 3 * abs(sure[1] - 2 / 3)) / 7
+    assert metadata["calibration_error"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_nothing_else_is_left(made: tuple[Path, dict[str, object]]) -> None:
@@ -102,10 +126,14 @@ def test_members_are_averaged_row_by_row(tmp_path: Path) -> None:
             members.setdefault(name, []).append(folder)
     target, metadata = averaged(tmp_path, members)
     oof, test = np.load(target / "oof.npy"), np.load(target / "test.npy")
-    expected = (predicted["sure"] + predicted["unsure"]) / 2
-    np.testing.assert_allclose(oof[FOLD_IDS >= 0], expected[FOLD_IDS >= 0], rtol=1e-6)
+    expected = np.asarray((predicted["sure"] + predicted["unsure"]) / 2, np.float32)
+    calibrated = calibration.apply_out_of_fold(expected, LABELS, FOLD_IDS)
+    np.testing.assert_allclose(oof[FOLD_IDS >= 0], calibrated[FOLD_IDS >= 0], rtol=1e-5)
     assert np.isnan(oof[3]).all()
-    np.testing.assert_allclose(test[0], (expected[0] + expected[1]) / 2, rtol=1e-6)
+    mean = (expected[:1] + expected[1:2]) / 2
+    np.testing.assert_allclose(
+        test, calibration.apply(mean, float(str(metadata["temperature"]))), rtol=1e-5
+    )
     assert metadata["member_accuracies"] == pytest.approx({"sure": 5 / 7, "unsure": 6 / 7})
     # Where they differ, the more confident one prevails.
     assert metadata["oof_accuracy"] == pytest.approx(5 / 7)

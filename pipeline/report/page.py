@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline import csvs
 from pipeline.artifacts import fingerprint, metadata, read_json
+from pipeline.calibration import reliability
 from pipeline.config import Train
 from pipeline.download import SOURCES
 from pipeline.kaggle import ledger as ledgers
@@ -26,7 +27,6 @@ TEMPLATE = Path(__file__).with_name("page.html")
 # With more errors than this the page would be slow; the most confident ones are shown.
 SHOWN = 5000
 UNSURE_SHOWN = 200
-CALIBRATION_BINS = 15
 
 
 def report(
@@ -161,7 +161,7 @@ def _judged(
     scores = precision_recall_fscore_support(truth, predicted, labels=classes, zero_division=0)
     wrong = predicted != truth
     pairs = Counter(zip(truth[wrong].tolist(), predicted[wrong].tolist(), strict=True))
-    confidence, right, rows, calibration_error = calibration(probabilities.max(axis=1), ~wrong)
+    confidence, right, rows, calibration_error = reliability(probabilities.max(axis=1), ~wrong)
     return {
         "rows": len(truth),
         "wrong": int(wrong.sum()),
@@ -174,29 +174,6 @@ def _judged(
         "reliability": pictures.reliability(confidence, right, rows),
         "calibration_error": calibration_error,
     }
-
-
-def calibration(
-    confidence: NDArray[np.floating[Any]], right: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64], float]:
-    """Compare the confidence of predictions with how often they are right.
-
-    Args:
-        confidence: the probability of the predicted class, (n,).
-        right: whether the prediction is right, (n,).
-
-    Returns:
-        For each non-empty bin of equal width its mean confidence, its accuracy and its number of
-        rows; and the expected calibration error, the mean distance between the first two, weighted
-        by the third (Guo et al. 2017, arXiv:1706.04599).
-    """
-    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    rows = np.bincount(bins, minlength=CALIBRATION_BINS)
-    used = rows > 0
-    sure = np.bincount(bins, confidence, CALIBRATION_BINS)[used] / rows[used]
-    correct = np.bincount(bins, right, CALIBRATION_BINS)[used] / rows[used]
-    error = float(np.average(np.abs(sure - correct), weights=rows[used]))
-    return sure, correct, rows[used], error
 
 
 def _gallery(

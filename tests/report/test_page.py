@@ -16,7 +16,7 @@ from pipeline import artifacts
 from pipeline.config import Train
 from pipeline.download import SOURCES, Source
 from pipeline.kaggle import ledger
-from pipeline.report.page import calibration, report
+from pipeline.report.page import report
 
 ROWS, TEST_ROWS, FOLDS = 300, 60, 3
 NAMES = ("<i>zero</i>", *"123456789")  # markup in a name must come out as text
@@ -70,6 +70,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
         "oof_rows": ROWS,
         "fold_accuracies": [0.9] * FOLDS,
         "member_accuracies": {"one": 0.9, "two": 0.91},
+        "temperature": 0.625,
+        "calibration_error_before": 0.05,
+        "calibration_error": 0.004,
     }
     (home / "metrics.json").write_text(json.dumps(metrics))
     lines = ["ImageId,Label", *(f"{i + 1},{label}" for i, label in enumerate(test_labels))]
@@ -170,25 +173,6 @@ def test_of_too_many_errors_the_most_confident_are_shown(made: Made, competition
     assert confidence == sorted(confidence, reverse=True)
 
 
-def test_calibration_against_a_loop() -> None:
-    random = np.random.default_rng(0)
-    confidence = random.random(500)
-    confidence[0] = 1.0
-    right = random.random(500) < confidence**2
-    bins: dict[int, list[int]] = {}
-    for i, value in enumerate(confidence):
-        bins.setdefault(min(int(value * 15), 14), []).append(i)
-    expected = sum(
-        len(rows) / 500 * abs(np.mean(confidence[rows]) - np.mean(right[rows]))
-        for rows in bins.values()
-    )
-    sure, correct, rows, error = calibration(confidence, right)
-    assert error == pytest.approx(expected)
-    assert rows.sum() == 500
-    assert len(sure) == len(correct) == len(bins)
-    assert calibration(np.ones(5), np.ones(5, bool))[3] == 0
-
-
 def test_the_text_of_the_page(made: Made) -> None:
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", made.html))
     oof, labels = made.array("oof"), digit_images(ROWS)[1]
@@ -204,6 +188,8 @@ def test_the_text_of_the_page(made: Made) -> None:
     assert "; 1 test images are also in the training set." in text
     assert f"{(~right).sum()} of 300 out-of-fold predictions are wrong" in text
     assert f"Expected calibration error {made.metadata['calibration_error']:.4f}" in text
+    assert "the temperature 0.625, fitted out of fold" in text
+    assert "from 0.0500 to 0.0040" in text
     assert "None: training saw the images as they are." in text
     assert "Dense → 10 (" in text
     assert "&lt;i&gt;zero&lt;/i&gt;" in text

@@ -1,0 +1,116 @@
+"""calibration.py: the temperature is found, changes no label, and is judged on other rows."""
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from pipeline import calibration
+
+
+def drawn(rows: int, temperature: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities that are right at a temperature: the labels are drawn from them at that one."""
+    random = np.random.default_rng(seed)
+    logits = 3 * random.normal(size=(rows, 10))
+    true = softmax(logits, axis=1)
+    labels = (random.random((rows, 1)) > true.cumsum(axis=1)).sum(axis=1).clip(max=9)
+    return softmax(logits * temperature, axis=1).astype(np.float32), labels
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_the_temperature_is_found(temperature: float) -> None:
+    probabilities, labels = drawn(20_000, temperature)
+    found = calibration.fit(probabilities, labels)
+    assert found == pytest.approx(temperature, rel=0.05)
+    # No other has a lower loss.
+    losses = [
+        -np.log(calibration.apply(probabilities, it)[np.arange(20_000), labels]).mean()
+        for it in (found, 0.95 * found, 1.05 * found)
+    ]
+    assert min(losses) == losses[0]
+
+
+def test_where_every_row_is_right_the_temperature_is_the_lowest() -> None:
+    probabilities = (np.eye(10) * 0.5 + 0.05).astype(np.float32)
+    assert calibration.fit(probabilities, np.arange(10)) == pytest.approx(0.1, rel=1e-3)
+    assert calibration.fit(probabilities[:0], np.arange(0)) == 1.0
+
+
+def test_a_temperature_is_a_power() -> None:
+    probabilities = np.array([[0.5, 0.3, 0.2] + [0.0] * 7], np.float32)
+    scaled = calibration.apply(probabilities, 0.5)
+    np.testing.assert_allclose(scaled[0, :3], np.array([25, 9, 4]) / 38, rtol=1e-6)
+    assert scaled.dtype == np.float32
+    np.testing.assert_allclose(scaled[0, 3:], 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5, 1.0, 3.0, 10.0])
+def test_no_label_changes_even_between_neighbouring_numbers(temperature: float) -> None:
+    """The two most probable classes differ by the last bit of a float32, or not at all."""
+    random = np.random.default_rng(0)
+    probabilities = random.dirichlet(np.full(10, 0.3), 20_000).astype(np.float32)
+    rows, first, second = np.arange(20_000), *random.integers(0, 10, (2, 20_000))
+    highest = probabilities.max(axis=1)
+    above = np.nextafter(highest, np.float32(1))
+    probabilities[rows, first] = highest
+    probabilities[rows, second] = np.where(rows % 2, highest, above)
+    scaled = calibration.apply(probabilities, temperature)
+    np.testing.assert_array_equal(scaled.argmax(axis=1), probabilities.argmax(axis=1))
+    np.testing.assert_allclose(scaled.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_each_fold_gets_the_temperature_of_the_others() -> None:
+    """The labels of a fold have no part in its own probabilities."""
+    probabilities, labels = drawn(600, 2.0)
+    fold_ids = (np.arange(600) % 3).astype(np.int8)
+    fold_ids[:30] = -1
+    calibrated = calibration.apply_out_of_fold(probabilities, labels, fold_ids)
+    for fold in range(3):
+        others = (fold_ids != fold) & (fold_ids >= 0)
+        expected = calibration.apply(
+            probabilities[fold_ids == fold], calibration.fit(probabilities[others], labels[others])
+        )
+        np.testing.assert_array_equal(calibrated[fold_ids == fold], expected)
+    np.testing.assert_array_equal(calibrated[:30], probabilities[:30])
+
+
+def test_a_single_hold_out_is_judged_in_stratified_parts() -> None:
+    probabilities, labels = drawn(400, 2.0)
+    fold_ids = np.repeat(np.array([-1, 0], np.int8), 200)
+    parts = fold_ids.copy()
+    by_class = np.argsort(labels[200:], kind="stable")
+    parts[200 + by_class] = np.arange(200) % 5  # the rows of each class take turns
+    np.testing.assert_array_equal(
+        calibration.apply_out_of_fold(probabilities, labels, fold_ids),
+        calibration.apply_out_of_fold(probabilities, labels, parts),
+    )
+
+
+def test_calibration_lowers_the_error_of_an_unsure_ensemble() -> None:
+    probabilities, labels = drawn(5000, 0.5)
+    right = probabilities.argmax(axis=1) == labels
+    fold_ids = (np.arange(5000) % 5).astype(np.int8)
+    calibrated = calibration.apply_out_of_fold(probabilities, labels, fold_ids)
+    before, after = (
+        calibration.reliability(its.max(axis=1), right)[-1] for its in (probabilities, calibrated)
+    )
+    assert before > 0.1
+    assert after < 0.02
+
+
+def test_reliability_against_a_loop() -> None:
+    random = np.random.default_rng(0)
+    confidence = random.random(500)
+    confidence[0] = 1.0
+    right = random.random(500) < confidence**2
+    bins: dict[int, list[int]] = {}
+    for i, value in enumerate(confidence):
+        bins.setdefault(min(int(value * 15), 14), []).append(i)
+    expected = sum(
+        len(rows) / 500 * abs(np.mean(confidence[rows]) - np.mean(right[rows]))
+        for rows in bins.values()
+    )
+    sure, correct, rows, error = calibration.reliability(confidence, right)
+    assert error == pytest.approx(expected)
+    assert rows.sum() == 500
+    assert len(sure) == len(correct) == len(bins)
+    assert calibration.reliability(np.ones(5), np.ones(5, bool))[3] == 0
