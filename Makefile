@@ -77,7 +77,7 @@ TRAINING = --engine $(ENGINE)$(if $(jobs), --jobs $(jobs))
 download: $(VENV) ; $(STAGE) ## 1. fetch the three CSVs
 preprocess: download ; $(STAGE) ## 2. turn the CSVs into arrays
 split: preprocess ; $(STAGE) ## 3. assign each row to a fold
-train: split ; $(STAGE) $(TRAINING) ## 4. train a network for each fold; -j2 trains two at a time
+train: split $(if $(filter ray,$(ENGINE)),tools) ; $(STAGE) $(TRAINING) ## 4. train a network for each fold; -j2 trains two at a time
 ensemble: train ; $(STAGE) ## 5. average the folds' predictions
 write: ensemble ; $(STAGE) ## 6. write the CSV for the competition
 report: write ; $(STAGE) ## 7. write the report: how training went, and every error
@@ -92,10 +92,10 @@ SUBMITTING = --message $(call quoted,$(MESSAGE)) --wait $(call quoted,$(WAIT)) $
 
 status: $(VENV) ; $(STAGE) ## show what is fresh, what is stale and why
 
-test: $(VENV) ; @$(VENV)/bin/python -m pytest ## run all tests
-test-fast: $(VENV) ; @$(VENV)/bin/python -m pytest -m "not slow" --ignore tests/system ## run the quick tests
-soak: $(VENV) ; @$(VENV)/bin/python tests/system/soak.py ## edit, run, kill, run and compare, 200 times; about an hour
-lint: $(VENV) ## check style and types
+test: tools ; @$(VENV)/bin/python -m pytest ## run all tests
+test-fast: tools ; @$(VENV)/bin/python -m pytest -m "not slow" --ignore tests/system ## run the quick tests
+soak: tools ; @$(VENV)/bin/python tests/system/soak.py ## edit, run, kill, run and compare, 200 times; about an hour
+lint: tools ## check style and types
 	@$(VENV)/bin/python -m ruff check . && $(VENV)/bin/python -m ruff format --check . && $(VENV)/bin/python -m mypy
 
 bench: $(VENV) ; @$(DIGITS) bench --dataset $(call quoted,$(DATASET)) ## measure the presets against the notebook; half an hour
@@ -104,9 +104,12 @@ cost: $(VENV) ; @$(DIGITS) cost --dataset $(call quoted,$(DATASET)) ## measure h
 chosen = $(if $(filter file,$(origin $(1))),'',$(call quoted,$($(1))))
 reproduce: $(VENV) ; @$(DIGITS) reproduce --config $(call chosen,CONFIG) --dataset $(call chosen,DATASET) ## train the networks of well-known tutorials
 
+LOCK = uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --quiet \
+       --custom-compile-command 'make lock'
 lock: ## choose the newest versions that pyproject.toml allows (needs uv)
-	uv pip compile pyproject.toml --extra dev --universal --generate-hashes --python-version 3.11 \
-	  --upgrade --quiet -o requirements.lock
+	$(LOCK) --upgrade -o requirements.lock
+	$(LOCK) --upgrade --extra dev -c requirements.lock -o tests/requirements.lock \
+	  $$(sed -n 's/^\([^ ]*\)==.*/--no-emit-package \1/p' requirements.lock)
 
 clean: ## remove what can be rebuilt; raw data and submissions stay
 	@[ ! -d data ] || find data -mindepth 2 -maxdepth 2 ! -name raw -exec rm -rf {} +
@@ -135,18 +138,29 @@ help: ## list targets and variables
 
 # --- the environment ------------------------------------------------------------------------------
 
-# The stamp's name contains a checksum of what is to be installed: when that changes, it is installed
-# again; when only dates change, it is not.
-INSTALLED := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | cksum | tr ' ' '-')$(EXTRAS)
-PIP       := PIP_USER=0 $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+# A stamp's name contains a checksum of what is to be installed: when that changes, it is installed
+# again; when only dates change, it is not. What tests, lint and Ray need is installed when they run.
+checksum  = $(shell cat $(1) 2>/dev/null | cksum | tr ' ' '-')
+INSTALLED := $(VENV)/.installed-$(call checksum,requirements.lock pyproject.toml)$(EXTRAS)
+TOOLS     := $(VENV)/.tools-$(call checksum,tests/requirements.lock)
 
-.PHONY: $(VENV)
+UV := $(shell command -v uv || true)
+ifneq ($(UV),)
+CREATE  = $(UV) venv --quiet --python '$(PYTHON)' '$(VENV)'
+INSTALL = $(UV) pip install --quiet --python '$(VENV)/bin/python'
+else
+CREATE  = $(PYTHON) -m venv '$(VENV)'
+INSTALL = PIP_USER=0 $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+endif
+EDITABLE = $(INSTALL) --no-build-isolation --config-settings editable_mode=compat
+
+.PHONY: $(VENV) tools
 $(VENV): $(INSTALLED)
+tools: $(TOOLS)
 
 # Without its Python, which may point to one that was removed, the environment is made anew.
 ifeq ($(shell test -x '$(VENV)/bin/python' && echo yes),)
 .PHONY: $(INSTALLED)
-CLEAR  := --clear
 VERSION = import sys; print("%d.%d" % sys.version_info[:2]); sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 endif
 
@@ -154,10 +168,18 @@ $(INSTALLED):
 ifdef VERSION
 	@version=$$($(PYTHON) -c '$(VERSION)' 2>/dev/null) || { echo "Python 3.11, 3.12 or 3.13 is needed, and" \
 	  "$(PYTHON) is $${version:-not there}; name one with PYTHON=, for example: make PYTHON=python3.13 demo" >&2; exit 2; }
+	@[ -e '$(VENV)/pyvenv.cfg' ] || ! find '$(VENV)' -type f ! -name .gitignore ! -name CACHEDIR.TAG 2>/dev/null | grep -q . || \
+	  { echo "$(VENV) exists and is not an environment; name another folder with VENV=" >&2; exit 2; }
+	@rm -rf '$(VENV)'
+	@$(CREATE)
 endif
-	@echo "installing into $(VENV) (once; about 3 GB, some minutes)"
-	@$(PYTHON) -m venv $(CLEAR) '$(VENV)'
-	@$(PIP) --require-hashes -r requirements.lock
-	@$(PIP) --no-build-isolation --no-deps --config-settings editable_mode=compat -e .
-	@$(if $(EXTRAS),$(PIP) --no-build-isolation --config-settings editable_mode=compat -e '.[$(EXTRAS)]')
+	@echo "installing into $(VENV) (once; 2.5 GB)"
+	@$(INSTALL) --require-hashes -r requirements.lock
+	@$(EDITABLE) --no-deps -e .
+	@$(if $(EXTRAS),$(EDITABLE) -e '.[$(EXTRAS)]')
 	@rm -f '$(VENV)'/.installed-*; touch '$@'
+
+$(TOOLS): $(INSTALLED)
+	@echo "installing the tools for tests and Ray into $(VENV) (once; 0.4 GB)"
+	@$(INSTALL) --require-hashes -r requirements.lock -r tests/requirements.lock
+	@rm -f '$(VENV)'/.tools-*; touch '$@'

@@ -64,7 +64,7 @@ def _connect(address: str | None) -> Any:
     try:
         import ray
     except ImportError as error:
-        raise UserError("Ray is not installed: pip install 'digit-recognizer[ray]'") from error
+        raise UserError("Ray is not installed: `make train ENGINE=ray` installs it") from error
     _check_address(address)
     try:
         ray.init(

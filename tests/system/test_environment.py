@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -57,16 +58,69 @@ def test_an_environment_whose_python_is_gone_is_made_anew(fresh: Project) -> Non
     python.symlink_to("/nowhere/python")
     result = fresh.make("-n", "status")
     assert result.returncode == 0, result.stderr
-    assert "-m venv --clear '../venv'" in result.stdout
+    assert "rm -rf '../venv'" in result.stdout
+    assert re.search(r"(-m|uv) venv .*'../venv'", result.stdout)
     assert "--require-hashes -r requirements.lock" in result.stdout
 
 
+def installing(project: Project, path: str) -> list[str]:
+    """The commands that install the environment anew."""
+    shutil.rmtree(project.home / "venv")
+    done = subprocess.run(
+        ["make", "-n", "test", "VENV=../venv"],
+        cwd=project.clone,
+        env=environment() | {"PATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [line for line in done.stdout.splitlines() if " install " in line]
+
+
+def path_without_uv() -> str:
+    folders = os.environ["PATH"].split(os.pathsep)
+    return os.pathsep.join(folder for folder in folders if not Path(folder, "uv").exists())
+
+
 def test_a_users_setting_of_pip_does_not_stop_the_installation(fresh: Project) -> None:
-    shutil.rmtree(fresh.home / "venv")
-    commands = fresh.make("-n", "status").stdout.splitlines()
-    installing = [line for line in commands if " -m pip install " in line]
-    assert installing
-    assert all(line.startswith("PIP_USER=0 ") for line in installing)
+    commands = installing(fresh, path_without_uv())
+    assert len(commands) == 3
+    assert all(line.startswith("PIP_USER=0 ../venv/bin/python -m pip ") for line in commands)
+
+
+def test_uv_installs_where_it_is_there(fresh: Project, tmp_path: Path) -> None:
+    uv = tmp_path / "bin" / "uv"
+    uv.parent.mkdir()
+    uv.write_text("#!/bin/sh\n")
+    uv.chmod(0o755)
+    commands = installing(fresh, f"{uv.parent}{os.pathsep}{path_without_uv()}")
+    assert all(line.startswith(f"{uv} pip install ") for line in commands)
+    locked, editable, tools = commands
+    assert locked.endswith(" --require-hashes -r requirements.lock")
+    assert "--no-deps -e ." in editable
+    assert tools.endswith(" --require-hashes -r requirements.lock -r tests/requirements.lock")
+
+
+def test_a_folder_that_is_no_environment_is_not_cleared(fresh: Project) -> None:
+    precious = fresh.home / "photos" / "cat.jpg"
+    precious.parent.mkdir()
+    precious.write_text("a cat")
+    done = fresh.call(["make", "VENV=../photos", "status"])
+    assert done.returncode == 2
+    assert "../photos exists and is not an environment; name another folder" in done.stderr
+    assert precious.read_text() == "a cat"
+
+
+def test_the_locks_fit_together() -> None:
+    """What the tests need comes on top: nothing is pinned twice."""
+    root = Path(stages.__file__).resolve().parents[1]
+    pins = [
+        re.findall(r"^([^\s=]+)==", (root / lock).read_text(encoding="utf-8"), re.MULTILINE)
+        for lock in ("requirements.lock", "tests/requirements.lock")
+    ]
+    assert {"tensorflow", "typer"} < set(pins[0])
+    assert {"pytest", "ray", "mypy"} < set(pins[1])
+    assert not set(pins[0]) & set(pins[1])
 
 
 @pytest.mark.parametrize(
