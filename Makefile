@@ -156,7 +156,7 @@ EDITABLE = $(INSTALL) --no-build-isolation --config-settings editable_mode=compa
 
 .PHONY: $(VENV) tools
 $(VENV): $(INSTALLED)
-tools: $(TOOLS)
+tools: $(TOOLS) ## install what tests, lint and Ray need
 
 # Without its Python, which may point to one that was removed, the environment is made anew.
 ifeq ($(shell test -x '$(VENV)/bin/python' && echo yes),)
