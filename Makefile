@@ -55,7 +55,8 @@ endif
 
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := help
-unexport PYTHONPATH PYTHONHOME
+# Without bytecode, which uv leaves to the first import, every stage would compile TensorFlow anew.
+unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 # After `make -C` the user is elsewhere, and what is printed has to work there.
 ifneq ($(findstring w,$(firstword -$(MAKEFLAGS))),)
 export DIGITS_HERE := $(PWD)

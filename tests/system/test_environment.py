@@ -26,17 +26,21 @@ def broken_numpy(folder: Path) -> Path:
     return package.parent
 
 
-def test_pythonpath_does_not_reach_the_commands_of_make(fresh: Project, tmp_path: Path) -> None:
+def test_settings_of_python_do_not_reach_the_commands_of_make(
+    fresh: Project, tmp_path: Path
+) -> None:
+    settings = {"PYTHONPATH": str(broken_numpy(tmp_path)), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         fresh.command("preprocess", preset="pair", variables={}),
         cwd=fresh.clone,
-        env=environment() | {"PYTHONPATH": str(broken_numpy(tmp_path))},
+        env=environment() | settings,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
     assert fresh.path("data/blobs/arrays/train_images.npy").exists()
+    assert fresh.path("pipeline/__pycache__").exists()
 
 
 def test_pythonpath_is_blamed_where_a_command_is_typed_by_hand(
