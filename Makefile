@@ -21,6 +21,10 @@ ifneq ($(words $(VENV))$(findstring :,$(VENV))$(findstring %,$(VENV)),1)
 $(error VENV must be one path without spaces, : and %, not "$(VENV)"; a relative path works too: make VENV=.venv)
 endif
 
+ifeq ($(VENV)$(if $(EXTRAS),+),none+)
+$(error VENV=none installs nothing, and so no EXTRAS=$(EXTRAS))
+endif
+
 ifneq ($(filter-out local ray,$(ENGINE))$(words $(ENGINE)),1)
 $(error ENGINE must be local or ray, not "$(ENGINE)")
 endif
@@ -55,8 +59,14 @@ endif
 
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := help
+ifeq ($(VENV),none)
+export VENV
+export KERAS_HOME   := $(CURDIR)/data/.cache/keras
+export MPLCONFIGDIR := $(CURDIR)/data/.cache/matplotlib
+else
 # Without bytecode, which uv leaves to the first import, every stage would compile TensorFlow anew.
 unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
+endif
 # After `make -C` the user is elsewhere, and what is printed has to work there.
 ifneq ($(findstring w,$(firstword -$(MAKEFLAGS))),)
 export DIGITS_HERE := $(PWD)
@@ -64,7 +74,8 @@ endif
 .NOTPARALLEL:
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*## .*/\1/p' Makefile)
 
-DIGITS = $(VENV)/bin/python -m pipeline
+PY     = $(if $(filter none,$(VENV)),$(PYTHON),$(VENV)/bin/python)
+DIGITS = $(PY) -m pipeline
 quoted = '$(subst ','\'',$(1))'
 CHOICE = --dataset $(call quoted,$(DATASET)) --config $(call quoted,$(CONFIG))
 STAGE  = @$(DIGITS) $@ $(CHOICE)
@@ -93,11 +104,11 @@ SUBMITTING = --message $(call quoted,$(MESSAGE)) --wait $(call quoted,$(WAIT)) $
 
 status: $(VENV) ; $(STAGE) ## show what is fresh, what is stale and why
 
-test: tools ; @$(VENV)/bin/python -m pytest ## run all tests
-test-fast: tools ; @$(VENV)/bin/python -m pytest -m "not slow" --ignore tests/system ## run the quick tests
-soak: tools ; @$(VENV)/bin/python tests/system/soak.py ## edit, run, kill, run and compare, 200 times; about an hour
+test: tools ; @$(PY) -m pytest ## run all tests
+test-fast: tools ; @$(PY) -m pytest -m "not slow" --ignore tests/system ## run the quick tests
+soak: tools ; @$(PY) tests/system/soak.py ## edit, run, kill, run and compare, 200 times; about an hour
 lint: tools ## check style and types
-	@$(VENV)/bin/python -m ruff check . && $(VENV)/bin/python -m ruff format --check . && $(VENV)/bin/python -m mypy
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
 
 bench: $(VENV) ; @$(DIGITS) bench --dataset $(call quoted,$(DATASET)) ## measure the presets against the notebook; half an hour
 cost: $(VENV) ; @$(DIGITS) cost --dataset $(call quoted,$(DATASET)) ## measure how time and memory grow with the data
@@ -132,12 +143,20 @@ help: ## list targets and variables
 	@echo '  MESSAGE=  the description of a submission'
 	@echo '  WAIT=$(WAIT)  seconds to wait for the score'
 	@echo '  FORCE=  1 submits this exact file a second time'
-	@echo '  VENV=$(VENV)  the environment; several clones may share one'
-	@echo '  PYTHON=$(PYTHON)  the Python to create it with: 3.11, 3.12 or 3.13'
+	@echo '  VENV=$(VENV)  the environment; several clones may share one; none: what PYTHON has, nothing is installed'
+	@echo '  PYTHON=$(PYTHON)  the Python to create it with, or to use: 3.11, 3.12 or 3.13'
 	@echo '  ENGINE=$(ENGINE)  where to train: local, or ray for a cluster, at RAY_ADDRESS= or one of its own'
 	@echo '  EXTRAS=$(EXTRAS)  gpu for NVIDIA'"'"'s libraries'
 
 # --- the environment ------------------------------------------------------------------------------
+
+ifeq ($(VENV),none)
+.PHONY: none tools
+none:
+	@command -v $(PYTHON) >/dev/null || { echo "there is no $(PYTHON); name one with PYTHON=" >&2; exit 2; }
+	@$(PYTHON) -m pipeline.installed
+tools: none
+else
 
 # A stamp's name contains a checksum of what is to be installed: when that changes, it is installed
 # again; when only dates change, it is not. What tests, lint and Ray need is installed when they run.
@@ -184,3 +203,4 @@ $(TOOLS): $(INSTALLED)
 	@echo "installing the tools for tests and Ray into $(VENV) (once; 0.4 GB)"
 	@$(INSTALL) --require-hashes -r requirements.lock -r tests/requirements.lock
 	@rm -f '$(VENV)'/.tools-*; touch '$@'
+endif

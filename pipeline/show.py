@@ -14,6 +14,7 @@ from pipeline.config import Preset
 from pipeline.download import SOURCES, Dataset
 from pipeline.download import dataset as find_dataset
 from pipeline.errors import UserError
+from pipeline.kaggle import inside
 from pipeline.stages import Graph
 
 # An accuracy that ten classes reach by guessing, with some luck.
@@ -42,7 +43,8 @@ def status(graph: Graph, verify: bool) -> None:
 def result(graph: Graph) -> None:
     """Print what a run came to: the estimate, the score if the labels are public, what is next.
 
-    The labels of the test set are read only here, after everything has been decided.
+    The labels of the test set are read only here, after everything has been decided. In a Kaggle
+    notebook, the submission and the report are copied to its output.
 
     Raises:
         UserError: there is no submission yet.
@@ -64,13 +66,16 @@ def result(graph: Graph) -> None:
             f"accuracy on the test set {right / len(truth):.5f} "
             f"({len(truth) - right:,} of {len(truth):,} wrong)"
         )
-    print(f"submission {os.path.relpath(submission, stages.here())}")
     page = graph.task("report").writes["page"]
-    if page.exists():
-        print(f"report {os.path.relpath(page, stages.here())}")
+    shown = {"submission": submission, **({"report": page} if page.exists() else {})}
+    if inside.notebook():
+        shown = {what: inside.put_out(path) for what, path in shown.items()}
+    for what, path in shown.items():
+        print(f"{what} {os.path.relpath(path, stages.here())}")
     source = graph.dataset.source
     if source == "kaggle":
-        print(f'next: {graph.command_here("submit")} MESSAGE="my first try"')
+        by_hand = f"  (needs internet and a token; or {inside.BY_HAND})" * inside.notebook()
+        print(f'next: {graph.command_here("submit")} MESSAGE="my first try"{by_hand}')
     elif source == "local":
         confirmed = artifacts.metadata(download.manifest).get("from_competition")
         command = graph.command_here("submit") if confirmed else submit_command(graph)
@@ -89,9 +94,11 @@ def submit_command(graph: Graph) -> str:
     def word(name: str, path: Path | None) -> str:
         return os.path.relpath(path, stages.here()) if path else name
 
+    script = Path(sys.executable).with_name("digits")
+    digits = [word("", script)] if script.exists() else [sys.executable, "-m", "pipeline"]
     return shlex.join(
         [
-            *(word("", Path(sys.executable).with_name("digits")), "submit", "--from-competition"),
+            *(*digits, "submit", "--from-competition"),
             *("--dataset", word(graph.dataset.name, graph.dataset.path)),
             *("--config", word(graph.preset.name, graph.preset.path)),
         ]

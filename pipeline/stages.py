@@ -195,8 +195,11 @@ class Graph:
         return shlex.join(words)
 
     def command_here(self, target: str) -> str:
-        """What to type to make a target where the user is."""
-        return self.command(target, here())
+        """What to type to make a target where the user is, with the same Python."""
+        none = os.environ.get("VENV") == "none"  # make passes on what its command line has
+        python = [f"PYTHON={os.environ['PYTHON']}"] if "PYTHON" in os.environ else []
+        more = ["VENV=none", *python] if none else []
+        return shlex.join([*shlex.split(self.command(target, here())), *more])
 
 
 def here() -> Path:

@@ -171,7 +171,7 @@ def _send(csv: Path, chosen: Entry, message: str, known: list[int]) -> int:
 
 
 def _stop_if_none_left() -> None:
-    if _print_left() <= 0:
+    if _print_left() == 0:
         now = datetime.now(UTC)
         minutes = 24 * 60 - 60 * now.hour - now.minute
         raise ExternalError(
@@ -180,9 +180,12 @@ def _stop_if_none_left() -> None:
         )
 
 
-def _print_left() -> int:
+def _print_left() -> int | None:
     left = with_retries("the number of submissions left", client.submissions_left)
-    print(f"submissions left today: {left}")
+    if left is None:
+        print("submissions left today: unknown, because this version of the client cannot ask")
+    else:
+        print(f"submissions left today: {left}")
     return left
 
 

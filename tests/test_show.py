@@ -3,6 +3,7 @@
 import csv
 import re
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Digits, build, works
+from conftest import Digits, build, contents, works
 
 from pipeline import artifacts, stages
 from pipeline.artifacts import add_metadata
-from pipeline.kaggle import ledger
+from pipeline.kaggle import inside, ledger
 
 
 @pytest.fixture
@@ -22,6 +23,15 @@ def tiny(project: Path, tiny_folder: Path) -> list[str]:
     """The options of a tiny dataset with a preset for which every stage has run."""
     build(str(tiny_folder))
     return ["--dataset", str(tiny_folder), "--config", "sprint"]
+
+
+@pytest.fixture
+def notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a Kaggle notebook's output."""
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+    monkeypatch.setattr(inside, "KAGGLE", tmp_path)
+    (tmp_path / "working").mkdir()
+    return tmp_path / "working"
 
 
 # --- status --------------------------------------------------------------------------------------
@@ -107,6 +117,37 @@ def test_for_the_competition_the_next_step_is_to_submit(
     lines = digits("result", "--config", "sprint").lines
     assert lines[0] == "out-of-fold accuracy 0.99126 ± 0.00046 (one standard error, 42,000 rows)"
     assert "submit CONFIG=sprint MESSAGE=" in lines[-1]
+
+
+def test_in_a_notebook_the_files_are_copied_to_its_output(
+    project: Path, tiny_folder: Path, digits: Digits, notebook: Path
+) -> None:
+    build(str(tiny_folder))
+    lines = digits("result", "--dataset", str(tiny_folder), "--config", "sprint").lines
+    assert lines[1:3] == [
+        "submission ../working/tiny-sprint.csv",
+        "report ../working/tiny-sprint.html",
+    ]
+    assert contents(notebook) == {
+        name: (project / "submissions" / name).read_bytes()
+        for name in ("tiny-sprint.csv", "tiny-sprint.html")
+    }
+
+
+def test_without_an_environment_the_next_command_needs_none(
+    project: Path,
+    tiny_folder: Path,
+    digits: Digits,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VENV", "none")
+    monkeypatch.setenv("PYTHON", "python3.12")
+    assert digits("result").error.endswith("run `make submission VENV=none PYTHON=python3.12`\n")
+    build(str(tiny_folder))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    ended = digits("result", "--dataset", str(tiny_folder), "--config", "sprint")
+    assert f"next: {tmp_path}/python -m pipeline submit --from-competition" in ended.lines[-1]
 
 
 # --- one digit -----------------------------------------------------------------------------------

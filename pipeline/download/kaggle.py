@@ -8,23 +8,21 @@ from typing import Any
 from pipeline import csvs
 from pipeline.download import local
 from pipeline.errors import UserError
-from pipeline.kaggle import client
+from pipeline.kaggle import COMPETITION, client, inside
 from pipeline.kaggle.client import CallError
-
-# Where the files are inside a Kaggle notebook that has the competition as input.
-NOTEBOOK = [Path("/kaggle/input", place, client.COMPETITION) for place in ("", "competitions")]
 
 
 def fetch(folder: Path, files: Mapping[str, Path]) -> dict[str, Any]:
     """Put the competition's CSVs in `folder`: copied inside a Kaggle notebook, else downloaded.
 
     Raises:
-        UserError: there are no credentials.
+        UserError: there are no credentials, or a notebook has not attached the competition.
         ExternalError: the service refuses, or delivered no intact archive in several attempts.
     """
-    for place in NOTEBOOK:
-        if place.is_dir():
-            return local.copy(folder, local.files(place))
+    if attached := inside.competition():
+        return local.copy(folder, local.files(attached))
+    if inside.notebook():
+        raise UserError(inside.ATTACH)
     return client.with_retries("the download", lambda: _attempt(folder))
 
 
@@ -36,7 +34,7 @@ def _attempt(folder: Path) -> dict[str, Any]:
     """
     from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
-    archive = folder / "archive" / f"{client.COMPETITION}.zip"
+    archive = folder / "archive" / f"{COMPETITION}.zip"
     archive.parent.mkdir(exist_ok=True)
     columns = "downloading", BarColumn(), DownloadColumn(), TransferSpeedColumn()
     resumable = False

@@ -1,1 +1,4 @@
-"""The exchange with Kaggle: the official client with deadlines and retries, and the ledger."""
+"""The competition on Kaggle."""
+
+COMPETITION = "digit-recognizer"
+HOME = f"https://www.kaggle.com/competitions/{COMPETITION}"

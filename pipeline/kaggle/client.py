@@ -21,10 +21,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.errors import ExternalError, UserError
-from pipeline.kaggle import credentials
+from pipeline.kaggle import COMPETITION, HOME, credentials, inside
 
-COMPETITION = "digit-recognizer"
-HOME = f"https://www.kaggle.com/competitions/{COMPETITION}"
 # Seconds without a byte after which an attempt ends; raise it on a slow connection.
 STALL = float(os.environ.get("DIGITS_STALL_SECONDS", "60"))
 # Seconds before the second attempt; they double with each attempt, up to LONGEST_PAUSE.
@@ -47,6 +45,7 @@ class CallError(Exception):
     stalled: bool = False  # it was ended because no more bytes arrived
     remedy: str = ""  # what the user can do; then retrying makes no sense
     sent: str = ""  # the kind of credentials that were sent, "token" or "key"
+    lacking: bool = False  # the installed version of the client has no such call
 
     def __str__(self) -> str:
         return self.text
@@ -116,9 +115,17 @@ def submissions() -> list[Submission]:
     return [Submission(**{name: entry[name] for name in names}) for entry in answer or []]
 
 
-def submissions_left() -> int:
-    """How many submissions are left today; raises what `submit` raises."""
-    answer = _call("competition_get_submission_limits", {"competition_name": COMPETITION})
+def submissions_left() -> int | None:
+    """How many submissions are left today; None if the client is too old to ask.
+
+    Raises what `submit` raises.
+    """
+    try:
+        answer = _call("competition_get_submission_limits", {"competition_name": COMPETITION})
+    except CallError as error:
+        if error.lacking:  # kaggle 2.0, which Kaggle's own notebooks have
+            return None
+        raise
     return int(answer["num_allowed_now"])
 
 
@@ -141,9 +148,11 @@ def with_retries(what: str, call: Callable[[], Answer]) -> Answer:
             if not error.retryable:
                 raise _refusal(what, error) from error
             if attempt == ATTEMPTS:
+                remedy = "run the same command again later"
+                if inside.notebook():
+                    remedy = f"switch the notebook's internet on, or {inside.BY_HAND}"
                 raise ExternalError(
-                    f"{what} failed {ATTEMPTS} times, most recently because {error}; run the same "
-                    "command again later"
+                    f"{what} failed {ATTEMPTS} times, most recently because {error}; {remedy}"
                 ) from error
             attempt += 1
             pause = pause_before(attempt, error.retry_after)
@@ -242,8 +251,14 @@ def _main(method: str, arguments: str) -> None:
 
             api = KaggleApi()
             api.authenticate()
-            value = getattr(api, method)(**json.loads(arguments))
-            answer = json.dumps({"value": value}, default=_fields)
+            if hasattr(api, method):
+                value = getattr(api, method)(**json.loads(arguments))
+                answer = json.dumps({"value": value}, default=_fields)
+            else:
+                remedy = "install a newer version of the package kaggle"
+                answer = json.dumps(
+                    {"text": f"the client has no {method}", "remedy": remedy, "lacking": True}
+                )
         except (Exception, SystemExit) as error:
             answer = json.dumps(_describe(error))
     print(answer)

@@ -4,15 +4,20 @@ The places are those of kaggle 2.2 and kagglesdk, in their order: an access toke
 key, then a login with `kaggle auth login`.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.kaggle import inside
 
 SETTINGS = "https://www.kaggle.com/settings"
+# The label under which a notebook's secrets hold the token.
+LABEL = "KAGGLE_API_TOKEN"
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,9 @@ def require(home: str) -> None:
         home: the competition's address, for the ways to do without.
     """
     found = list(find())
+    if not found and inside.notebook():
+        _take_from_secrets()
+        found = list(find())
     if found and not found[0].fault:
         return
     if found:
@@ -46,6 +54,12 @@ def require(home: str) -> None:
             f"Kaggle credentials in {found[0].place}: {found[0].fault}{instead}; fix or remove it, "
             f"or create a new token at {SETTINGS}"
         )
+    if inside.notebook():
+        raise UserError(
+            f"no Kaggle credentials in this notebook: switch its internet on, create a token at "
+            f"{SETTINGS} and add it to the notebook's secrets (Add-ons) as {LABEL}; or "
+            f"{inside.BY_HAND}"
+        )
     misnamed = [str(path) for path in _misnamed()]
     hint = f" {misnamed[0]} is not looked at: rename or move it." if misnamed else ""
     raise UserError(
@@ -54,6 +68,14 @@ def require(home: str) -> None:
         f"from {home}/data and give DATASET=digit-recognizer.zip; or run `make demo`, which needs "
         "none"
     )
+
+
+def _take_from_secrets() -> None:
+    """Give the client the token in the notebook's secrets, where there is one."""
+    # kaggle_secrets is only there, and has an exception of its own for each reason to refuse.
+    with contextlib.suppress(Exception):
+        secrets = import_module("kaggle_secrets").UserSecretsClient()
+        os.environ["KAGGLE_API_TOKEN"] = secrets.get_secret(LABEL)
 
 
 def refused(kind: str, words: str) -> str:
@@ -77,6 +99,9 @@ def places() -> list[str]:
 
 def find() -> Iterator[Found]:
     """What is there, in the order in which the client looks."""
+    own = Path(os.environ.get("KAGGLE_API_V1_TOKEN") or "/nowhere")
+    if inside.notebook() and "KAGGLE_DATA_PROXY_URL" in os.environ and own.is_file():
+        yield Found("token", str(own))  # the notebook's own
     variable = os.environ.get("KAGGLE_API_TOKEN", "")
     if variable and not Path(variable).is_file():
         yield Found("token", "KAGGLE_API_TOKEN", _fault_of_token(variable))

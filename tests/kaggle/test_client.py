@@ -109,3 +109,10 @@ def test_the_proxy_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="check HTTPS_PROXY") as caught:
         with_retries("the download", call)
     assert "secret" not in str(caught.value)
+
+
+def test_in_a_notebook_the_way_out_is_its_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+    _, call = call_that_fails(answer(503, ""))
+    with pytest.raises(ExternalError, match="switch the notebook's internet on, or download"):
+        with_retries("the submission", call)

@@ -1,7 +1,10 @@
 """credentials.py: what is wrong with credentials is said before any request, and no secret is."""
 
 import json
+import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +14,10 @@ from pipeline.kaggle import credentials
 KEY = {"username": "someone", "key": "0123456789abcdef0123456789abcdef"}
 GOOD_KEY = json.dumps(KEY)
 GOOD_TOKEN = "KGAT_0123456789abcdef0123456789abcdef"
-VARIABLES = ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_CONFIG_DIR")
+VARIABLES = (
+    *("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_CONFIG_DIR"),
+    *("KAGGLE_API_V1_TOKEN", "KAGGLE_DATA_PROXY_URL", "KAGGLE_KERNEL_RUN_TYPE"),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -160,3 +166,48 @@ def test_the_credential_that_was_sent_is_blamed(home: Path, kind: str, name: str
     place(home, "kaggle.json", GOOD_KEY)
     said = credentials.refused(kind, "401: expired")
     assert f"the {kind} in {home}/.kaggle/{name} (401: expired)" in said
+
+
+# --- inside a notebook ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    monkeypatch.setenv("KAGGLE_DATA_PROXY_URL", "https://proxy")
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_the_secrets_of_a_notebook(
+    notebook: None, monkeypatch: pytest.MonkeyPatch, found: bool
+) -> None:
+    def get_secret(label: str) -> str:
+        assert label == "KAGGLE_API_TOKEN"
+        if not found:
+            raise LookupError("no user secrets exist for this kernel")
+        return GOOD_TOKEN
+
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "")  # which the test's end restores
+    client = SimpleNamespace(get_secret=get_secret)
+    module = SimpleNamespace(UserSecretsClient=lambda: client)
+    monkeypatch.setitem(sys.modules, "kaggle_secrets", module)
+    if found:
+        credentials.require("")
+        assert os.environ["KAGGLE_API_TOKEN"] == GOOD_TOKEN
+    else:
+        assert "secrets (Add-ons) as KAGGLE_API_TOKEN; or download the CSV" in refusal()
+
+
+def test_without_the_module_of_the_secrets_the_way_out_is_the_output(notebook: None) -> None:
+    assert "download the CSV from the notebook's output" in refusal()
+
+
+def test_a_notebook_has_a_token_of_its_own(
+    notebook: None, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = place(home, "of-the-notebook", GOOD_TOKEN)
+    monkeypatch.setenv("KAGGLE_API_V1_TOKEN", str(path))
+    credentials.require("")
+    assert [found.place for found in credentials.find()] == [str(path)]
+    monkeypatch.delenv("KAGGLE_DATA_PROXY_URL")  # without it, the client does not look there
+    assert list(credentials.find()) == []

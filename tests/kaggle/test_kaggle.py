@@ -18,9 +18,11 @@ import pytest
 from conftest import build, contents, digit_images, fake_environment, run_digits, write_digits
 from kaggle_service import SECRETS, TOKEN, KaggleService
 
-from pipeline import artifacts
+from pipeline import artifacts, submit
 from pipeline.download import kaggle
-from pipeline.kaggle import client, ledger
+from pipeline.errors import UserError
+from pipeline.kaggle import client, inside, ledger
+from pipeline.kaggle.client import CallError
 
 STALL_SECONDS = 4
 CSVS = ("sample_submission.csv", "test.csv", "train.csv")
@@ -264,16 +266,35 @@ def test_a_killed_download_blocks_nothing(service, project, files):
     assert_complete(project, files)
 
 
-def test_inside_a_kaggle_notebook_nothing_is_downloaded(service, project, files, monkeypatch):
-    mounted = project / "input"
-    mounted.mkdir()
+@pytest.fixture
+def attached(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a Kaggle notebook's input."""
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    monkeypatch.setattr(inside, "KAGGLE", project / "kaggle")
+    folder = project / "kaggle" / "input"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.mark.parametrize("place", ["competitions/digit-recognizer", "digit-recognizer"])
+def test_inside_a_kaggle_notebook_nothing_is_downloaded(service, project, files, attached, place):
+    # A dataset, which may bear the same name, has other files.
+    (attached / "digit-recognizer").mkdir()
+    (attached / "digit-recognizer" / "readme.txt").touch()
+    (attached / place).mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        (mounted / name).write_bytes(content)
-    monkeypatch.setattr(kaggle, "NOTEBOOK", (project / "nowhere", mounted))
+        (attached / place / name).write_bytes(content)
     target = project / "target"
     target.mkdir()
     kaggle.fetch(target, {})
     assert contents(target) == files
+    assert service.requests == []
+
+
+def test_a_notebook_without_the_competition_says_what_to_click(service, project, attached):
+    (attached / "digit-recognizer").mkdir()
+    with pytest.raises(UserError, match="Add input, Competitions, Digit Recognizer"):
+        kaggle.fetch(project, {})
     assert service.requests == []
 
 
@@ -329,6 +350,22 @@ def test_submit_sends_waits_and_records_the_score(service, project, submission):
         "1.00000",
     )
     assert entry["submitted_at"].endswith("+00:00")
+
+
+def test_a_client_that_cannot_count_the_submissions_left_says_so(
+    service, project, monkeypatch, capsys
+):
+    with pytest.raises(CallError) as caught:
+        client._call("a_call_of_later_versions", {})
+    assert caught.value.lacking
+    assert not caught.value.retryable
+
+    def lacking(*arguments):
+        raise caught.value
+
+    monkeypatch.setattr(client, "_call", lacking)
+    submit._stop_if_none_left()
+    assert "submissions left today: unknown" in capsys.readouterr().out
 
 
 @pytest.mark.slow
