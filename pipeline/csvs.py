@@ -246,12 +246,16 @@ def _parsed(
     if not all(line.count(b",") == commas or not line.strip() for line in io.BytesIO(piece)):
         return None
     try:
-        table = pd.read_csv(io.BytesIO(piece), header=None, names=range(len(columns)), dtype=dtype)
+        # Not as `dtype`: pandas 2 makes a 0 of the 256 that does not fit into a byte.
+        table = pd.read_csv(
+            io.BytesIO(piece), header=None, names=range(len(columns)), dtype=np.int64
+        )
         values: NDArray[Any] = table.to_numpy()
         within = bool((values.max(axis=0, initial=0) <= np.array(highest)).all())
     except (ValueError, OverflowError):  # the parser's own errors are ValueErrors too
         return None
-    return values if within and piece.count(b",") == len(values) * commas else None
+    complete = piece.count(b",") == len(values) * commas
+    return values.astype(dtype) if within and complete else None
 
 
 def _check_header(path: Path, header: bytes, columns: Sequence[str]) -> None:

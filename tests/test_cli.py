@@ -110,7 +110,7 @@ def test_commands_that_compute_nothing_import_nothing_heavy(
         (["train", "--epochs", "many"], "--epochs"),
         (["train", "--epochs", "0"], "--epochs"),
         (["train", "--engine", "slurm"], "--engine"),
-        (["check"], "file"),
+        (["check"], "issing argument"),
         (["status", "--config", "spirnt"], "did you mean sprint?"),
         (["status", "--dataset", "keggle"], "there is no dataset 'keggle'"),
         (["train", "--config", "demo", "--dataset", "sample", "--fold", "3"], "from 0 to 2"),

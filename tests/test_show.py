@@ -180,7 +180,7 @@ def test_show_draws_a_digit_and_its_probabilities(
 
 
 @pytest.mark.parametrize(
-    ("row", "part"), [("81", "there is no row 81: there are 80"), ("0", "row")]
+    ("row", "part"), [("81", "there is no row 81: there are 80"), ("0", "in the range x>=1")]
 )
 def test_show_refuses_a_row_that_does_not_exist(
     tiny: list[str], digits: Digits, row: str, part: str

@@ -24,6 +24,11 @@ class _Bars(progress.Progress):
         super().__init__(*columns, console=console, disable=not console.is_terminal, **settings)
         self.print = partial(console.print, highlight=False, soft_wrap=True)
 
+    def stop(self) -> None:
+        """End the bars; rich 13 would print an empty line even where it shows none."""
+        if not self.disable:
+            super().stop()
+
 
 class TrainingBar(_Bars):
     """Shows epoch, loss, accuracy and the time left while its `with` block runs.

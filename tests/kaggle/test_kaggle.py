@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,9 @@ from pipeline.kaggle import client, inside, ledger
 from pipeline.kaggle.client import CallError
 
 STALL_SECONDS = 4
+# Whether the client can ask how many submissions are left; kaggle 2.0 cannot.
+CLIENT = Path(str(find_spec("kaggle").origin)).parent / "api" / "kaggle_api_extended.py"
+COUNTS = "def competition_get_submission_limits" in CLIENT.read_text(encoding="utf-8")
 CSVS = ("sample_submission.csv", "test.csv", "train.csv")
 
 
@@ -336,8 +340,8 @@ def test_submit_sends_waits_and_records_the_score(service, project, submission):
     assert sent.content == submission.read_bytes()
     assert sent.description.startswith("a first, with a comma | demo, out of fold 1.00000 ± ")
     assert sent.sha256[:16] in sent.description
-    assert "submissions left today: 10" in done.stdout
-    assert "submissions left today: 9" in done.stdout
+    for left in (10, 9) if COUNTS else ("unknown",):
+        assert f"submissions left today: {left}" in done.stdout
     assert "public score 1.00000, out of fold 1.00000 ± 0.00000: they agree" in done.stdout
     (entry,) = ledger_of(project)
     assert list(entry) == ledger.COLUMNS
@@ -484,6 +488,7 @@ def test_a_refusal_ends_in_one_line_and_no_entry(service, project, submission, c
     assert len(service.submissions) == 1
 
 
+@pytest.mark.skipif(not COUNTS, reason="this version of the client cannot ask")
 def test_with_no_submission_left_nothing_is_uploaded(service, project, submission):
     service.submissions_left = 0
     done = digits(project, "submit", *FAST)
