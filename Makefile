@@ -30,7 +30,7 @@ $(error ENGINE must be local or ray, not "$(ENGINE)")
 endif
 
 # A misspelt variable would silently do something else.
-VARIABLES = DATASET CONFIG MESSAGE WAIT FORCE VENV PYTHON EXTRAS ENGINE RAY_ADDRESS
+VARIABLES = DATASET CONFIG MESSAGE WAIT FORCE VENV PYTHON EXTRAS ENGINE RAY_ADDRESS TENSORBOARD
 given     = $(filter command,$(firstword $(origin $(1))))
 ifeq ($(MAKELEVEL),0)
 unknown := $(filter-out $(VARIABLES),$(foreach name,$(.VARIABLES),$(if $(call given,$(name)),$(name))))
@@ -146,6 +146,7 @@ help: ## list targets and variables
 	@echo '  VENV=$(VENV)  the environment; several clones may share one; none: what PYTHON has, nothing is installed'
 	@echo '  PYTHON=$(PYTHON)  the Python to create it with, or to use: 3.11, 3.12 or 3.13'
 	@echo '  ENGINE=$(ENGINE)  where to train: local, or ray for a cluster, at RAY_ADDRESS= or one of its own'
+	@echo '  TENSORBOARD=  1 writes the curves for TensorBoard, to data/DATASET/CONFIG/logs/'
 	@echo '  EXTRAS=$(EXTRAS)  gpu for NVIDIA'"'"'s libraries'
 
 # --- the environment ------------------------------------------------------------------------------

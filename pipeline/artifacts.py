@@ -357,13 +357,8 @@ def run(task: Task, tasks: Iterable[Task], force: bool = False, work: Work | Non
 
 def _run(task: Task, work: Work, cache: Cache) -> float:
     """The run itself; returns its seconds."""
-    inputs = {task.label(path): fingerprint(path, cache) for path in task.inputs}
-    origin = {
-        "stage": task.stage,
-        "params": task.values(),
-        "inputs": inputs,
-        "code": task.fingerprints(),
-    }
+    origin = _origin(task, cache)
+    inputs = origin["inputs"]
     resumed = _prepare(task.staging, origin)
     began = time.perf_counter()
     try:
@@ -389,6 +384,25 @@ def _run(task: Task, work: Work, cache: Cache) -> float:
     write_json(task.manifest, {**origin, "outputs": outputs, "metadata": metadata})
     _tidy(task)
     return float(metadata["seconds"])
+
+
+def _origin(task: Task, cache: Cache | None) -> dict[str, Any]:
+    """What a run depends on, as in its manifest."""
+    return {
+        "stage": task.stage,
+        "params": task.values(),
+        "inputs": {task.label(path): fingerprint(path, cache) for path in task.inputs},
+        "code": task.fingerprints(),
+    }
+
+
+def resumable(task: Task, cache: Cache | None = None) -> bool:
+    """Whether the next run of a task continues from what an interrupted one left."""
+    found = read_json(task.staging / ORIGIN)
+    try:
+        return found is not None and found == json.loads(json.dumps(_origin(task, cache)))
+    except OSError:  # an input is missing
+        return False
 
 
 def _check_inputs(task: Task, tasks: Iterable[Task], cache: Cache) -> None:
@@ -437,8 +451,24 @@ def _clear(staging: Path) -> None:
     shutil.rmtree(staging)
 
 
+def holder(task: Task) -> str | None:
+    """The number of the process that is running a task; None if none is."""
+    try:
+        with _lock_path(task).open() as file:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return _lock_path(task).read_text().strip() or "unknown"
+    except OSError:  # no lock file, or a file system without locks
+        pass
+    return None
+
+
+def _lock_path(task: Task) -> Path:
+    return task.staging.with_suffix(".lock")
+
+
 def _locked(task: Task) -> contextlib.AbstractContextManager[None]:
-    return locked(task.staging.with_suffix(".lock"), task.name)
+    return locked(_lock_path(task), task.name)
 
 
 @contextlib.contextmanager

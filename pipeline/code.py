@@ -26,6 +26,7 @@ NEUTRAL = {
     "pipeline.kaggle.client": "moves the competition's files without changing a byte",
     "pipeline.train.devices": "decides where a fold runs, which changes none of its numbers",
     "pipeline.train.progress": "shows how far training has come",
+    "pipeline.train.tensorboard": "shows the same in TensorBoard",
 }
 # Names of what a module defines: all of it; the statements that bind no name.
 EVERYTHING, ON_IMPORT = "*", ""

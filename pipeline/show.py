@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifacts, config, stages
+from pipeline import artifacts, config, stages, watch
 from pipeline.config import Preset
 from pipeline.download import SOURCES, Dataset
 from pipeline.download import dataset as find_dataset
@@ -37,6 +37,10 @@ def status(graph: Graph, verify: bool) -> None:
         seconds = artifacts.metadata(task.manifest).get("seconds")
         took = " " * 10 if seconds is None else f"{seconds:8.1f} s"
         why = f"  {reason}" if state == "stale" else ""
+        if reason is not None and (process := artifacts.holder(task)):
+            state, why = "running", f"  {', '.join([*watch.reached(task), f'process {process}'])}"
+        elif reason is not None and artifacts.resumable(task) and (found := watch.reached(task)):
+            why += f"  resumes after {found[0]}"
         print(f"{task.name:<{width}} {state:<8}{took}{why}".rstrip())
 
 

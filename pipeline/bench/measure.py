@@ -53,6 +53,7 @@ def notebook(arrays: str, fold_ids: str, seed: str) -> dict[str, Any]:
 
 def preset(arrays: str, fold_ids: str, name: str, fold: str, seed: str) -> dict[str, Any]:
     """One fold of a preset, trained with a given seed, as the train stage does it."""
+    from pipeline.train import progress
     from pipeline.train.fold import train
 
     params = replace(config.load(name).train, seed=int(seed))
@@ -68,7 +69,7 @@ def preset(arrays: str, fold_ids: str, name: str, fold: str, seed: str) -> dict[
         "final_accuracy": metadata["held_out_accuracy"],
         # The first epoch includes the tracing of the graph.
         "images_per_second": metadata["rows"] / min(metadata["epoch_seconds"]),
-        "flops_per_image": flops_per_image(params),
+        "flops_per_image": progress.flops_per_image(params.network, params.width),
         "precision": metadata["precision"],
     }
 
@@ -96,24 +97,6 @@ def parsing(raw: str) -> dict[str, Any]:
         "numpy": _spread(lambda: np.loadtxt(path, np.uint8, delimiter=",", skiprows=1), times=1),
         "bytes": path.stat().st_size,
     }
-
-
-def flops_per_image(params: config.Train) -> int:
-    """Multiplications and additions of one training step, per image.
-
-    Convolutions and dense layers, forward and, twice as many, backward; without the gradient of the
-    pixels, which is not computed.
-    """
-    from pipeline.backend import keras
-    from pipeline.train.networks import NETWORKS
-
-    total, first = 0, True
-    for layer in NETWORKS[params.network](params.width, params.dropout).layers:
-        if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
-            places = int(np.prod(layer.output.shape[1:-1], dtype=int))
-            total += 2 * places * int(np.prod(layer.kernel.shape)) * (2 if first else 3)
-            first = False
-    return total
 
 
 def _python(arguments: list[str]) -> None:

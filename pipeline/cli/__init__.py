@@ -113,6 +113,7 @@ def submit(
 # --- the other commands, in the order of --help -------------------------------------------------
 
 app.command()(look.status)
+app.command()(look.watch)
 app.command()(look.result)
 app.command("show")(look.digit)
 app.command()(look.runs)

@@ -21,6 +21,11 @@ def status(
     show.status(stages.load(dataset, preset), verify)
 
 
+def watch(dataset: DatasetOption = "kaggle", preset: PresetOption = "default") -> None:
+    """Watch the folds being trained: epochs, curves, the time left; from a second terminal."""
+    import_module("pipeline.watch").watch(stages.load(dataset, preset))
+
+
 def result(dataset: DatasetOption = "kaggle", preset: PresetOption = "default") -> None:
     """Show the accuracy of a submission, its files, and what to do next."""
     show.result(stages.load(dataset, preset))

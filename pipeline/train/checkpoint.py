@@ -1,7 +1,9 @@
 """The checkpoint of a fold: the whole state after an epoch, from which a stopped run resumes."""
 
+import csv
 import json
 import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,16 @@ def history(path: Path) -> list[dict[str, float]]:
             return list(json.loads(str(arrays["state"]))["history"])
     except DAMAGE:
         return []
+
+
+def write_history(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Write a CSV with a row for each epoch, atomically; nothing without any."""
+    if not rows:
+        return
+    with atomic(path) as temporary, temporary.open("w", encoding="ascii", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _variables(model: Any) -> list[Any]:

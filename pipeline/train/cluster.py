@@ -28,6 +28,7 @@ from pipeline.train.checkpoint import CHECKPOINT
 from pipeline.train.fold import train
 from pipeline.train.local import await_all
 from pipeline.train.progress import Board
+from pipeline.train.tensorboard import Events
 
 ATTEMPTS = 3  # of one fold in a row, without another epoch
 DEADLINE = 10  # seconds in which the address of a cluster has to answer
@@ -183,6 +184,8 @@ class _Cluster:
     def _receive(self, stream: Any, task: Task, files: Mapping[str, Path]) -> dict[str, Any]:
         """Write the files that a Ray task yields; return its metadata."""
         where: dict[str, Any] = {}
+        written = len(checkpoint.history(files[CHECKPOINT]))
+        events = Events(task.folder, resumed=written > 0)
         for message in stream:
             name, content = self.ray.get(message)
             if name == "metadata":
@@ -198,7 +201,11 @@ class _Cluster:
             with artifacts.atomic(files[name]) as temporary:
                 temporary.write_bytes(content)
             if name == CHECKPOINT:
-                self.board.show(task, checkpoint.history(files[name]), where)
+                rows = checkpoint.history(files[name])
+                checkpoint.write_history(files["history"], rows)
+                events.add(rows[written:])
+                written = len(rows)
+                self.board.show(task, rows, where)
         raise ExternalError(f"{task.name}: the Ray task ended without a result")
 
     def cancel(self) -> None:

@@ -5,7 +5,6 @@ are in the graph. After every epoch the whole state is written to a checkpoint. 
 stopped resumes from it, and ends with the same bytes as one that was not.
 """
 
-import csv
 import hashlib
 import inspect
 import math
@@ -25,7 +24,8 @@ from scipy.special import softmax
 from pipeline.config import Train
 from pipeline.errors import UserError
 from pipeline.train import checkpoint, runtime
-from pipeline.train.progress import TrainingBar
+from pipeline.train.progress import TrainingBar, runs
+from pipeline.train.tensorboard import Events
 
 # Averages of weights and statistics need more steps than this to be of use.
 FEW_STEPS = 100
@@ -46,7 +46,8 @@ def train(
     params: Train,
     title: str = "",
     jobs: int = 1,
-    folds: int = 1,
+    later: Sequence[Train] = (),
+    folder: Path | None = None,
 ) -> dict[str, Any]:
     """Train the network of one fold; resumes from the checkpoint beside `weights`, if there is one.
 
@@ -63,7 +64,8 @@ def train(
         params: how to train.
         title: what printed lines begin with; by default the fold.
         jobs: how many folds are trained on this machine at a time. It changes no result.
-        folds: how many folds like this one are still to be trained, for the forecast.
+        later: the parameters of the folds that come after this one, for the forecast.
+        folder: where the fold's files will be, for TensorBoard (see `tensorboard.Events`).
 
     Returns:
         Metadata: node, device, precision and the reasons for them, versions, the accuracy, and the
@@ -100,7 +102,9 @@ def train(
     state = checkpoint.restore(path, model, hashlib.sha256(identity).hexdigest())
     if state.history:
         print(f"{title}: resuming after epoch {len(state.history)}")
-    with TrainingBar(title, params.epochs, steps, len(state.history), folds) as bar:
+    events = Events(folder, resumed=bool(state.history)) if folder else None
+    share, done = runs(params, later, len(rows), jobs), len(state.history)
+    with TrainingBar(title, params.epochs, steps, done, share, weights.parent) as bar:
         for epoch in range(len(state.history), params.epochs):
             if params.patience and epoch > state.best_epoch(params.monitor) + params.patience:
                 break
@@ -123,7 +127,10 @@ def train(
             model.set_weights(current)
             state.epoch_seconds.append(round(time.perf_counter() - began, 3))
             checkpoint.save(path, model, state)
+            checkpoint.write_history(history, state.history)
             bar.epoch_done(row)
+            if events:
+                events.add([row])
 
     model.optimizer.finalize_variable_values(model.trainable_variables)
     if params.restore_best_weights:
@@ -133,10 +140,7 @@ def train(
         np.save(test, predict(model, np.load(test_images, mmap_mode="r")))
     np.save(oof, unseen)
     _save_network(network, weights)
-    with history.open("w", encoding="ascii", newline="") as file:
-        writer = csv.DictWriter(file, state.history[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(state.history)
+    checkpoint.write_history(history, state.history)  # all epochs may be an earlier run's
     loss, accuracy = _score(unseen, unseen_labels)
     print(f"{title}: accuracy {accuracy:.5f} on {len(unseen):,} held-out rows")
     if accuracy < 2 * np.bincount(unseen_labels).max() / len(unseen):

@@ -30,7 +30,10 @@ def _in_processes(folds: list[Task], tasks: list[Task], force: bool, jobs: int) 
     spawn = multiprocessing.get_context("spawn")
     count = min(jobs, len(folds))
     with ProcessPoolExecutor(count, spawn, initializer=_follow_the_parent) as pool:
-        futures = [pool.submit(_one_by_one, [task], tasks, force, jobs) for task in folds]
+        futures = [
+            pool.submit(_train, task, folds[position + 1 :], tasks, force, jobs)
+            for position, task in enumerate(folds)
+        ]
         try:
             return await_all(futures)
         except BrokenProcessPool as error:
@@ -47,9 +50,19 @@ def _in_processes(folds: list[Task], tasks: list[Task], force: bool, jobs: int) 
 
 def _one_by_one(folds: list[Task], tasks: list[Task], force: bool, jobs: int) -> None:
     for position, task in enumerate(folds):
-        alike = sum(other.params["params"] == task.params["params"] for other in folds[position:])
-        title = task.name.removeprefix("train ")
-        artifacts.run(task, tasks, force, partial(task.work, title=title, jobs=jobs, folds=alike))
+        _train(task, folds[position + 1 :], tasks, force, jobs)
+
+
+def _train(task: Task, later: list[Task], tasks: list[Task], force: bool, jobs: int) -> None:
+    """Train one fold; `later` are those that come after it."""
+    work = partial(
+        task.work,
+        title=task.name.removeprefix("train "),
+        jobs=jobs,
+        later=[other.params["params"] for other in later],
+        folder=task.folder,
+    )
+    artifacts.run(task, tasks, force, work)
 
 
 def await_all(futures: list["Future[Any]"]) -> None:

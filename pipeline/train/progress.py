@@ -1,15 +1,24 @@
-"""Progress of folds: bars on a terminal, a line per epoch everywhere."""
+"""Progress of folds: bars on a terminal, a line per epoch everywhere, a file for `digits status`.
 
+The time left is that of the whole command: of this fold and of those after it.
+"""
+
+import functools
+import json
+import math
 import multiprocessing
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rich import progress
 from rich.console import Console
 
-from pipeline.artifacts import Task
+from pipeline.artifacts import Task, atomic
+from pipeline.config import Train
+from pipeline.watch import PROGRESS
 
 # Seconds of steps after which the run's duration is forecast.
 FORECAST_SECONDS = 2.0
@@ -33,29 +42,44 @@ class _Bars(progress.Progress):
 class TrainingBar(_Bars):
     """Shows epoch, loss, accuracy and the time left while its `with` block runs.
 
-    `steps` are those of an epoch; `done` epochs were completed by an earlier run; `folds` like this
-    one are still to be trained, this one included.
+    Args:
+        title: what each line begins with.
+        epochs: of this fold.
+        steps: of an epoch.
+        done: epochs that an earlier run completed.
+        runs: the time that the whole command takes, in times of this fold (see `runs`).
+        folder: the staging folder, to keep the time left in.
     """
 
-    def __init__(self, title: str, epochs: int, steps: int, done: int, folds: int = 1) -> None:
-        columns = progress.TaskProgressColumn(), progress.TimeRemainingColumn()
-        super().__init__(*columns, transient=True)
+    def __init__(
+        self,
+        title: str,
+        epochs: int,
+        steps: int,
+        done: int,
+        runs: float = 1,
+        folder: Path | None = None,
+    ) -> None:
+        super().__init__(progress.TaskProgressColumn(), "{task.fields[left]}", transient=True)
         # The bars of folds in parallel would overwrite each other.
         self.disable = self.disable or multiprocessing.parent_process() is not None
         self.title, self.epochs, self.steps, self.epoch = title, epochs, steps, done
-        self.bar = self.add_task(title, total=epochs * steps, completed=done * steps)
+        self.bar = self.add_task(title, total=epochs * steps, completed=done * steps, left="")
+        self.runs, self.folder = runs, folder
         self.began, self.first = time.monotonic(), done
-        self.folds, self.measured_from = folds, (0.0, 0)
-        self.forecast_due = True
+        self.measured_from = (0.0, 0)
+        self.forecast_due, self.end = True, 0.0
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
         """Move the bar; Keras calls this whenever the graph returns to Python."""
         logs = logs or {}
         completed = self.epoch * self.steps + batch + 1
         self._forecast(completed)
+        left = self.end and f"{duration(max(0.0, self.end - time.monotonic()))} left"
         self.update(
             self.bar,
             completed=completed,
+            left=left or "",
             description=(
                 f"{self.title}, epoch {self.epoch + 1}/{self.epochs}, "
                 f"loss {logs.get('loss', 0):.4f}, accuracy {logs.get('accuracy', 0):.4f}"
@@ -70,18 +94,27 @@ class TrainingBar(_Bars):
         elif self.forecast_due and now - since > FORECAST_SECONDS:
             self.forecast_due = False
             fold = (now - since) / (completed - first) * self.steps * self.epochs
-            folds = f", {_duration(fold * self.folds)} for {self.folds} folds" * (self.folds > 1)
+            every = f", {duration(fold * self.runs)} for all folds" * (self.runs > 1)
             self.print(
-                f"{self.title}: about {_duration(fold)} for {self.epochs} epochs{folds} on this "
+                f"{self.title}: about {duration(fold)} for {self.epochs} epochs{every} on this "
                 f"machine, measured over {completed - first} steps"
             )
+            share = 1 - completed / (self.steps * self.epochs)
+            self._keep(fold * (share + self.runs - 1))
 
     def epoch_done(self, row: Mapping[str, float]) -> None:
-        """Print the epoch's row of the history."""
+        """Print the epoch's row of the history, and the time left."""
         self.epoch = int(row["epoch"])
-        spent = time.monotonic() - self.began
-        left = spent / (self.epoch - self.first) * (self.epochs - self.epoch)
-        self.print(f"{self.title}, {_epoch(row, self.epochs)}; {left:.0f} s left")
+        each = (time.monotonic() - self.began) / (self.epoch - self.first)
+        left = each * (self.epochs - self.epoch + self.epochs * (self.runs - 1))
+        self.print(f"{self.title}, {_epoch(row, self.epochs)}; {duration(left)} left")
+        self._keep(left)
+
+    def _keep(self, left: float) -> None:
+        self.end = time.monotonic() + left
+        if self.folder:
+            with atomic(self.folder / PROGRESS) as temporary:
+                temporary.write_text(json.dumps({"left": round(left, 1), "at": time.time()}))
 
 
 class Board(_Bars):
@@ -104,6 +137,45 @@ class Board(_Bars):
             self.print(f"{name} on {place}{state}")
 
 
+def runs(params: Train, later: Sequence[Train], rows: int, jobs: int = 1) -> float:
+    """How long a command takes that trains several folds, in times of its first one.
+
+    Args:
+        params: of the first fold.
+        later: of the folds after it.
+        rows: that each is trained on.
+        jobs: how many are trained at a time.
+    """
+    every = (params, *later)
+    images = [each.epochs * min(rows, each.limit or rows) for each in every]
+    networks = [(each.network, each.width) for each in every]
+    if len(set(networks)) > 1:
+        images = [
+            count * flops_per_image(*network)
+            for count, network in zip(images, networks, strict=True)
+        ]
+    return max(1.0, sum(images) / images[0] / jobs)
+
+
+@functools.cache
+def flops_per_image(network: str, width: int) -> int:
+    """Multiplications and additions of one training step, per image.
+
+    Convolutions and dense layers, forward and, twice as many, backward; without the gradient of the
+    pixels, which is not computed.
+    """
+    from pipeline.backend import keras
+    from pipeline.train.networks import NETWORKS
+
+    total, first = 0, True
+    for layer in NETWORKS[network](width, 0).layers:
+        if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
+            places = math.prod(layer.output.shape[1:-1])
+            total += 2 * places * math.prod(layer.kernel.shape) * (2 if first else 3)
+            first = False
+    return total
+
+
 def _epoch(row: Mapping[str, float], epochs: int) -> str:
     """A row of the history, in words."""
     return (
@@ -112,5 +184,8 @@ def _epoch(row: Mapping[str, float], epochs: int) -> str:
     )
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+def duration(seconds: float) -> str:
+    """Seconds or minutes, in words."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"

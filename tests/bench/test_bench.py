@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from conftest import build, digit_images
 
-from pipeline.bench import measure, tables
-from pipeline.config import Train
+from pipeline.bench import tables
 
 NOTEBOOK = {
     "seconds": [10.0, 20.0, 30.0],
@@ -74,13 +73,6 @@ def test_the_same_figures_give_the_same_pictures(tmp_path: Path) -> None:
         assert [file.name for file in files] == ["accuracy-against-time.svg", "seeds.svg"]
         drawn.append([file.read_bytes() for file in files])
     assert drawn[0] == drawn[1]
-
-
-def test_the_operations_of_a_training_step() -> None:
-    # Outputs × weights × 2 (multiply, add); once forward, twice backward except for the pixels.
-    first = 14 * 14 * 25 * 8
-    others = 14 * 14 * 9 * 8 * 16 + 7 * 7 * 9 * 16 * 32 + 7 * 7 * 9 * 32 * 32 + 32 * 10
-    assert measure.flops_per_image(Train(width=8)) == 4 * first + 6 * others
 
 
 @pytest.mark.slow

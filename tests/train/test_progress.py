@@ -1,14 +1,18 @@
 """progress.py: what a run prints of how far it is, and how long it will take."""
 
+import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from pipeline.config import Train
 from pipeline.train import progress
-from pipeline.train.progress import Board, TrainingBar
+from pipeline.train.progress import Board, TrainingBar, duration, flops_per_image, runs
+from pipeline.watch import PROGRESS
 
 ROW = {
     "epoch": 2,
@@ -29,7 +33,9 @@ def sleep(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     def pass_by(seconds: float) -> None:
         now[0] += seconds
 
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(
+        progress, "time", SimpleNamespace(monotonic=lambda: now[0], time=lambda: now[0])
+    )
     return pass_by
 
 
@@ -39,15 +45,15 @@ def run_steps(bar: TrainingBar, calls: range, sleep: Callable[[float], None], ea
         bar.on_train_batch_end(call, {"loss": 0.5, "accuracy": 0.8})
 
 
-@pytest.mark.parametrize(("folds", "all_folds"), [(1, ""), (5, ", 42 min for 5 folds")])
+@pytest.mark.parametrize(("runs", "all_folds"), [(1, ""), (4.5, ", 38 min for all folds")])
 def test_the_duration_is_forecast_once(
     sleep: Callable[[float], None],
     capsys: pytest.CaptureFixture[str],
-    folds: int,
+    runs: float,
     all_folds: str,
 ) -> None:
     """From the steps after the first call, which traces the graph."""
-    with TrainingBar("fold 0", epochs=20, steps=50, done=0, folds=folds) as bar:
+    with TrainingBar("fold 0", epochs=20, steps=50, done=0, runs=runs) as bar:
         sleep(60)
         bar.on_train_batch_end(0)
         run_steps(bar, range(1, 5), sleep, 0.5)
@@ -61,9 +67,9 @@ def test_the_duration_is_forecast_once(
 def test_a_short_forecast_is_in_seconds(
     sleep: Callable[[float], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with TrainingBar("fold 0", epochs=3, steps=10, done=1, folds=2) as bar:
+    with TrainingBar("fold 0", epochs=3, steps=10, done=1, runs=2) as bar:
         run_steps(bar, range(0, 10), sleep, 0.75)
-    assert "about 22 s for 3 epochs, 45 s for 2 folds on" in capsys.readouterr().out
+    assert "about 22 s for 3 epochs, 45 s for all folds on" in capsys.readouterr().out
 
 
 def test_each_epoch_has_a_line_with_the_time_left(
@@ -75,6 +81,47 @@ def test_each_epoch_has_a_line_with_the_time_left(
         assert bar.epoch == 2
     # One epoch took 7 s, and three are left.
     assert capsys.readouterr().out == f"fold 1, epoch 2/5: {NUMBERS}; 21 s left\n"
+
+
+def test_the_time_left_is_that_of_the_whole_command_and_is_kept(
+    sleep: Callable[[float], None], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with TrainingBar("fold 1", epochs=5, steps=10, done=1, runs=3.5, folder=tmp_path) as bar:
+        sleep(7)
+        bar.epoch_done(ROW)
+    # Three epochs of this fold, and 2.5 times its five.
+    left = 7 * (3 + 2.5 * 5)
+    assert capsys.readouterr().out.endswith("; 2 min left\n")
+    assert json.loads((tmp_path / PROGRESS).read_text())["left"] == round(left, 1)
+
+
+def test_folds_alike_take_equally_long() -> None:
+    assert runs(Train(), [], 1000) == 1
+    assert runs(Train(), [Train(seed=3)] * 4, 1000) == 5
+    assert runs(Train(epochs=10), [Train(epochs=20, limit=500)], 1000) == 2
+    assert runs(Train(), [Train()] * 3, 1000, jobs=2) == 2
+    assert runs(Train(), [], 1000, jobs=2) == 1, "one fold takes as long as one fold"
+
+
+def test_other_networks_take_as_long_as_their_operations_say(fresh_keras: Any) -> None:
+    narrow, wide = flops_per_image("strided", 8), flops_per_image("strided", 16)
+    assert wide > 2 * narrow
+    found = runs(Train(width=8), [Train(width=8), Train(width=16, epochs=5)], 1000)
+    assert found == pytest.approx(2 + wide / narrow / 2)
+
+
+def test_the_operations_of_a_training_step(fresh_keras: Any) -> None:
+    # Outputs × weights × 2 (multiply, add); once forward, twice backward except for the pixels.
+    first = 14 * 14 * 25 * 8
+    others = 14 * 14 * 9 * 8 * 16 + 7 * 7 * 9 * 16 * 32 + 7 * 7 * 9 * 32 * 32 + 32 * 10
+    assert flops_per_image("strided", 8) == 4 * first + 6 * others
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (99, "99 s"), (150, "2 min"), (7200, "2.0 h")]
+)
+def test_durations_have_the_unit_that_one_would_say(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
 
 
 def task(epochs: int) -> Any:
