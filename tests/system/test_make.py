@@ -23,6 +23,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline import calibration
+
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("Makefile", "pyproject.toml", "requirements.lock", "README.md", "LICENSE")
 ROWS_PER_CLASS, TEST_ROWS = 20, 30
@@ -394,6 +396,8 @@ def test_members_are_trained_once_and_averaged(project: Project) -> None:
         return [np.load(folder / "test.npy") for folder in folders]
 
     mean = np.mean([*tests("pair"), *tests("narrow")], axis=0)
+    metrics = json.loads(project.path("data/blobs/both/ensemble/metrics.json").read_text())
+    mean = calibration.apply(mean, metrics["temperature"])
     np.testing.assert_allclose(
         np.load(project.path("data/blobs/both/ensemble/test.npy")), mean, rtol=1e-5
     )
