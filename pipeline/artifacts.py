@@ -398,11 +398,14 @@ def _origin(task: Task, cache: Cache | None) -> dict[str, Any]:
 
 def resumable(task: Task, cache: Cache | None = None) -> bool:
     """Whether the next run of a task continues from what an interrupted one left."""
-    found = read_json(task.staging / ORIGIN)
     try:
-        return found is not None and found == json.loads(json.dumps(_origin(task, cache)))
+        return task.staging.exists() and _continues(task.staging, _origin(task, cache))
     except OSError:  # an input is missing
         return False
+
+
+def _continues(staging: Path, origin: Mapping[str, Any]) -> bool:
+    return bool(read_json(staging / ORIGIN) == json.loads(json.dumps(origin)))
 
 
 def _check_inputs(task: Task, tasks: Iterable[Task], cache: Cache) -> None:
@@ -429,7 +432,7 @@ def _prepare(staging: Path, origin: Mapping[str, Any]) -> bool:
     Returns whether something was kept.
     """
     if staging.exists():
-        if read_json(staging / ORIGIN) == json.loads(json.dumps(origin)):
+        if _continues(staging, origin):
             return True
         _clear(staging)
     staging.mkdir(parents=True)

@@ -39,7 +39,7 @@ def status(graph: Graph, verify: bool) -> None:
         why = f"  {reason}" if state == "stale" else ""
         if reason is not None and (process := artifacts.holder(task)):
             state, why = "running", f"  {', '.join([*watch.reached(task), f'process {process}'])}"
-        elif reason is not None and artifacts.resumable(task) and (found := watch.reached(task)):
+        elif reason is not None and (found := watch.reached(task)) and artifacts.resumable(task):
             why += f"  resumes after {found[0]}"
         print(f"{task.name:<{width}} {state:<8}{took}{why}".rstrip())
 
