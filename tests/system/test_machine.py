@@ -556,7 +556,7 @@ def test_a_disk_that_fills_up_during_training_costs_no_epoch(
     assert "epoch 1/2" in process.stdout
     assert {path.name for path in folder.iterdir()} == {".manifest.lock", ".manifest.partial"}
     left = {path.name for path in (folder / ".manifest.partial").iterdir()}
-    assert left == {"origin.json", "checkpoint.npz"}
+    assert left == {"origin.json", "checkpoint.npz", "history.csv", "progress.json"}
 
     mount(folder, "size=20m")
     again = digits(project, "train", *CHOICE)

@@ -22,6 +22,7 @@ from pipeline.errors import UserError
 from pipeline.train.checkpoint import CHECKPOINT
 from pipeline.train.fold import _fit_epoch, predict, train
 from pipeline.train.networks import NETWORKS
+from pipeline.watch import PROGRESS
 
 # 150 rows in three folds of 50: five steps of 20 images an epoch, in calls of three and two.
 PARAMS = Train(
@@ -145,7 +146,7 @@ def column(folder: Path, name: str) -> list[float]:
 @slow
 def test_a_fold_writes_probabilities_and_metadata(trained: Any, arrays: Path) -> None:
     folder, metadata = trained(PARAMS)
-    assert set(contents(folder)) == {*OUTPUTS.values(), CHECKPOINT}
+    assert set(contents(folder)) == {*OUTPUTS.values(), CHECKPOINT, PROGRESS}
     for name, rows in (("oof.npy", 50), ("test.npy", 30)):
         probabilities = np.load(folder / name)
         assert probabilities.shape == (rows, 10)
@@ -364,7 +365,10 @@ def test_a_resumed_run_writes_the_bytes_of_an_uninterrupted_one(
         stop(patch, epoch)
         with pytest.raises(KeyboardInterrupt):
             train_fold(tmp_path / "stopped", arrays, params)
-    assert set(contents(tmp_path / "stopped")) == {CHECKPOINT}
+    # The time left is kept after an epoch, or as soon as there is a forecast.
+    assert set(contents(tmp_path / "stopped")) | {PROGRESS} == {
+        *(CHECKPOINT, OUTPUTS["history"], PROGRESS)
+    }
     capsys.readouterr()
     resumed = train_fold(tmp_path / "stopped", arrays, params)
     done = epoch if stop is stop_after_checkpoint else epoch - 1
