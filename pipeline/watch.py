@@ -93,14 +93,19 @@ def reached(task: Task) -> list[str]:
 
 
 def _left(task: Task) -> str:
-    from pipeline.train.progress import duration
-
     try:
         found = json.loads((task.staging / PROGRESS).read_text(encoding="utf-8"))
         seconds = found["left"] - (time.time() - found["at"])
     except (OSError, ValueError, KeyError, TypeError):
         return ""
     return f"{duration(max(0.0, seconds))} left"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, in words."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def _staged(task: Task) -> Path:

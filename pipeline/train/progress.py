@@ -18,7 +18,7 @@ from rich.console import Console
 
 from pipeline.artifacts import Task, atomic
 from pipeline.config import Train
-from pipeline.watch import PROGRESS
+from pipeline.watch import PROGRESS, duration
 
 # Seconds of steps after which the run's duration is forecast.
 FORECAST_SECONDS = 2.0
@@ -182,10 +182,3 @@ def _epoch(row: Mapping[str, float], epochs: int) -> str:
         f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}, "
         f"held out: loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.4f}"
     )
-
-
-def duration(seconds: float) -> str:
-    """Seconds or minutes, in words."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"

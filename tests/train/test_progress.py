@@ -11,8 +11,8 @@ import pytest
 
 from pipeline.config import Train
 from pipeline.train import progress
-from pipeline.train.progress import Board, TrainingBar, duration, flops_per_image, runs
-from pipeline.watch import PROGRESS
+from pipeline.train.progress import Board, TrainingBar, flops_per_image, runs
+from pipeline.watch import PROGRESS, duration
 
 ROW = {
     "epoch": 2,
