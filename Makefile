@@ -152,11 +152,10 @@ help: ## list targets and variables
 # --- the environment ------------------------------------------------------------------------------
 
 ifeq ($(VENV),none)
-.PHONY: none tools
-none:
+TOOLS := $(VENV)
+$(VENV):
 	@command -v $(PYTHON) >/dev/null || { echo "there is no $(PYTHON); name one with PYTHON=" >&2; exit 2; }
 	@$(PYTHON) -m pipeline.installed
-tools: none
 else
 
 # A stamp's name contains a checksum of what is to be installed: when that changes, it is installed
@@ -175,9 +174,7 @@ INSTALL = PIP_USER=0 $(VENV)/bin/python -m pip install --quiet --disable-pip-ver
 endif
 EDITABLE = $(INSTALL) --no-build-isolation --config-settings editable_mode=compat
 
-.PHONY: $(VENV) tools
 $(VENV): $(INSTALLED)
-tools: $(TOOLS) ## install what tests, lint and Ray need
 
 # Without its Python, which may point to one that was removed, the environment is made anew.
 ifeq ($(shell test -x '$(VENV)/bin/python' && echo yes),)
@@ -205,3 +202,6 @@ $(TOOLS): $(INSTALLED)
 	@$(INSTALL) --require-hashes -r requirements.lock -r tests/requirements.lock
 	@rm -f '$(VENV)'/.tools-*; touch '$@'
 endif
+
+.PHONY: $(VENV)
+tools: $(TOOLS) ## install what tests, lint and Ray need
