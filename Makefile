@@ -143,7 +143,7 @@ help: ## list targets and variables
 	@echo '  MESSAGE=  the description of a submission'
 	@echo '  WAIT=$(WAIT)  seconds to wait for the score'
 	@echo '  FORCE=  1 submits this exact file a second time'
-	@echo '  VENV=$(VENV)  the environment; several clones may share one; none: what PYTHON has, nothing is installed'
+	@echo '  VENV=$(VENV)  the environment, which clones may share; none uses the packages of PYTHON'
 	@echo '  PYTHON=$(PYTHON)  the Python to create it with, or to use: 3.11, 3.12 or 3.13'
 	@echo '  ENGINE=$(ENGINE)  where to train: local, or ray for a cluster, at RAY_ADDRESS= or one of its own'
 	@echo '  TENSORBOARD=  1 writes the curves for TensorBoard, to data/DATASET/CONFIG/logs/'
