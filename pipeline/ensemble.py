@@ -48,7 +48,7 @@ def ensemble(
     """
     labels, folds = np.load(train_labels), np.load(fold_ids)
     held_out = folds >= 0
-    members = {name: _gather(paths, folds) for name, paths in fold_oof.items()}
+    members = {name: gather(paths, folds) for name, paths in fold_oof.items()}
     mean = _mean(list(members.values()))
     temperature = calibration.fit(mean[held_out], labels[held_out])
     calibrated = calibration.apply_out_of_fold(mean, labels, folds)
@@ -79,8 +79,11 @@ def ensemble(
     return found
 
 
-def _gather(paths: Sequence[Path], folds: NDArray[np.int8]) -> NDArray[np.float32]:
-    """One member's out-of-fold probabilities in the order of the rows, float32 (n, 10)."""
+def gather(paths: Sequence[Path], folds: NDArray[np.int8]) -> NDArray[np.float32]:
+    """Put the predictions of a preset's folds in the order of the rows, float32 (n, 10).
+
+    Rows that no fold holds out are NaN.
+    """
     oof = np.full((len(folds), 10), np.nan, dtype=np.float32)
     for fold, path in enumerate(paths):
         oof[folds == fold] = probabilities.load(path)

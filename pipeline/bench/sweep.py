@@ -1,81 +1,93 @@
 """Variants of a preset, trained on the same folds and compared out of fold.
 
 A sweep is a TOML file: `base` names a preset; `[grid]` lists values of [train] parameters, of which
-every combination is trained; each `[[variants]]` is one more set of changes.
+every combination is trained; each `[[variants]]` is one more set of changes. With `seeds`, the base
+and every variant are trained once with each of them.
 """
 
 import dataclasses
 import itertools
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline import artifacts, config, show, stages
 from pipeline.artifacts import Task
+from pipeline.bench import paired
+from pipeline.calibration import apply_out_of_fold
 from pipeline.config import Preset
 from pipeline.download import Dataset
+from pipeline.ensemble import gather
 from pipeline.errors import UserError
-from pipeline.probabilities import standard_error
 from pipeline.stages import Graph
 from pipeline.train.engines import Engine, train_folds
 
 
 @dataclass(frozen=True)
-class Row:
-    """What one variant achieved on the rows that its folds held out.
+class Sweep:
+    """What a sweep file asks for.
 
     Attributes:
-        name: of the variant; "base" is the preset itself.
-        accuracy: on all held-out rows.
-        error: its standard error.
-        seconds: the training time of all folds.
-        difference: from the base's accuracy, on the same rows.
-        uncertainty: the standard error of the difference.
+        base: the preset that varies.
+        arms: the presets to train for each arm, one per seed, by the arm's name; "base", the base
+            itself, comes first.
     """
 
-    name: str
-    accuracy: float
-    error: float
-    seconds: float
-    difference: float
-    uncertainty: float
+    base: Preset
+    arms: dict[str, list[Preset]]
 
 
-def load(path: Path) -> tuple[Preset, list[Preset]]:
-    """The base of a sweep, and its variants.
+def load(path: Path) -> Sweep:
+    """Read a sweep file.
 
     Raises:
         UserError: something in the file is missing, unknown, out of range or listed twice.
     """
     tables = config.read_toml(path)
-    for key in tables.keys() - {"base", "grid", "variants"}:
-        raise UserError(f"{path}: unknown key {key}; a sweep has base, [grid] and [[variants]]")
+    for key in tables.keys() - {"base", "seeds", "grid", "variants"}:
+        raise UserError(
+            f"{path}: unknown key {key}; a sweep has base, seeds, [grid] and [[variants]]"
+        )
     word = tables.get("base")
     if not isinstance(word, str):
         raise UserError(f'{path}: base must name a preset: base = "fast"')
     base = config.load_named(word, path, "base")
     if base.ensemble.members:
         raise UserError(f"{path}: base: {word} is an ensemble of presets; name one of them")
+    seeds = tables.get("seeds", [base.train.seed])
+    if not isinstance(seeds, list) or not seeds or {type(seed) for seed in seeds} != {int}:
+        raise UserError(f"{path}: seeds must be a list of whole numbers: seeds = [1, 2]")
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"{path}: seeds: one is listed twice")
+
+    def arm(changes: dict[str, Any]) -> list[Preset]:
+        presets = []
+        for seed in seeds:
+            varied = changes if seed == base.train.seed else {**changes, "seed": seed}
+            name = ",".join(f"{key}={value}" for key, value in varied.items())
+            full = f"sweeps/{path.stem}/{name}"
+            presets.append(config.variant(base, full, varied, str(path)) if varied else base)
+        return presets
+
     parameters = {field.name for field in dataclasses.fields(config.Train)}
-    variants: list[Preset] = []
+    arms = {"base": arm({})}
     for changes in _grid(tables.get("grid", {}), path) + _listed(tables.get("variants", []), path):
         for key in changes.keys() - parameters:
             near = config.nearest(key, parameters)
             raise UserError(
                 f"{path}: {key} is not a parameter of [train], which is what a sweep varies{near}"
             )
+        if "seed" in changes and "seeds" in tables:
+            raise UserError(f"{path}: seed varies twice; leave it to seeds")
         name = ",".join(f"{key}={value}" for key, value in changes.items())
-        full = f"sweeps/{path.stem}/{name}"
-        if full in {variant.name for variant in variants}:
+        if name in arms:
             raise UserError(f"{path}: {name} is listed twice")
-        variants.append(config.variant(base, full, changes, str(path)))
-    if not variants:
+        arms[name] = arm(changes)
+    if len(arms) == 1:
         raise UserError(f"{path}: nothing varies; add [grid] or [[variants]] with keys of [train]")
-    return base, variants
+    return Sweep(base, arms)
 
 
 def _grid(table: Any, path: Path) -> list[dict[str, Any]]:
@@ -93,86 +105,63 @@ def _listed(tables: Any, path: Path) -> list[dict[str, Any]]:
 
 
 def run(path: Path, data: Dataset, jobs: int | None, engine: Engine, address: str | None) -> None:
-    """Train the variants of a sweep that are due, and print the comparison.
+    """Train the arms of a sweep that are due, and print the comparison.
 
     Args:
         path: the sweep's TOML file.
         data: the dataset.
-        jobs: how many folds are trained on one machine at a time (see `engines.train_folds`).
-        engine: see `engines.train_folds`, also for `address`.
+        jobs: how many folds are trained on one machine at a time.
+        engine: see `engines.train_folds`, also for `jobs` and `address`.
         address: of a Ray cluster.
 
     Raises:
         UserError: something in the file is wrong, or the split has not been made yet.
     """
-    base, variants = load(path)
-    graphs = {"base": stages.graph(data, base)}
-    graphs |= {Path(variant.name).name: stages.graph(data, variant) for variant in variants}
-    shared = graphs["base"].up_to("split")
-    artifacts.require_fresh(shared, graphs["base"].command("split"))
-    folds = {name: graph.all("train") for name, graph in graphs.items()}
-    every = [task for tasks in folds.values() for task in tasks]
+    sweep = load(path)
+    base = stages.graph(data, sweep.base)
+    shared = base.up_to("split")
+    artifacts.require_fresh(shared, base.command("split"))
+    folds = {
+        name: [stages.graph(data, preset).all("train") for preset in presets]
+        for name, presets in sweep.arms.items()
+    }
+    every = [task for runs in folds.values() for tasks in runs for task in tasks]
     train_folds(every, shared + every, jobs=jobs, engine=engine, address=address)
-    print_comparison(graphs["base"], folds)
+    print_comparison(base, folds)
 
 
-def compare(
-    variants: dict[str, list[Task]], labels: NDArray[np.uint8], fold_ids: NDArray[np.int8]
-) -> list[Row]:
-    """Compare the variants with the base.
+def print_comparison(base: Graph, arms: dict[str, list[list[Task]]]) -> None:
+    """Print the comparison of the arms with the first of them.
 
     Args:
-        variants: the trained folds of each variant, by its name; the base comes first.
-        labels: of the training rows, uint8 (n,).
-        fold_ids: the fold that holds out each row, int8 (n,).
-
-    Returns:
-        A row for each variant. The uncertainty of a difference comes from its variation over the
-        folds if there are several: each differs in rows and random numbers. With one fold it comes
-        from the rows alone, and leaves out the variation from run to run.
+        base: the graph of the base.
+        arms: for each arm and seed the folds, all of which are trained.
     """
-    rows = []
-    base: list[NDArray[np.float64]] = []
-    for name, tasks in variants.items():
-        right = [_right(task, labels, fold_ids) for task in tasks]
-        base = base or right
-        every, gain = np.concatenate(right), np.concatenate(right) - np.concatenate(base)
-        of_folds = [(mine - its).mean() for mine, its in zip(right, base, strict=True)]
-        spread = of_folds if len(of_folds) > 1 else gain
-        metadata = [artifacts.metadata(task.manifest) for task in tasks]
-        rows.append(
-            Row(
-                name=name,
-                accuracy=float(every.mean()),
-                error=standard_error(float(every.mean()), len(every)),
-                seconds=sum(sum(each.get("epoch_seconds", [])) for each in metadata),
-                difference=float(gain.mean()),
-                uncertainty=float(np.std(spread, ddof=1) / math.sqrt(len(spread))),
-            )
-        )
-    return rows
-
-
-def print_comparison(base: Graph, variants: dict[str, list[Task]]) -> None:
-    """Print the comparison of the variants, all of whose folds are trained."""
     labels = np.load(base.task("preprocess").writes["train_labels"])
     fold_ids = np.load(base.task("split").writes["fold_ids"])
-    rows = []
-    for row in compare(variants, labels, fold_ids):
-        cells = [row.name, f"{row.accuracy:.5f}", f"{row.error:.5f}", f"{row.seconds:.0f} s"]
-        if row.name != "base":
-            cells += [f"{row.difference:+.5f}", f"{row.uncertainty:.5f}"]
+    rows, first = [], None
+    for name, runs in arms.items():
+        oof = [gather([task.writes["oof"] for task in tasks], fold_ids) for tasks in runs]
+        calibrated = [apply_out_of_fold(its, labels, fold_ids) for its in oof]
+        measured = paired.measure(calibrated, labels, fold_ids)
+        manifests = [artifacts.metadata(task.manifest) for tasks in runs for task in tasks]
+        seconds = sum(sum(each.get("epoch_seconds", [])) for each in manifests)
+        cells = [name, f"{measured.accuracy:.5f}", f"{measured.error:.5f}", f"{measured.wrong:g}"]
+        cells += [f"{measured.loss.mean():.5f}", f"{seconds:.0f} s"]
+        if first is None:
+            first = measured
+        else:
+            its = paired.difference(measured, first)
+            cells += [f"{its.accuracy:+.5f}", f"{its.uncertainty:.5f}"]
+            cells.append(f"{its.lower} of {base.preset.split.folds}")
         rows.append(cells)
-    columns = ("variant", "out of fold", "±", "training", f"against {base.preset.name}", "±")
-    show.print_table(columns, rows)
-    units = "the folds" if base.preset.split.folds > 1 else "the rows"
-    print(f"±: one standard error; that of a difference comes from its variation over {units}")
-
-
-def _right(
-    task: Task, labels: NDArray[np.uint8], fold_ids: NDArray[np.int8]
-) -> NDArray[np.float64]:
-    """1 for each held-out row of a fold that is predicted correctly, 0 for the others."""
-    probabilities = np.load(task.writes["oof"])
-    held_out = labels[fold_ids == task.params["fold"]]
-    return np.asarray(probabilities.argmax(axis=1) == held_out, dtype=np.float64)
+    columns = ("variant", "out of fold", "±", "wrong", "loss", "training")
+    against = (f"against {base.preset.name}", "±", "loss lower in")
+    show.print_table((*columns, *against), rows)
+    seeds = len(next(iter(arms.values())))
+    means = f"; means of {seeds} seeds" if seeds > 1 else ""
+    print(
+        f"{int((fold_ids >= 0).sum()):,} rows{means}; ±: one standard error, of a difference from "
+        "the differences of the rows"
+    )
+    print("loss: in nats, at a temperature fitted on the other folds; training: of all folds")

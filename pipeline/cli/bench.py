@@ -21,11 +21,24 @@ def sweep(
 
     The file names a preset, base = "fast". Below [grid] it lists values of [train] parameters,
     width = [24, 32], of which every combination is trained; each [[variants]] is one more set of
-    changes. Nothing is trained twice.
+    changes. With seeds = [1, 2], each is trained with these seeds. Nothing is trained twice.
     """
     import_module("pipeline.bench.sweep").run(
         file, download.dataset(dataset), jobs, engine, address
     )
+
+
+def compare(
+    first: Annotated[str, typer.Argument(help="A preset's name, or a TOML file.")],
+    second: Annotated[str, typer.Argument(help="Another one, with the same [split].")],
+    dataset: DatasetOption = "kaggle",
+) -> None:
+    """Compare two trained presets on the same rows, and show the digits that only one gets right.
+
+    Prints the difference of their out-of-fold accuracies with its standard error, and the changed
+    parameters; the digits go to submissions/DATASET-FIRST-against-SECOND.html.
+    """
+    import_module("pipeline.bench.compare").run(dataset, first, second)
 
 
 def bench(dataset: DatasetOption = "kaggle") -> None:

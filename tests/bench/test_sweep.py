@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from conftest import Digits, build, fake_training, write_digits
 
-from pipeline import config, stages
-from pipeline.artifacts import Task
+from pipeline import config
 from pipeline.bench import sweep
 from pipeline.errors import UserError
 
@@ -25,8 +24,10 @@ def test_a_grid_is_every_combination_and_a_list_is_itself(tmp_path: Path) -> Non
         'base = "fast"\n[grid]\nwidth = [24, 48]\ndropout = [0.0, 0.25]\n'
         "[[variants]]\nepochs = 3\nlearning_rate = 0.001\n[[variants]]\noptimizer = 'adam'\n"
     )
-    base, variants = sweep.load(written(tmp_path, text))
-    assert base == config.load("fast")
+    loaded = sweep.load(written(tmp_path, text))
+    assert loaded.base == config.load("fast")
+    assert loaded.arms["base"] == [loaded.base]
+    variants = [preset for presets in loaded.arms.values() for preset in presets][1:]
     assert [variant.name for variant in variants] == [
         "sweeps/widths/width=24,dropout=0.0",
         "sweeps/widths/width=24,dropout=0.25",
@@ -38,13 +39,25 @@ def test_a_grid_is_every_combination_and_a_list_is_itself(tmp_path: Path) -> Non
     assert [v.train.width for v in variants[:4]] == [24, 24, 48, 48]
     assert variants[4].train.epochs == 3
     # Everything else is as in the base.
-    assert {v.split for v in variants} == {base.split}
-    assert variants[5].train.epochs == base.train.epochs
+    assert {v.split for v in variants} == {loaded.base.split}
+    assert variants[5].train.epochs == loaded.base.train.epochs
+
+
+def test_each_arm_is_trained_with_each_seed(tmp_path: Path) -> None:
+    text = 'base = "fast"\nseeds = [0, 7]\n[grid]\nwidth = [24]\n'
+    loaded = sweep.load(written(tmp_path, text))
+    assert {name: [p.name for p in presets] for name, presets in loaded.arms.items()} == {
+        # With the base's own seed, the folders are those of a sweep without seeds.
+        "base": ["fast", "sweeps/widths/seed=7"],
+        "width=24": ["sweeps/widths/width=24", "sweeps/widths/width=24,seed=7"],
+    }
+    assert [p.train.seed for presets in loaded.arms.values() for p in presets] == [0, 7, 0, 7]
+    assert [p.train.width for p in loaded.arms["width=24"]] == [24, 24]
 
 
 def test_a_base_of_the_user_is_beside_the_sweep(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text("[train]\nepochs = 2\n")
-    base, _ = sweep.load(written(tmp_path, 'base = "mine.toml"\n[grid]\nwidth = [8]\n'))
+    base = sweep.load(written(tmp_path, 'base = "mine.toml"\n[grid]\nwidth = [8]\n')).base
     assert (base.name, base.train.epochs) == ("mine", 2)
 
 
@@ -66,6 +79,11 @@ def test_a_base_of_the_user_is_beside_the_sweep(tmp_path: Path) -> None:
         ('base = "fast"\n[grid]\nwidth = [8, 8]\n', "width=8 is listed twice"),
         ('base = "fast"\n[variants]\nwidth = 8\n', "variants must be tables"),
         ('base = "fast"\n[[variants]]\n', "variants must be tables"),
+        ('base = "fast"\nseeds = 1\n[grid]\nwidth = [8]\n', "seeds must be a list of whole"),
+        ('base = "fast"\nseeds = [true]\n[grid]\nwidth = [8]\n', "seeds must be a list of"),
+        ('base = "fast"\nseeds = [1, 1]\n[grid]\nwidth = [8]\n', "seeds: one is listed twice"),
+        ('base = "fast"\nseeds = [-1]\n[grid]\nwidth = [8]\n', "train.seed must be between 0"),
+        ('base = "fast"\nseeds = [1]\n[grid]\nseed = [8]\n', "seed varies twice"),
     ],
 )
 def test_the_message_names_a_fault(tmp_path: Path, text: str, part: str) -> None:
@@ -73,39 +91,6 @@ def test_the_message_names_a_fault(tmp_path: Path, text: str, part: str) -> None
     with pytest.raises(UserError, match=re.escape(part)) as caught:
         sweep.load(path)
     assert str(path) in str(caught.value)
-
-
-def test_the_comparison_is_on_the_same_rows(project: Path) -> None:
-    """Two folds of 40 rows; the variant gets 2 more right in one and 1 less in the other."""
-    write_digits(project / "tiny")
-    (project / "pair.toml").write_text("[split]\nfolds = 2\n")
-    graph = build("tiny", "pair.toml")
-    folds = graph.all("train")
-    labels = np.load(graph.task("preprocess").writes["train_labels"])
-    fold_ids = np.load(graph.task("split").writes["fold_ids"])
-    variant = config.variant(graph.preset, "sweeps/w/width=8", {"width": 8}, "w.toml")
-    others = stages.graph(graph.dataset, variant).all("train")
-    for tasks, wrong in ((folds, ([0, 1, 2], [5])), (others, ([2], [5, 6]))):
-        for task, rows in zip(tasks, wrong, strict=True):
-            predict(task, labels[fold_ids == task.params["fold"]], rows)
-    first, second = sweep.compare({"base": folds, "width=8": others}, labels, fold_ids)
-    assert (first.name, first.accuracy, first.difference) == ("base", 76 / 80, 0)
-    assert first.error == pytest.approx((0.95 * 0.05 / 80) ** 0.5)
-    assert (second.name, second.accuracy) == ("width=8", 77 / 80)
-    assert second.difference == pytest.approx(1 / 80)
-    # The folds differ by +2 and -1 of 40 rows: half the distance between them.
-    assert second.uncertainty == pytest.approx((2 / 40 - -1 / 40) / 2)
-    # With one fold, the uncertainty comes from the rows.
-    (_, second) = sweep.compare({"base": folds[:1], "width=8": others[:1]}, labels, fold_ids)
-    gains = np.array([1, 1] + [0] * 38)
-    assert second.uncertainty == pytest.approx(gains.std(ddof=1) / 40**0.5)
-
-
-def predict(task: Task, labels: Any, wrong: list[int]) -> None:
-    probabilities = np.eye(10, dtype=np.float32)[labels]
-    probabilities[wrong] = np.roll(probabilities[wrong], 1, axis=1)
-    task.folder.mkdir(parents=True, exist_ok=True)
-    np.save(task.writes["oof"], probabilities)
 
 
 def test_the_command_trains_what_is_due_and_prints_the_comparison(
@@ -117,6 +102,10 @@ def test_the_command_trains_what_is_due_and_prints_the_comparison(
     def train(fold: int, params: config.Train, **paths: Any) -> dict[str, Any]:
         trained.append((params.width, fold))
         found = fake_training(paths, {name: paths[name] for name in files}, fold)
+        if (params.width, fold) == (8, 1):  # it gets its first three rows wrong
+            probabilities = np.load(paths["oof"])
+            probabilities[:3] = np.roll(probabilities[:3], 1, axis=1)
+            np.save(paths["oof"], probabilities)
         return found | {"epoch_seconds": [2.0, 1.0]}
 
     monkeypatch.setattr("pipeline.train.fold.train", train)
@@ -127,17 +116,25 @@ def test_the_command_trains_what_is_due_and_prints_the_comparison(
     ended = digits("sweep", str(path), "--dataset", "tiny")
     assert ended.code == 0, ended.error
     assert trained == [(8, 0), (8, 1), (16, 0), (16, 1)]
-    *table, legend = ended.lines
-    assert legend.startswith("±: one standard error")
-    assert legend.endswith("over the folds")
+    *table, legend, _ = ended.lines
+    assert legend.startswith("80 rows; ±: one standard error")
     header, base, first, second = (line.split() for line in table[-4:])
     assert header[0] == "variant"
-    assert base[:2] == ["base", "1.00000"]
-    assert first == ["width=8", "1.00000", "0.00000", "6", "s", "+0.00000", "0.00000"]
-    assert second[0] == "width=16"
+    assert base[:4] == ["base", "1.00000", "0.00000", "0"]
+    assert first[:4] == ["width=8", "0.96250", "0.02124", "3"]
+    assert first[5:] == ["6", "s", "-0.03750", "0.02137", "0", "of", "2"]
+    assert second[:2] == ["width=16", "1.00000"]
+    assert second[5:] == ["6", "s", "+0.00000", "0.00000", "0", "of", "2"]
     again = digits("sweep", str(path), "--dataset", "tiny")
     assert len(trained) == 4
-    assert again.lines[-4:] == ended.lines[-4:]
+    assert again.lines[-6:] == ended.lines[-6:]
+    # Two more seeds: the means of three runs, of which two are new.
+    written(project, 'base = "pair.toml"\nseeds = [0, 1, 2]\n[grid]\nwidth = [8]\n')
+    ended = digits("sweep", str(path), "--dataset", "tiny")
+    assert [width for width, _ in trained[4:]] == [4] * 4 + [8] * 4
+    *table, legend, _ = ended.lines
+    assert legend.startswith("80 rows; means of 3 seeds; ±")
+    assert table[-1].split()[:4] == ["width=8", "0.96250", "0.02124", "3"]
 
 
 def test_a_sweep_needs_the_split_of_its_base(project: Path, digits: Digits) -> None:

@@ -1,0 +1,102 @@
+"""Two recipes compared on the same rows: the difference of each row, and what it is worth.
+
+Pairing removes what makes rows easy or hard. It leaves the chance of training: two runs of one
+recipe with other seeds disagree on some rows too, and these disagreements are what the uncertainty
+is made of. More seeds make it smaller.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.calibration import TINY
+from pipeline.probabilities import standard_error
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A recipe on the held-out rows, in their order: means over its runs.
+
+    Attributes:
+        right: the share of runs that predict each row correctly, float64 (held-out rows,).
+        loss: the negative log-likelihood of each row, in nats, float64 (held-out rows,).
+        folds: the fold that holds out each row, int8 (held-out rows,).
+    """
+
+    right: NDArray[np.float64]
+    loss: NDArray[np.float64]
+    folds: NDArray[np.int8]
+
+    @property
+    def accuracy(self) -> float:
+        """The mean accuracy of its runs."""
+        return float(self.right.mean())
+
+    @property
+    def error(self) -> float:
+        """The standard error of the accuracy of one run."""
+        return standard_error(self.accuracy, len(self.right))
+
+    @property
+    def wrong(self) -> float:
+        """The mean number of wrong rows."""
+        return float((1 - self.right).sum())
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One recipe minus another.
+
+    Attributes:
+        accuracy: the difference of the mean accuracies.
+        uncertainty: its standard error.
+        loss: the difference of the mean losses.
+        lower: in how many folds the loss is lower.
+    """
+
+    accuracy: float
+    uncertainty: float
+    loss: float
+    lower: int
+
+
+def measure(
+    runs: Sequence[NDArray[np.float32]], labels: NDArray[np.uint8], fold_ids: NDArray[np.int8]
+) -> Measured:
+    """Measure a recipe by the out-of-fold probabilities of its runs.
+
+    Args:
+        runs: for each run (seed), float32 (n, 10), calibrated (`calibration.apply_out_of_fold`):
+            the loss of probabilities as they are depends on the label smoothing above all.
+        labels: uint8 (n,).
+        fold_ids: int8 (n,); rows with -1 are left out.
+    """
+    held_out = fold_ids >= 0
+    truth, rows = labels[held_out], np.arange(held_out.sum())
+    right, losses = [], []
+    for run in runs:
+        right.append(run[held_out].argmax(axis=1) == truth)
+        losses.append(-np.log(np.maximum(run[held_out][rows, truth], TINY)))
+    return Measured(
+        np.mean(right, axis=0), np.mean(losses, axis=0, dtype=np.float64), fold_ids[held_out]
+    )
+
+
+def difference(new: Measured, base: Measured) -> Difference:
+    """The difference of two recipes that hold out the same rows in the same folds.
+
+    The standard error is that of the mean of the rows' differences, s / √n: what a bootstrap over
+    the rows converges to (Efron and Tibshirani 1993, chapter 2), without its chance.
+    """
+    gain = new.right - base.right
+    change = new.loss - base.loss
+    of_folds = [change[new.folds == fold].mean() for fold in np.unique(new.folds)]
+    return Difference(
+        accuracy=float(gain.mean()),
+        uncertainty=float(gain.std(ddof=1)) / math.sqrt(len(gain)),
+        loss=float(change.mean()),
+        lower=sum(mean < 0 for mean in of_folds),
+    )
