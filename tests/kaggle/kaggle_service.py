@@ -416,7 +416,8 @@ class KaggleService:
     def _list_submissions(self, asked: dict[str, Any]) -> Answer:
         newest_first = self.submissions[::-1]
         size = int(asked.get("pageSize") or 20)
-        start = int(asked.get("pageToken") or (int(asked.get("page") or 1) - 1) * size)
+        number = max(1, int(asked.get("page") or 1))  # kaggle 2.0 asks for -1
+        start = int(asked.get("pageToken") or (number - 1) * size)
         page = newest_first[start : start + size]
         for submission in page:
             self._judge(submission)
