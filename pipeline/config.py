@@ -1,7 +1,8 @@
 """Every parameter of the pipeline: its default, its unit and its range; and the presets.
 
 One dataclass for each stage that has parameters, one TOML table for each dataclass. A preset is a
-short list of differences from the defaults below: one of `presets/*.toml`, or a file of your own.
+short list of differences from the defaults below, or from the preset that `base` names: one of
+`presets/*.toml`, or a file of your own.
 """
 
 import dataclasses
@@ -102,10 +103,20 @@ class Ensemble:
 
 
 @dataclass(frozen=True)
+class About:
+    """What is known of a preset. It is not inherited, and changes nothing."""
+
+    use: str = _param("", "what it is for")
+    accuracy: float = _param(0.0, "measured on held-out rows; 0 = not measured", 0, 1)
+    seconds: float = _param(0.0, "training time on two cores with bfloat16; 0 = not measured")
+
+
+@dataclass(frozen=True)
 class Preset:
     """The parameters of all stages, under one name."""
 
     name: str = "default"
+    about: About = About()
     split: Split = Split()
     train: Train = Train()
     ensemble: Ensemble = Ensemble()
@@ -119,7 +130,9 @@ class Preset:
 
 
 # The TOML tables, in the order of the stages.
-TABLES: dict[str, type] = {"split": Split, "train": Train, "ensemble": Ensemble}
+TABLES: dict[str, type] = {"about": About, "split": Split, "train": Train, "ensemble": Ensemble}
+# Keys that make a file with a base a sweep (see bench/sweep.py).
+VARYING = {"seeds", "grid", "variants"}
 TYPES: dict[type, str] = {
     **{int: "a whole number", float: "a number", str: "a string"},
     **{tuple: "a list of strings", bool: "true or false"},
@@ -147,9 +160,7 @@ def load(word: str) -> Preset:
         UserError: there is no such preset, or something in it is unknown or out of range.
     """
     path = _path(word)
-    tables = read_toml(path)
-    if "base" in tables:
-        raise UserError(f"{path}: this is a sweep, not a preset: run `digits sweep {path}`")
+    tables = _merged(_lineage(path))
     preset = parse(tables, path.stem, str(path))
     if path.parent != PRESETS:
         preset = dataclasses.replace(preset, path=path.resolve())
@@ -210,10 +221,60 @@ def load_named(word: str, path: Path, key: str) -> Preset:
         UserError: as `load`, with file and key in front.
     """
     try:
-        place = _path(str(path.parent / word) if word.endswith(".toml") else word)
-        return parse(read_toml(place), place.stem, str(place))
+        place = _beside(path, word)
+        return parse(_merged(_lineage(place)), place.stem, str(place))
     except UserError as error:
         raise UserError(f"{path}: {key}: {error}") from error
+
+
+def origins(word: str) -> dict[str, str]:
+    """Which preset sets each parameter: from "train.width" to a name; without those not set."""
+    found: dict[str, str] = {}
+    for name, tables in reversed(_lineage(_path(word))):
+        found |= {f"{table}.{key}": name for table, keys in tables.items() for key in keys}
+    return found
+
+
+def _lineage(path: Path, heirs: tuple[Path, ...] = ()) -> list[tuple[str, dict[str, Any]]]:
+    """Name and tables of a preset's file, then of its base, and so on; each is checked.
+
+    Args:
+        path: the preset's file.
+        heirs: the files that inherit from it.
+    """
+    tables = read_toml(path)
+    if tables.keys() & VARYING:
+        raise UserError(f"{path}: this is a sweep, not a preset: run `digits sweep {path}`")
+    base = tables.pop("base", None)
+    parse(tables, path.stem, str(path))
+    lineage = [(path.stem, tables)]
+    if base is None:
+        return lineage
+    if not isinstance(base, str):
+        raise UserError(f'{path}: base must name a preset: base = "fast"')
+    heirs = (*heirs, path.resolve())
+    try:
+        place = _beside(path, base)
+        if place.resolve() in heirs:
+            raise UserError(f"{place}: a preset cannot inherit from itself")
+        return lineage + _lineage(place, heirs)
+    except UserError as error:
+        raise UserError(f"{path}: base: {error}") from error
+
+
+def _merged(lineage: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+    """The tables of a preset, with what it inherits."""
+    merged: dict[str, Any] = {}
+    for _, tables in reversed(lineage):
+        for table, values in tables.items():
+            merged[table] = {**merged.get(table, {}), **values}
+    merged["about"] = lineage[0][1].get("about", {})
+    return merged
+
+
+def _beside(path: Path, word: str) -> Path:
+    """The file of a preset that the file at `path` names."""
+    return _path(str(path.parent / word) if word.endswith(".toml") else word)
 
 
 def trial(preset: Preset, **changes: int | None) -> Preset:
@@ -295,18 +356,26 @@ def _checked(parameter: "Field[Any]", value: Any, where: str) -> Any:
     if wanted is tuple and type(value) is list and all(type(item) is str for item in value):
         value = tuple(value)
     low, high, choices = (parameter.metadata[limit] for limit in ("low", "high", "choices"))
-    expected = None
-    if type(value) is not wanted:
-        expected = TYPES[wanted]
-    elif choices and value not in choices:
-        expected = f"one of {', '.join(choices)}"
-    elif wanted in (int, float) and not low <= value <= high:
-        expected = f"between {low} and {high}"
-    if expected:
-        text = repr(value)
-        short = text if len(text) <= 60 else f"{text[:60]}…"
-        raise UserError(f"{where} must be {expected}, not {short}")
-    return value
+    right = type(value) is wanted
+    fits = right and (not choices or value in choices)
+    if fits and (wanted not in (int, float) or low <= value <= high):
+        return value
+    text = repr(value)
+    short = text if len(text) <= 60 else f"{text[:60]}…"
+    expected = allowed(parameter) if right else TYPES[wanted]
+    raise UserError(f"{where} must be {expected}, not {short}")
+
+
+def allowed(parameter: "Field[Any]") -> str:
+    """The values that a parameter may have, in words: "between 1 and 1024"."""
+    low, high, choices = (parameter.metadata[limit] for limit in ("low", "high", "choices"))
+    if parameter.name == "network":
+        choices = network_names()
+    if choices:
+        return f"one of {', '.join(choices)}"
+    if type(parameter.default) not in (int, float):
+        return TYPES[type(parameter.default)]
+    return f"between {low} and {high}" if high < float("inf") else f"at least {low}"
 
 
 def nearest(word: str, known: Any) -> str:

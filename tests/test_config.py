@@ -51,7 +51,10 @@ def test_every_parameter_has_a_meaning_and_a_default_within_its_range() -> None:
 def test_a_preset_is_a_difference_from_the_defaults(tmp_path: Path) -> None:
     preset = load(tmp_path, "[split]\nfolds = 3\n[train]\nlearning_rate = 1\n")
     assert preset == Preset(
-        "mine", Split(folds=3), Train(learning_rate=1.0), path=tmp_path / "mine.toml"
+        "mine",
+        split=Split(folds=3),
+        train=Train(learning_rate=1.0),
+        path=tmp_path / "mine.toml",
     )
     assert type(preset.train.learning_rate) is float
 
@@ -83,13 +86,21 @@ def test_an_empty_preset_is_the_defaults(tmp_path: Path) -> None:
         ("[train]\nlearning_rate = inf", "train.learning_rate must be between"),
         ("[train]\nlearning_rate = -1", "train.learning_rate must be between"),
         ("[train]\nseed = 2147483648", "train.seed must be between"),
-        ("[train]\nlimit = -1", "train.limit must be between"),
+        ("[train]\nlimit = -1", "train.limit must be at least 0, not -1"),
         ("[split]\nfolds = 0", "split.folds must be between 1 and 100, not 0"),
         ("[split]\nholdout = 1", "split.holdout must be between"),
         ("[train]\ndecay = 'cosine'", "train.decay must be one of linear, none, not 'cosine'"),
         ("[train]\nmonitor = ''", "train.monitor must be one of val_loss, loss, not ''"),
         ("[train]\nrestore_best_weights = 1", "train.restore_best_weights must be true or false"),
         ("[train]\nprecision = 'float64'", "train.precision must be one of auto, float32"),
+        ("base = 3", "base must name a preset"),
+        ("base = 'fest'", "base: there is no preset 'fest', did you mean fast?"),
+        ("base = 'gone.toml'", "gone.toml: there is no such file"),
+        ("base = 'mine.toml'", "a preset cannot inherit from itself"),
+        ("base = 'best'\n[train]\nepochs = 1", "[train] has no effect"),
+        ("base = 'fast'\n[grid]\nepochs = [1]", "this is a sweep, not a preset"),
+        ("seeds = [1]", "this is a sweep, not a preset"),
+        ("[about]\nused = 'a'", "unknown key about.used, did you mean use?"),
         ("[train\n", "not valid TOML"),
         ("[train]\nepochs = 1\nepochs = 2", "not valid TOML"),
     ],
@@ -102,6 +113,43 @@ def test_a_file_in_another_encoding(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_bytes("[train]\n# Größe\nwidth = 3".encode("latin-1"))
     with pytest.raises(UserError, match="cannot be read"):
         config.load(str(tmp_path / "mine.toml"))
+
+
+# --- inheritance ---------------------------------------------------------------------------------
+
+
+def test_a_preset_inherits_from_its_base(tmp_path: Path) -> None:
+    (tmp_path / "theirs.toml").write_text(
+        'base = "demo"\n[about]\nuse = "a"\n[train]\nwidth = 48\nseed = 3\n'
+    )
+    preset = load(tmp_path, 'base = "theirs.toml"\n[train]\nseed = 4\n[split]\nseed = 1\n')
+    demo = config.load("demo")
+    assert preset.train == dataclasses.replace(demo.train, width=48, seed=4)
+    assert preset.split == dataclasses.replace(demo.split, seed=1)
+    assert preset.about == config.About(), "what is known of one is not known of the other"
+    found = config.origins(str(tmp_path / "mine.toml"))
+    assert (found["train.seed"], found["train.width"], found["split.folds"]) == (
+        *("mine", "theirs"),
+        "demo",
+    )
+    assert "train.dropout" not in found
+
+
+def test_a_fault_in_a_base_names_both_files(tmp_path: Path) -> None:
+    (tmp_path / "theirs.toml").write_text("[train]\nepochs = 0\n")
+    message = fault(tmp_path, 'base = "theirs.toml"\n')
+    assert f"base: {tmp_path}/theirs.toml: train.epochs must be between" in message
+
+
+def test_a_circle_of_bases_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "theirs.toml").write_text('base = "mine.toml"\n')
+    assert "a preset cannot inherit from itself" in fault(tmp_path, 'base = "theirs.toml"\n')
+
+
+def test_members_are_inherited(tmp_path: Path) -> None:
+    preset = load(tmp_path, 'base = "best"\n')
+    assert preset.others == config.load("best").others
+    assert preset.name == "mine"
 
 
 # --- ensembles of presets ------------------------------------------------------------------------
