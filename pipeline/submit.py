@@ -3,15 +3,18 @@
 import contextlib
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from pipeline import csvs
-from pipeline.artifacts import add_metadata, fingerprint, metadata, require_fresh
+from pipeline.artifacts import add_metadata, fingerprint, metadata, read_json, require_fresh
 from pipeline.errors import ExternalError, UserError
 from pipeline.kaggle import client, ledger
 from pipeline.kaggle.client import CallError, Submission, with_retries
@@ -48,32 +51,90 @@ def candidate(graph: Graph, from_competition: bool = False) -> Entry:
     csv = write.writes["submission"]
     csvs.check_submission(csv, download.writes["sample_submission"])
     if source != "kaggle" and not metadata(download.manifest).get("from_competition"):
-        why = (
-            "public MNIST data contains the competition's answers, which makes a score worthless. "
-            "Use DATASET=kaggle"
-        )
-        if source == "local":
-            why = (
-                "nothing says that its files are the competition's own. If they are, confirm it "
-                f"once: {submit_command(graph)}"
-            )
-        raise UserError(f"{csv.name} was made from the source {source!r} and is not sent: {why}")
-    found = metadata(write.manifest)
+        raise UserError(_refusal(csv.name, source, submit_command(graph)))
+    return _entry(csv, write.params, metadata(write.manifest))
+
+
+def candidate_file(csv: Path, graph: Graph) -> Entry:
+    """The submission that a CSV of any origin is, not sent yet, if it may be sent.
+
+    A CSV that was written here and predicts the same for each row tells where this one comes from.
+
+    Args:
+        csv: the CSV.
+        graph: the tasks for the competition's files, whose sample submission it has to fit.
+
+    Raises:
+        UserError: it is not valid, or is known not to be made from the competition's own files.
+    """
+    download, ours = graph.task("download"), graph.task("write").folder
+    if download.params["source"] not in ("kaggle", "local"):
+        raise UserError(_refusal(csv.name, download.params["source"]))
+    sample = download.writes["sample_submission"]
+    if not sample.exists():
+        raise UserError(f"{sample} is missing: run `{graph.command_here('download')}`")
+    csvs.compare_submission(csv, sample)
+    entry, labels = _entry(csv), _by_id(csv)
+    for manifest in sorted(ours.glob("*.json")):
+        written = manifest.with_suffix(".csv")
+        found = read_json(manifest) or {}
+        if found.get("stage") != "write" or not written.exists():
+            continue
+        try:
+            theirs = _by_id(written)
+        except UserError:  # a damaged CSV is no evidence
+            continue
+        if not np.array_equal(labels, theirs):
+            continue
+        params, known = found["params"], found["metadata"]
+        if params["source"] != "kaggle" and not known.get("from_competition"):
+            raise UserError(_refusal(f"{csv.name} is {written.name}, which", params["source"]))
+        entry = _entry(csv, params, known)
+    return entry
+
+
+def _by_id(csv: Path) -> NDArray[np.int64]:
+    """The labels of a submission, in the order of their ids, int64 (n,)."""
+    ids, labels = csvs.read_labels(csv, quoted=True)
+    return labels[ids.argsort()]
+
+
+def _refusal(what: str, source: str, confirmation: str = "") -> str:
+    why = (
+        "public MNIST data contains the competition's answers, which makes a score worthless. "
+        "Use DATASET=kaggle"
+    )
+    if source == "local":
+        why = "nothing says that its files are the competition's own"
+        why += f". If they are, confirm it once: {confirmation}" if confirmation else ""
+    return f"{what} was made from the source {source!r} and is not sent: {why}"
+
+
+def _entry(
+    csv: Path, params: Mapping[str, Any] | None = None, found: Mapping[str, Any] | None = None
+) -> Entry:
+    """An entry for a CSV, with what its manifest says if it was written here."""
+    digest = fingerprint(csv)
+    if params is None or found is None:
+        return Entry(file=csv.name, sha256=digest)
     return Entry(
         file=csv.name,
-        sha256=fingerprint(csv),
-        dataset=write.params["dataset"],
-        preset=write.params["preset"],
+        sha256=digest,
+        dataset=params["dataset"],
+        preset=params["preset"],
         oof_accuracy=f"{found['oof_accuracy']:.5f}",
         oof_standard_error=f"{found['oof_standard_error']:.5f}",
     )
 
 
-def submit(chosen: Entry, ledger_path: Path, message: str, force: bool, wait: float) -> None:
+def submit(
+    csv: Path, chosen: Entry, ledger_path: Path, message: str, force: bool, wait: float
+) -> None:
     """Send a submission unless it was sent before, enter it in the ledger, wait for its score.
 
     Args:
-        chosen: from `candidate`.
+        csv: the CSV.
+        chosen: from `candidate` or `candidate_file`.
         ledger_path: submissions/ledger.csv.
         message: comes first in the description.
         force: send it even if this exact file was submitted before, or predicts mostly one label.
@@ -84,9 +145,8 @@ def submit(chosen: Entry, ledger_path: Path, message: str, force: bool, wait: fl
         ExternalError: the service refuses or fails, no submission is left today, or the
             competition could not score the file.
     """
-    csv = ledger_path.with_name(chosen.file)
-    _, labels = csvs.read_labels(csv)
-    if not math.isfinite(float(chosen.oof_accuracy)):
+    _, labels = csvs.read_labels(csv, quoted=True)
+    if chosen.oof_accuracy and not math.isfinite(float(chosen.oof_accuracy)):
         raise UserError(f"{csv.name}: its estimate is not finite; train again")
     rows = np.bincount(labels)
     if rows.max() > MOST_OF_ONE_LABEL * len(labels) and not force:
@@ -147,8 +207,10 @@ def _send(csv: Path, chosen: Entry, message: str, known: list[int]) -> int:
     Even if no answer comes, the submission may exist. So before each further attempt, and after the
     last, look in the list for this exact file, except among the `known` refs.
     """
-    estimate = f"out of fold {chosen.oof_accuracy} ± {chosen.oof_standard_error}"
-    description = f"{chosen.preset}, {estimate}, {_mark(chosen)}"
+    description = f"{chosen.preset or chosen.file}, {_mark(chosen)}"
+    if chosen.oof_accuracy:
+        estimate = f"out of fold {chosen.oof_accuracy} ± {chosen.oof_standard_error}"
+        description = f"{chosen.preset}, {estimate}, {_mark(chosen)}"
     description = f"{message} | {description}" if message else description
     tried = False
 
@@ -208,6 +270,9 @@ def _wait_for_score(ref: int, wait: float) -> Submission | None:
 
 def _compare(chosen: Entry, public_score: str, rows: int) -> None:
     """Say whether the score agrees with the estimate; both are measured on a sample."""
+    if not chosen.oof_accuracy:
+        print(f"public score {public_score}")
+        return
     score = float(public_score)
     # The score's sample has at most as many rows as the test set.
     score_error = standard_error(score, rows)

@@ -93,6 +93,10 @@ for number, stage in enumerate(STAGES, start=1):
 
 @app.command()
 def submit(
+    file: Annotated[
+        Path | None,
+        typer.Argument(exists=True, dir_okay=False, help="Any CSV, in place of a preset's."),
+    ] = None,
     dataset: DatasetOption = "kaggle",
     preset: PresetOption = "default",
     message: Annotated[str, typer.Option("--message", "-m", help="What is new in it.")] = "",
@@ -103,11 +107,19 @@ def submit(
         typer.Option(help="Confirm, once, that the files are the competition's own."),
     ] = False,
 ) -> None:
-    """Submit the CSV to the competition, and wait for its score."""
+    """Submit the CSV of a preset to the competition, or any other, and wait for its score.
+
+    Nothing is sent twice, and nothing that is known to be made from public labels.
+    """
     from pipeline import submit
 
-    candidate = submit.candidate(stages.load(dataset, preset), from_competition)
-    submit.submit(candidate, stages.LEDGER, message, force, wait)
+    graph = stages.load(dataset, preset)
+    if file:
+        csv, chosen = file, submit.candidate_file(file, graph)
+    else:
+        csv = graph.task("write").writes["submission"]
+        chosen = submit.candidate(graph, from_competition)
+    submit.submit(csv, chosen, stages.LEDGER, message, force, wait)
 
 
 # --- the other commands, in the order of --help -------------------------------------------------

@@ -597,6 +597,65 @@ def test_a_folder_is_sent_once_its_owner_has_confirmed_it(service, project, file
     assert len(service.submissions) == 2
 
 
+def test_a_csv_of_the_user_is_sent_once_without_an_estimate(service, project, submission):
+    rows = submission.read_text().splitlines()
+    mine = project / "blend.csv"
+    mine.write_text("\n".join([rows[0], "1,9", *rows[2:], ""]))
+    for _ in range(2):
+        done = digits(project, "submit", "blend.csv", "--message", "blended", "--wait", "20")
+        assert done.returncode == 0, done.stderr
+    assert "already submitted" in done.stdout
+    (sent,) = service.submissions
+    assert sent.content == mine.read_bytes()
+    assert sent.description == f"blended | blend.csv, sha256 {sent.sha256[:16]}"
+    (entry,) = ledger_of(project)
+    assert (entry["file"], entry["preset"], entry["oof_accuracy"]) == ("blend.csv", "", "")
+    assert entry["public_score"] == "0.95000"
+    assert "public score 0.95000\n" in done.stdout
+
+
+def test_a_copy_of_our_own_csv_is_recognised(service, project, submission):
+    copied = project / "copy.csv"
+    copied.write_bytes(submission.read_bytes().replace(b"\n", b"\r\n"))
+    (project / "data/kaggle/demo/fold-0/oof.npy").unlink()  # stale or not, it is what it is
+    assert digits(project, "submit", "copy.csv", "--wait", "0").returncode == 0
+    (entry,) = ledger_of(project)
+    assert (entry["preset"], entry["oof_accuracy"]) == ("demo", "1.00000")
+
+
+@pytest.mark.parametrize("content", ["a,b\n1,2\n", "ImageId,Label\n1,3\n"])
+def test_a_csv_that_the_competition_would_refuse_is_not_sent(service, project, submission, content):
+    (project / "mine.csv").write_text(content)
+    done = digits(project, "submit", "mine.csv")
+    assert done.returncode == 2
+    assert "mine.csv" in only_line(done.stderr)
+    assert service.requests == []
+
+
+def test_a_csv_from_public_labels_is_recognised_under_any_name(service, project, submission):
+    """A dataset with the competition's number of rows, whose labels are public."""
+    manifest = artifacts.read_json(submission.with_suffix(".json"))
+    manifest["params"]["source"] = "mnist"
+    artifacts.write_json(submission.with_suffix(".json"), manifest)
+    header, *rows = submission.read_text().splitlines()
+    (project / "copy.csv").write_text("\r\n".join([header, *rows[::-1], ""]), newline="")
+    done = digits(project, "submit", "copy.csv")
+    assert done.returncode == 2
+    assert "copy.csv is kaggle-demo.csv, which was made from the source 'mnist'" in done.stderr
+    assert "answers" in only_line(done.stderr)
+    done = digits(project, "submit", "copy.csv", "--dataset", "sample")
+    assert done.returncode == 2
+    assert "answers" in only_line(done.stderr)
+    assert service.requests == []
+
+
+def test_a_csv_without_the_competitions_files_says_what_to_do(service, project):
+    (project / "mine.csv").write_text("ImageId,Label\n1,3\n")
+    done = digits(project, "submit", "mine.csv")
+    assert done.returncode == 2
+    assert "sample_submission.csv is missing: run `make download`" in only_line(done.stderr)
+
+
 def test_a_stale_or_broken_submission_is_not_sent(service, project, submission):
     submission.write_text(submission.read_text().replace("\n1,", "\n1,1"))
     done = digits(project, "submit", *FAST)
