@@ -11,6 +11,7 @@ CONFIG  ?= default
 MESSAGE ?=
 WAIT    ?= 120
 FORCE   ?=
+YES     ?=
 VENV    ?= .venv
 PYTHON  ?= python3
 EXTRAS  ?=
@@ -30,7 +31,7 @@ $(error ENGINE must be local or ray, not "$(ENGINE)")
 endif
 
 # A misspelt variable would silently do something else.
-VARIABLES = DATASET CONFIG MESSAGE WAIT FORCE VENV PYTHON EXTRAS ENGINE RAY_ADDRESS TENSORBOARD
+VARIABLES = DATASET CONFIG MESSAGE WAIT FORCE VENV PYTHON EXTRAS ENGINE RAY_ADDRESS TENSORBOARD YES
 given     = $(filter command,$(firstword $(origin $(1))))
 ifeq ($(MAKELEVEL),0)
 unknown := $(filter-out $(VARIABLES),$(foreach name,$(.VARIABLES),$(if $(call given,$(name)),$(name))))
@@ -123,12 +124,25 @@ lock: ## choose the newest versions that pyproject.toml allows (needs uv)
 	$(LOCK) --upgrade --extra dev -c requirements.lock -o tests/requirements.lock \
 	  $$(sed -n 's/^\([^ ]*\)==.*/--no-emit-package \1/p' requirements.lock)
 
+# What training took hours for is not removed by a slip of the hand.
+define ask
+n=$$(find data -name weights.keras 2>/dev/null | wc -l); \
+if [ $$n -gt 0 ] && [ -z '$(YES)' ]; then \
+  hours=$$(find data -path '*/fold-*/manifest.json' -exec cat {} + | awk '/"seconds"/ { s += $$2 } END { printf "%.1f", s / 3600 }'); \
+  printf '%s removes %s networks (%s hours of training), %s in data/\n' $@ $$n $$hours "$$(du -sh data | cut -f1)"; \
+  if [ ! -t 0 ]; then echo 'YES=1 confirms it' >&2; exit 2; fi; \
+  printf 'remove them? [y/N] '; read answer; case "$$answer" in y|Y|yes) ;; *) echo 'nothing was removed' >&2; exit 2 ;; esac; \
+fi
+endef
+
 clean: ## remove what can be rebuilt; raw data and submissions stay
+	@$(ask)
 	@[ ! -d data ] || find data -mindepth 2 -maxdepth 2 ! -name raw -exec rm -rf {} +
 	@rm -rf data/.fingerprints.json
 
 one_word = $(subst $() ,|,$(1))
 distclean: ## remove all data and the environment; submissions stay
+	@$(ask)
 	@[ ! -d data ] || find data -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
 	@rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	@rm -rf $(if $(filter $(call one_word,$(CURDIR))/%,$(call one_word,$(abspath $(VENV)))),$(call quoted,$(VENV))) # not a shared one
@@ -143,6 +157,7 @@ help: ## list targets and variables
 	@echo '  MESSAGE=  the description of a submission'
 	@echo '  WAIT=$(WAIT)  seconds to wait for the score'
 	@echo '  FORCE=  1 submits this exact file a second time'
+	@echo '  YES=  1 lets clean and distclean remove networks without asking'
 	@echo '  VENV=$(VENV)  the environment, which clones may share; none uses the packages of PYTHON'
 	@echo '  PYTHON=$(PYTHON)  the Python to create it with, or to use: 3.11, 3.12 or 3.13'
 	@echo '  ENGINE=$(ENGINE)  where to train: local, or ray for a cluster, at RAY_ADDRESS= or one of its own'

@@ -979,7 +979,15 @@ def test_clean_keeps_raw_data_and_submissions(project: Project) -> None:
     readme = project.path("data/README.md")
     readme.write_text("what is here\n", encoding="ascii")
     kept = project.below("data/README.md", "data/blobs/raw", "submissions")
-    assert project.make("clean").returncode == 0
+    before = project.artifacts()
+    refused = project.make("clean")
+    assert refused.returncode == 2
+    assert re.search(
+        r"clean removes 2 networks \(\d+\.\d hours of training\), \S+ in data/", refused.stdout
+    )
+    assert "YES=1 confirms it" in refused.stderr
+    assert project.artifacts() == before
+    assert project.make("clean", YES="1").returncode == 0
     assert project.artifacts() == kept
     assert project.due() == FROM["preprocess"]
 
@@ -988,7 +996,7 @@ def test_distclean_keeps_submissions(project: Project) -> None:
     project.path("data/README.md").write_text("what is here\n", encoding="ascii")
     shutil.copytree(project.home / "venv", project.path(".venv"))
     kept = project.below("data/README.md", "submissions")
-    assert project.make("distclean", VENV=".venv").returncode == 0
+    assert project.make("distclean", VENV=".venv", YES="1").returncode == 0
     assert project.artifacts() == kept
     assert not project.path(".venv").exists()
     assert {path.name for path in project.clone.iterdir()} == {
