@@ -12,6 +12,12 @@ and `cli/` is the command line.
 import os
 import sys
 
+if sys.platform == "win32":
+    sys.exit(
+        "digits: Windows has no file locks as they are used here; type `wsl --install`, and then "
+        "the same commands in the Ubuntu that it starts"
+    )
+
 # Python mistakes a partially written bytecode file for a complete one. On a disk that is almost
 # full, this package could then not be imported again, even with space.
 _disk = os.statvfs(__path__[0])
