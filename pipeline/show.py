@@ -1,10 +1,11 @@
 """What was made, printed: the status of the stages, one digit, the runs, the submissions."""
 
 import json
+import math
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -116,16 +117,17 @@ def _labels(path: Path) -> dict[str, str]:
         return {row["ImageId"]: row["Label"] for row in csv.DictReader(file)}
 
 
-def digit(row: int, graph: Graph, test: bool) -> None:
+def digit(row: int | None, graph: Graph, test: bool) -> None:
     """Print one image, and the probabilities from the networks that have not seen it.
 
     Args:
-        row: counted from 1, as in the report.
+        row: counted from 1, as in the report; None for the ensemble's surest error, or in the
+            test set, whose labels nobody has, for the prediction that it is least sure of.
         graph: the tasks.
         test: a row of test.csv, not of train.csv.
 
     Raises:
-        UserError: there is no such row, or there are no predictions yet.
+        UserError: there is no such row, no prediction for it, or there are no predictions yet.
     """
     import numpy as np
 
@@ -134,21 +136,31 @@ def digit(row: int, graph: Graph, test: bool) -> None:
         if wrong := artifacts.damage(task):
             raise UserError(f"{wrong}: run `{graph.command_here('ensemble')}`")
     images = np.load(preprocess.writes[f"{'test' if test else 'train'}_images"], mmap_mode="r")
+    labels = np.load(preprocess.writes["train_labels"], mmap_mode="r")
+    every = np.load(ensemble.writes["test" if test else "oof"])
+    predicted, sure = every.argmax(axis=1), every.max(axis=1)
+    rows = np.flatnonzero(~np.isnan(sure))
+    kind = "held-out rows"
+    if test:
+        kind, rows = "least sure predictions", rows[sure[rows].argsort()]
+    elif len(errors := rows[predicted[rows] != labels[rows]]):
+        kind, rows = "surest errors", errors[(-sure[errors]).argsort()]
+    named = f"{kind}: {', '.join(str(each + 1) for each in rows[:9])}"
+    if row is None:
+        row = int(rows[0]) + 1
+        print(f"row {row}; {named}")
     if row > len(images):
-        raise UserError(f"there is no row {row}: there are {len(images):,}")
+        raise UserError(f"there is no row {row}: there are {len(images):,}; {named}")
+    if np.isnan(sure[row - 1]):
+        raise UserError(f"no fold holds row {row} out; {named}")
     shades = " ░▒▓█"
     for line in images[row - 1, :, :, 0]:
         print("".join(shades[(int(pixel) + 63) // 64] * 2 for pixel in line).rstrip())
-    labels = np.load(preprocess.writes["train_labels"], mmap_mode="r")
     truth = None if test else int(labels[row - 1])
-    predictions = np.load(ensemble.writes["test" if test else "oof"], mmap_mode="r")[row - 1]
     names = SOURCES[graph.dataset.source].class_names
-    if np.isnan(predictions).any():
-        print(f"true {names[truth or 0]}; no fold holds this row out")
-        return
-    for label, (name, probability) in enumerate(zip(names, predictions, strict=True)):
+    for label, (name, probability) in enumerate(zip(names, every[row - 1], strict=True)):
         marks = " true" if label == truth else ""
-        marks += " predicted" if label == predictions.argmax() else ""
+        marks += " predicted" if label == predicted[row - 1] else ""
         print(f"{name:>10} {probability:6.4f} {'█' * round(40 * float(probability))}{marks}")
 
 
@@ -158,7 +170,8 @@ def runs(data: Dataset, ledger_path: Path) -> None:
     from pipeline.probabilities import standard_error
 
     scores = {entry.sha256: entry.public_score for entry in ledger.read(ledger_path)}
-    found = [run for run in map(_run, (stages.ROOT / "data" / data.name).glob("*/")) if run]
+    folders = (stages.ROOT / "data" / data.name).glob("*/")
+    found = [run for run in (_run(data, folder) for folder in folders) if run]
     if not found:
         print(f"nothing has been trained on {data.name} yet")
         return
@@ -170,20 +183,20 @@ def runs(data: Dataset, ledger_path: Path) -> None:
         error = standard_error(run["accuracy"], run["rows"])
         rows.append(
             [
-                *(run["preset"], run["split"], f"{run['rows']:,}"),
+                *(run["preset"], run["split"], f"{run['rows']:,}", run["seeds"]),
                 *(f"{run['accuracy']:.5f}", f"{error:.5f}"),
                 "" if run["seconds"] is None else f"{run['seconds']:.0f} s",
                 scores.get(next(iter(outputs.values()), ""), ""),
                 run["state"],
             ]
         )
-    columns = ("preset", "split", "rows", "out of fold", "±", "training", "public score", "state")
-    print_table(columns, rows)
+    columns = ("preset", "split", "rows", "seeds", "out of fold", "±", "training", "public score")
+    print_table((*columns, "state"), rows)
     if len({run["split"] for run in found}) > 1:
         print("estimates on different splits come from different rows: compare within a split")
 
 
-def _run(folder: Path) -> dict[str, Any] | None:
+def _run(data: Dataset, folder: Path) -> dict[str, Any] | None:
     """The estimate and training time of the preset in a folder; None if no fold was trained."""
     averaged = artifacts.read_json(folder / "ensemble" / "manifest.json")
     inputs = averaged["inputs"] if averaged else {}
@@ -199,6 +212,7 @@ def _run(folder: Path) -> dict[str, Any] | None:
     run = {
         "preset": folder.name,
         "split": split.parent.name,
+        "seeds": ", ".join(map(str, sorted({fold["params"]["train.seed"] for fold in folds}))),
         "seconds": sum(sum(its.get("epoch_seconds", [])) for its in measured),
         "state": "",
     }
@@ -210,12 +224,33 @@ def _run(folder: Path) -> dict[str, Any] | None:
             run |= {"seconds": None, "state": "stale: folds were trained again since"}
         elif artifacts.fingerprint(stages.ROOT / split) != inputs[str(split)]:
             run["state"] = "stale: other rows are held out since"
+        elif reason := _stale(data, folder.name):
+            run["state"] = f"stale: {reason}"
     else:
         rows = sum(its["held_out_rows"] for its in measured)
         right = sum(its["held_out_accuracy"] * its["held_out_rows"] for its in measured)
         state = f"{len(folds)} fold{'s' * (len(folds) > 1)} trained, not averaged yet"
         run |= {"rows": rows, "accuracy": right / rows, "state": state}
     return run
+
+
+def _stale(data: Dataset, name: str) -> str | None:
+    """Why training and averaging a preset anew would not leave the same; None if not known.
+
+    The name is that of a preset that comes with the pipeline, or of a file where the user is.
+    """
+    words = [name] if name in config.preset_names() else [f"{name}.toml"]
+    words = [word for word in words if word == name or (stages.here() / word).exists()]
+    for word in words:
+        try:
+            preset = config.load(word if word == name else str(stages.here() / word))
+        except UserError as error:
+            return str(error)
+        tasks = stages.graph(data, preset).up_to("ensemble")
+        with artifacts.stat_cache(stages.ROOT) as cache:
+            reasons = artifacts.staleness(tasks, cache)
+        return next((f"{task}: {reason}" for task, reason in reasons.items() if reason), None)
+    return None
 
 
 def submissions(ledger_path: Path) -> None:
@@ -233,17 +268,43 @@ def submissions(ledger_path: Path) -> None:
     print_table(columns, [[getattr(entry, column) for column in columns] for entry in entries])
 
 
-def parameters(preset: Preset) -> None:
-    """Print every parameter of a preset, with its meaning; * marks what the preset changes."""
+def parameters(preset: Preset, origins: Mapping[str, str]) -> None:
+    """Print every parameter of a preset: value, meaning, range; * marks what is not the default.
+
+    Args:
+        preset: the preset.
+        origins: from `config.origins`; what another preset sets is marked as coming from there.
+    """
     for table in config.TABLES:
-        if table == "train" and preset.others:
-            continue  # each member has its own
+        if table == "about" or (table == "train" and preset.others):
+            continue
         print(f"[{table}]")
         for parameter in fields(getattr(preset, table)):
             value = getattr(getattr(preset, table), parameter.name)
             mark = " " if value == parameter.default else "*"
             text = f"{mark} {parameter.name} = {json.dumps(value)}"
-            print(f"{text:<34}# {parameter.metadata['meaning']}")
+            origin = origins.get(f"{table}.{parameter.name}", preset.name)
+            source = f"; from {origin}" * (origin != preset.name)
+            meaning = f"{parameter.metadata['meaning']} ({config.allowed(parameter)}{source})"
+            print(f"{text:<33} # {meaning}")
+    if preset.others:
+        members = " ".join(member.name for member in preset.others)
+        print(f"each member has its own [train]: {members}")
+
+
+def presets() -> None:
+    """Print the presets that come with the pipeline, the quickest first."""
+    rows = []
+    loaded = [config.load(name) for name in config.preset_names()]
+    for preset in sorted(loaded, key=lambda each: (each.about.seconds or math.inf, each.name)):
+        about = preset.about
+        seconds = f"{about.seconds:,.4g} s" if about.seconds else ""
+        rows.append((preset.name, f"{about.accuracy:.5f}", seconds, about.use))
+    print_table(("preset", "accuracy", "training", "use it for"), rows)
+    print(
+        "accuracy: held-out rows of different data (README.md); training: two cores with bfloat16; "
+        "`digits config --config fast` shows one preset"
+    )
 
 
 def sample_submission(file: Path, dataset: str | None) -> Path:

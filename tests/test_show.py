@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Digits, build, contents, works
+from conftest import PACKAGE, Digits, build, contents, works
 
-from pipeline import artifacts, stages
+from pipeline import artifacts, config, stages
 from pipeline.artifacts import add_metadata
 from pipeline.kaggle import inside, ledger
 
@@ -172,11 +172,40 @@ def test_show_draws_a_digit_and_its_probabilities(
     assert true.endswith("true predicted")
     # A row that no fold holds out has no out-of-fold probabilities.
     other = int(np.flatnonzero(~held_out)[0])
-    lines = digits("show", str(other + 1), *tiny).lines
-    assert lines[28:] == [f"true {labels[other]}; no fold holds this row out"]
+    ended = digits("show", str(other + 1), *tiny)
+    assert ended.code == 2
+    assert f"no fold holds row {other + 1} out; held-out rows: {row + 1}, " in ended.error
     lines = digits("show", "1", "--test", *tiny).lines
     assert len(lines) == 38
     assert not [line for line in lines if " true" in line]
+
+
+def test_show_without_a_row_shows_the_surest_error(
+    project: Path, tiny: list[str], digits: Digits
+) -> None:
+    graph = stages.load(tiny[1], "sprint")
+    labels = np.load(graph.task("preprocess").writes["train_labels"])
+    rows = np.flatnonzero(np.load(graph.task("split").writes["fold_ids"]) == 0)
+    [fold] = graph.all("train")
+    _, again = works(tiny[1])[3]
+
+    def mistaken(writes: Mapping[str, Path]) -> Mapping[str, Any]:
+        metadata = again(writes)
+        oof = np.load(writes["oof"])
+        for place, sure in ((3, 0.3), (5, 0.97)):
+            oof[place] = (1 - sure) / 9
+            oof[place, (labels[rows[place]] + 1) % 10] = sure
+        np.save(writes["oof"], oof)
+        return metadata
+
+    artifacts.run(fold, graph.tasks, force=True, work=mistaken)
+    artifacts.run(graph.task("ensemble"), graph.tasks)
+    first, *lines = digits("show", *tiny).lines
+    surest, other = rows[5] + 1, rows[3] + 1
+    assert first == f"row {surest}; surest errors: {surest}, {other}"
+    assert lines == digits("show", str(surest), *tiny).lines
+    assert f"surest errors: {surest}, {other}" in digits("show", "81", *tiny).error
+    assert re.match(r"row \d+; least sure", digits("show", "--test", *tiny).lines[0])
 
 
 @pytest.mark.parametrize(
@@ -268,6 +297,32 @@ def test_runs_marks_an_estimate_on_rows_that_are_no_longer_held_out(
     assert "stale: other rows are held out since" in digits("runs", *tiny[:2]).lines[1]
 
 
+@pytest.mark.parametrize("mine", [False, True])
+def test_runs_marks_what_is_stale_and_names_seeds(
+    project: Path, tiny_folder: Path, digits: Digits, monkeypatch: pytest.MonkeyPatch, mine: bool
+) -> None:
+    monkeypatch.chdir(project)
+    word = "fast"
+    if mine:
+        word = "mine.toml"
+        (project / word).write_text('base = "fast"\n[train]\nseed = 7\n')
+    build(str(tiny_folder), word)
+    command = ["runs", "--dataset", str(tiny_folder)]
+    header, line = digits(*command).lines
+    assert header.split()[3] == "seeds"
+    assert line.split()[3] == ("7" if mine else "0")
+    assert "stale" not in line
+    if mine:
+        (project / word).write_text('base = "fast"\n[train]\nseed = 8\n')
+        reason = "train fold 0: parameter train.seed was 7 and is now 8"
+        assert f"stale: {reason}" in digits(*command).lines[1]
+        (project / word).write_text("[train]\nsede = 8\n")
+        assert "unknown key" in " ".join(digits(*command).lines)
+    else:
+        (project / "data/tiny/fast/fold-0/weights.keras").unlink()
+        assert "stale: train fold 0: data/tiny/fast" in digits(*command).lines[1]
+
+
 def test_runs_ranks_only_within_a_split(project: Path, tiny: list[str], digits: Digits) -> None:
     build(tiny[1], "demo")
     lines = digits("runs", *tiny[:2]).lines
@@ -300,6 +355,38 @@ def test_config_marks_what_a_preset_changes(digits: Digits) -> None:
     assert "* epochs = 1" in shown
     assert "batch_size = 128" in shown
     assert all(line.startswith("[") or "# " in line for line in lines)
+
+
+def test_config_shows_ranges_choices_and_what_is_inherited(digits: Digits) -> None:
+    lines = digits("config", "--config", "best-fine").lines
+    shown = {line[2:].split(" = ")[0]: line for line in lines}
+    assert "(between 1 and 10000; from best-halved)" in shown["epochs"]
+    assert shown["dropout"].startswith("* dropout = 0.3 ")
+    assert shown["dropout"].endswith("(between 0 and 0.95)")
+    assert "(one of rmsprop, adam)" in shown["optimizer"]
+    assert "one of strided, halved, fine, " in shown["network"]
+    assert (
+        digits("config", "--config", "best")
+        .lines[-1]
+        .endswith("[train]: best-strided best-halved best-fine")
+    )
+
+
+def test_config_lists_the_presets_the_quickest_first(digits: Digits) -> None:
+    lines = [line.split() for line in digits("config").lines]
+    presets = lines[lines.index(["preset", "accuracy", "training", "use", "it", "for"]) + 1 : -1]
+    assert {name for name, *_ in presets} == set(config.preset_names())
+    assert presets[0][:4] == ["sprint", "0.99032", "4.2", "s"]
+
+
+def test_the_readme_has_the_figures_of_the_presets() -> None:
+    readme = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| ([\d.]+).*? \| ([\d.,]+) s \|", readme, re.MULTILINE)
+    assert len(rows) == 5
+    for name, accuracy, seconds in rows:
+        about = config.load(name).about
+        found = float(accuracy), float(seconds.replace(",", ""))
+        assert found == (about.accuracy, about.seconds), name
 
 
 def test_check_uses_the_sample_that_is_named(tiny_folder: Path, digits: Digits) -> None:

@@ -32,17 +32,22 @@ def result(dataset: DatasetOption = "kaggle", preset: PresetOption = "default") 
 
 
 def digit(
-    row: Annotated[int, typer.Argument(min=1, help="The row, counted from 1 as in the report.")],
+    row: Annotated[
+        int | None, typer.Argument(min=1, help="The row, counted from 1 as in the report.")
+    ] = None,
     dataset: DatasetOption = "kaggle",
     preset: PresetOption = "default",
     test: Annotated[bool, typer.Option("--test", help="A row of test.csv, not train.csv.")] = False,
 ) -> None:
-    """Show one digit, and the predictions of the networks that have not seen it."""
+    """Show one digit, and the predictions of the networks that have not seen it.
+
+    Without a row, shows the error of which the ensemble is surest, and names more.
+    """
     show.digit(row, stages.load(dataset, preset), test)
 
 
 def runs(dataset: DatasetOption = "kaggle") -> None:
-    """List the presets trained on a dataset, the best out of fold first."""
+    """List the presets trained on a dataset, the best out of fold first, and what is stale."""
     show.runs(download.dataset(dataset), stages.LEDGER)
 
 
@@ -55,9 +60,20 @@ def ledger(
     show.submissions(stages.LEDGER)
 
 
-def parameters(preset: PresetOption = "default") -> None:
-    """Show every parameter of a preset, with its meaning; * marks what the preset changes."""
-    show.parameters(config.load(preset))
+def parameters(
+    preset: Annotated[
+        str | None, typer.Option("--config", help="A preset's name, or a TOML file.")
+    ] = None,
+) -> None:
+    """Show every parameter of a preset, with its meaning and range; * marks what is not default.
+
+    What a preset inherits (base = "fast") is marked with its origin. Without --config, shows the
+    defaults, and lists the presets.
+    """
+    word = preset or "default"
+    show.parameters(config.load(word), config.origins(word))
+    if preset is None:
+        show.presets()
 
 
 def check(
