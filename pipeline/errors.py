@@ -44,9 +44,11 @@ def ending(error: BaseException) -> tuple[str, int]:
     if isinstance(error, KeyboardInterrupt):
         return "stopped; run the same command again to continue from here", 130
     if hasattr(error, "format_message"):  # what Typer says of a wrong option
-        context = getattr(error, "ctx", None)
-        command = f" {context.info_name}" if context and context.parent else ""
-        return f"{error.format_message().rstrip('.')}; see `digits{command} --help`", 2
+        context, words = getattr(error, "ctx", None), ["--help"]
+        while context and context.parent:
+            words.insert(0, context.info_name)
+            context = context.parent
+        return f"{error.format_message().rstrip('.')}; see `digits {' '.join(words)}`", 2
     if ran_out(error):
         return f"out of memory; close other programs or raise the limit, {RESUMES}", 1
     if isinstance(error, ImportError) and os.environ.get("PYTHONPATH"):

@@ -49,7 +49,7 @@ print(json.dumps([helps, [name for name in heavy if name in sys.modules]]), file
 
 
 def test_help_imports_nothing_heavy() -> None:
-    commands = [[], *([name] for name in COMMANDS)]
+    commands = [[], *([name] for name in COMMANDS), ["kaggle"], ["kaggle", "notebook"]]
     process = subprocess.run(
         [sys.executable, "-c", HELP_PROGRAM, json.dumps(commands)],
         capture_output=True,
@@ -111,6 +111,7 @@ def test_commands_that_compute_nothing_import_nothing_heavy(
         (["train", "--epochs", "0"], "--epochs"),
         (["train", "--engine", "slurm"], "--engine"),
         (["check"], "issing argument"),
+        (["kaggle", "notebook", "--confg", "fast"], "see `digits kaggle notebook --help`"),
         (["status", "--config", "spirnt"], "did you mean sprint?"),
         (["status", "--dataset", "keggle"], "there is no dataset 'keggle'"),
         (["train", "--config", "demo", "--dataset", "sample", "--fold", "3"], "from 0 to 2"),

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from pipeline import artifacts, config, download, errors, stages
-from pipeline.cli import bench, look
+from pipeline.cli import bench, kaggle, look
 from pipeline.cli.options import (
     AddressOption,
     DatasetOption,
@@ -137,6 +137,7 @@ app.command()(bench.compare)
 app.command()(bench.bench)
 app.command()(bench.cost)
 app.command()(bench.reproduce)
+app.add_typer(kaggle.app, name="kaggle")
 
 
 def _refuse_another_clone() -> None:
@@ -163,6 +164,9 @@ def main() -> None:
     except (Exception, KeyboardInterrupt) as error:
         if "DIGITS_DEBUG" in os.environ:
             import_module("traceback").print_exc()
+        if type(error).__name__ == "NoArgsIsHelpError":  # commands to choose from, and none chosen
+            print(error.format_message(), file=sys.stderr)  # type: ignore[union-attr]
+            sys.exit(2)
         line, code = errors.ending(error)
         line = " ".join(line.split()).replace(f"{stages.ROOT}/", "")
         print(f"digits: {line}", file=sys.stderr)

@@ -1,0 +1,31 @@
+"""The commands for running on Kaggle's machines."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline import config, stages
+from pipeline.cli.options import PresetOption
+
+app = typer.Typer(help="Run on Kaggle's machines.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command()
+def notebook(
+    path: Annotated[
+        Path | None,
+        typer.Argument(help="The file to write or replace; by default in submissions/."),
+    ] = None,
+    preset: PresetOption = "fast",
+) -> None:
+    """Write one notebook that contains the code and runs and explains each stage.
+
+    Import it on Kaggle and attach the competition: it needs no internet and installs nothing.
+    """
+    chosen = config.load(preset)
+    file = path or stages.ROOT / "submissions" / f"kaggle-{chosen.name}.ipynb"
+    size = import_module("pipeline.kaggle.notebook").write(file, chosen, stages.ROOT)
+    print(f"notebook {file} ({size / 1000:.0f} kB)")
+    print("next: on Kaggle, choose Create, Notebook, then File, Import Notebook")

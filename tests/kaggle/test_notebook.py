@@ -1,0 +1,152 @@
+"""notebook.py: its format, the code inside, and every cell run on results that are there."""
+
+import base64
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from conftest import PACKAGE, Digits, build
+
+from pipeline import config
+from pipeline.errors import UserError
+from pipeline.kaggle import notebook
+from pipeline.kaggle.pack import package
+
+ROOT = PACKAGE.parent
+
+
+def sources(content: dict[str, Any], kind: str = "code") -> list[str]:
+    return ["".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == kind]
+
+
+def written(folder: Path, preset: str = "fast") -> dict[str, Any]:
+    path = folder / "n.ipynb"
+    assert notebook.write(path, config.load(preset), ROOT) == path.stat().st_size
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def unpacked(content: dict[str, Any], folder: Path) -> Path:
+    """The code that a notebook carries, unpacked."""
+    [cell] = [source for source in sources(content) if "CODE = " in source]
+    text = cell.partition('CODE = """')[2].partition('"""')[0]
+    zipfile.ZipFile(io.BytesIO(base64.b64decode(text))).extractall(folder)
+    return folder
+
+
+def run(
+    cells: list[str], project: Path, dataset: str = "kaggle"
+) -> "subprocess.CompletedProcess[str]":
+    """Run cells as one program, with the code unpacked over the project's own."""
+    program = "\n".join(cells)
+    for before, after in {
+        '"/tmp/digits"': f'"{project}"',
+        'DATASET = "kaggle"': f'DATASET = "{dataset}"',
+    }.items():
+        assert before in program
+        program = program.replace(before, after)
+    (project / "cells.py").write_text(program, encoding="utf-8")
+    return subprocess.run(
+        [sys.executable, "cells.py"],
+        cwd=project,
+        env={**os.environ, "MPLBACKEND": "Agg"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_notebook_is_valid_and_explains_each_cell(tmp_path: Path) -> None:
+    content = written(tmp_path)
+    nbformat.validate(content)
+    kinds = [cell["cell_type"] for cell in content["cells"]]
+    assert kinds[::2] == ["markdown"] * len(kinds[::2])
+    assert kinds[1::2] == ["code"] * len(kinds[1::2])
+    for source in sources(content):
+        compile(source, "cell", "exec")
+    assert 'CONFIG = "fast"' in sources(content)[0]
+    # The long cell with the code is folded away, in Jupyter and on Kaggle.
+    folded = [cell["metadata"] for cell in content["cells"] if cell["metadata"]]
+    assert folded == [{"_kg_hide-input": True, "jupyter": {"source_hidden": True}}]
+    metadata = content["metadata"]["kaggle"]
+    assert not metadata["isInternetEnabled"]
+    assert metadata["dataSources"] == [{"sourceId": 3004, "sourceType": "competition"}]
+
+
+def test_equal_code_gives_equal_bytes_and_all_of_it_travels(tmp_path: Path) -> None:
+    content = written(tmp_path)
+    before = (tmp_path / "n.ipynb").read_bytes()
+    assert written(tmp_path) == content
+    assert (tmp_path / "n.ipynb").read_bytes() == before
+    folder = unpacked(content, tmp_path / "digits")
+    assert {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    } == package(ROOT) | {name: (ROOT / name).read_bytes() for name in notebook.BESIDE}
+
+
+def test_a_preset_of_the_users_own_travels_too(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text("[train]\nwidth = 16\n")
+    content = written(tmp_path, str(mine))
+    assert 'CONFIG = "mine"' in sources(content)[0]
+    folder = unpacked(content, tmp_path / "digits")
+    assert (folder / "pipeline/presets/mine.toml").read_bytes() == mine.read_bytes()
+
+    other = tmp_path / "other.toml"
+    for text in ('base = "mine.toml"\n', '[ensemble]\nmembers = ["sprint", "mine.toml"]\n'):
+        mine.write_text((ROOT / "pipeline/presets/sprint.toml").read_text())
+        other.write_text(text)
+        with pytest.raises(UserError, match=r"other\.toml: .*mine\.toml would be another"):
+            written(tmp_path, str(other))
+
+
+def test_the_command_writes_beside_the_submissions(project: Path, digits: Digits) -> None:
+    for name in notebook.BESIDE:
+        (project / name).write_bytes((ROOT / name).read_bytes())
+    done = digits("kaggle", "notebook", "--config", "sprint")
+    assert done.code == 0
+    path = project / "submissions" / "kaggle-sprint.ipynb"
+    assert str(path) in done.lines[0]
+    nbformat.validate(json.loads(path.read_text(encoding="utf-8")))
+    refused = digits("kaggle", "notebook", "notes.md")
+    assert refused.code == 2
+    assert "notes.md: the name of a notebook must end in .ipynb" in refused.error
+    assert not Path("notes.md").exists()
+
+
+@pytest.mark.parametrize("mistakes", [pytest.param(0, marks=pytest.mark.slow), 3])
+def test_every_cell_runs(project: Path, tiny_folder: Path, mistakes: int) -> None:
+    """With the results there, so that no stage is due; `make compat` trains, in a real notebook."""
+    if mistakes:
+        lines = (tiny_folder / "train.csv").read_text().splitlines()
+        for row in range(1, len(lines), len(lines) // mistakes):
+            label, _, pixels = lines[row].partition(",")
+            lines[row] = f"{9 - int(label)},{pixels}"
+        (tiny_folder / "train.csv").write_text("\n".join(lines) + "\n")
+    build(str(tiny_folder))
+    for name in notebook.BESIDE:
+        (project / name).write_bytes((ROOT / name).read_bytes())
+    done = run(sources(written(project, "sprint")), project, str(tiny_folder))
+    assert done.returncode == 0, done.stderr
+    for said in ("write: fresh", "80 labelled digits", "submission submissions/"):
+        assert said in done.stdout
+    assert "fold 0 holds out" in done.stdout
+
+
+def test_a_stage_that_fails_stops_the_notebook(project: Path, tmp_path: Path) -> None:
+    for name in notebook.BESIDE:
+        (project / name).write_bytes((ROOT / name).read_bytes())
+    settings, code, *_ = sources(written(tmp_path))
+    done = run([settings, code, "digits('ensemble')", "print('went on')"], project)
+    assert done.returncode == 1
+    assert "digits: " in done.stdout
+    assert "pipeline ensemble --dataset kaggle --config fast ended with exit code 2" in done.stderr
+    assert "went on" not in done.stdout
