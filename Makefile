@@ -107,6 +107,7 @@ status: $(VENV) ; $(STAGE) ## show what is fresh, what is stale and why
 
 test: tools ; @$(PY) -m pytest ## run all tests
 test-fast: tools ; @$(PY) -m pytest -m "not slow" --ignore tests/system ## run the quick tests
+compat: ; @$(PYTHON) tests/compat/run.py ## run the quick tests and a sprint with the versions on Kaggle; 5 GB
 soak: tools ; @$(PY) tests/system/soak.py ## edit, run, kill, run and compare, 200 times; about an hour
 lint: tools ## check style and types
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
@@ -144,7 +145,7 @@ one_word = $(subst $() ,|,$(1))
 distclean: ## remove all data and the environment; submissions stay
 	@$(ask)
 	@[ ! -d data ] || find data -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
-	@rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	@rm -rf build .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	@rm -rf $(if $(filter $(call one_word,$(CURDIR))/%,$(call one_word,$(abspath $(VENV)))),$(call quoted,$(VENV))) # not a shared one
 
 help: ## list targets and variables
