@@ -81,6 +81,9 @@ class Train:
     shift: float = _param(2.0, "augmentation: at most this many pixels along each axis", 0, 14)
     shear: float = _param(0.1, "augmentation: at most, pixels sideways per pixel of height", 0, 1)
     augment_after: int = _param(0, "augmentation: starts after this many epochs", 0, 10_000)
+    predict_shift: int = _param(
+        0, "predictions are means over all shifts of up to this many pixels; 0 = no shift", 0, 3
+    )
 
     steps_per_execution: int = _param(8, "steps in the graph before returning to Python", 1, 10_000)
     precision: str = _param(

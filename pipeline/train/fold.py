@@ -56,7 +56,8 @@ def train(
         train_labels: uint8 (n,).
         test_images: uint8 (m, 28, 28, 1).
         fold_ids: int8 (n,).
-        weights: to be written in Keras' format: the network, from pixels to logits.
+        weights: to be written in Keras' format: the network, from pixels to logits, with the mean
+            over shifts (`networks.over_shifts`) if there is one.
         history: to be written, a CSV with a row for each epoch.
         oof: to be written, float32 (held-out rows, 10): their probabilities, in their order.
         test: to be written, float32 (m, 10).
@@ -82,6 +83,7 @@ def train(
     print(f"device {machine.device} ({machine.device_reason})")
     print(f"precision {machine.precision} ({machine.precision_reason})")
     # Imported here because it imports Keras, which needs the settings made just now.
+    from pipeline.train.networks import over_shifts
     from pipeline.train.schedule import WarmUpThenDecay
 
     images, labels = np.load(train_images, mmap_mode="r"), np.load(train_labels, mmap_mode="r")
@@ -136,10 +138,12 @@ def train(
     if params.restore_best_weights:
         model.set_weights(state.best_weights)
     with _explained(title, params, machine.precision):
-        unseen = predict(model, unseen_images)
-        np.save(test, predict(model, np.load(test_images, mmap_mode="r")))
+        with runtime.spread(params.devices):
+            final = over_shifts(network, params.predict_shift)
+        unseen = predict(final, unseen_images)
+        np.save(test, predict(final, np.load(test_images, mmap_mode="r")))
     np.save(oof, unseen)
-    _save_network(network, weights)
+    _save_network(network, weights, params.predict_shift)
     checkpoint.write_history(history, state.history)  # all epochs may be an earlier run's
     loss, accuracy = _score(unseen, unseen_labels)
     print(f"{title}: accuracy {accuracy:.5f} on {len(unseen):,} held-out rows")
@@ -288,10 +292,13 @@ def _score(probabilities: NDArray[np.float32], labels: NDArray[np.uint8]) -> tup
     return float(loss), float((probabilities.argmax(axis=1) == labels).mean())
 
 
-def _save_network(network: Any, path: Path) -> None:
-    """Save in Keras' format, without dates and addresses: equal networks give equal bytes."""
+def _save_network(network: Any, path: Path, shift: int) -> None:
+    """Save in Keras' format, without dates and addresses: equal networks give equal bytes.
+
+    What is saved predicts as the fold does: with the mean over shifts, if there is one.
+    """
     from pipeline.backend import keras
-    from pipeline.train.networks import FusedBatchNormalization
+    from pipeline.train.networks import FusedBatchNormalization, over_shifts
 
     def plain(layer: Any) -> Any:
         # The file can be loaded without this package.
@@ -301,6 +308,7 @@ def _save_network(network: Any, path: Path) -> None:
 
     saved = keras.models.clone_model(network, clone_function=plain)
     saved.set_weights(network.get_weights())
+    saved = over_shifts(saved, shift)
     dated = path.with_suffix(".dated.keras")
     saved.save(dated)
     with zipfile.ZipFile(dated) as source, zipfile.ZipFile(path, "w") as target:

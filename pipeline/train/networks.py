@@ -63,6 +63,35 @@ def _ends_in_softmax(model: Any) -> bool:
     return isinstance(last, layers.Softmax) or activation is keras.activations.softmax
 
 
+def over_shifts(network: Any, pixels: int) -> Any:
+    """A network that averages another one's probabilities over shifts of the image.
+
+    All (2 pixels + 1)² shifts of at most `pixels` along each axis; what comes in from outside is
+    background. Convolutions with strides and pooling see another grid with each shift, and so make
+    other mistakes: 17 errors fewer among 42,000 for `strided` (train/EXPERIMENTS.md).
+
+    Args:
+        network: from pixels, (n, 28, 28, 1), to logits, (n, 10).
+        pixels: the furthest shift along an axis; 0 returns the network itself.
+
+    Returns:
+        a network of Keras' own layers: the logits are the logarithms of the mean probabilities.
+    """
+    if not pixels:
+        return network
+    images = keras.Input((28, 28, 1))
+    padded = layers.ZeroPadding2D(pixels)(images)
+    steps = range(2 * pixels + 1)
+    shifted = [
+        layers.Cropping2D(((top, 2 * pixels - top), (left, 2 * pixels - left)))(padded)
+        for top in steps
+        for left in steps
+    ]
+    probabilities = layers.Softmax(dtype="float32")
+    mean = layers.Average(dtype="float32")([probabilities(network(image)) for image in shifted])
+    return keras.Model(images, keras.ops.log(mean + 1e-12), name=f"{network.name}_over_shifts")
+
+
 class FusedBatchNormalization(keras.layers.BatchNormalization):
     """Keras' batch normalisation, with TensorFlow's fused kernel in training.
 

@@ -39,6 +39,7 @@ PARAMS = Train(
 )
 # The same with weights that are chosen by the held-out loss.
 BEST = replace(PARAMS, restore_best_weights=True, patience=2)
+SHIFTED = replace(PARAMS, predict_shift=1)
 FLOAT16 = replace(PARAMS, precision="mixed_float16", epochs=2)
 ADAM = replace(PARAMS, optimizer="adam", epochs=2)
 READS = ("train_images", "train_labels", "test_images", "fold_ids")
@@ -189,7 +190,7 @@ def test_the_saved_network_predicts_the_same_probabilities(
     trained: Any, arrays: Path, fresh_keras: Any
 ) -> None:
     held_out = np.load(arrays / "fold_ids.npy") == 1
-    for params in (PARAMS, BEST):
+    for params in (PARAMS, BEST, SHIFTED):
         folder, _ = trained(params)
         network = fresh_keras.saving.load_model(folder / "weights.keras")
         images = np.load(arrays / "train_images.npy")[held_out]
@@ -209,6 +210,19 @@ def test_the_saved_network_does_not_need_this_package(trained: Any) -> None:
         saved = file.read("config.json").decode()
     assert "BatchNormalization" in saved
     assert "pipeline" not in saved
+
+
+@slow
+def test_predictions_are_means_over_shifts(trained: Any, arrays: Path, fresh_keras: Any) -> None:
+    """The training is that of a fold without shifts; only its predictions differ."""
+    plain, (folder, _) = trained(PARAMS)[0], trained(SHIFTED)
+    assert differing(plain, folder) == ["oof.npy", "test.npy", "weights.keras"]
+    network = fresh_keras.saving.load_model(plain / "weights.keras")
+    images = np.load(arrays / "test_images.npy")
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    shifts = [padded[:, top : top + 28, left : left + 28] for top in range(3) for left in range(3)]
+    mean = np.mean([predict(network, shifted) for shifted in shifts], axis=0)
+    np.testing.assert_allclose(np.load(folder / "test.npy"), mean, rtol=1e-4, atol=1e-6)
 
 
 @slow
@@ -598,6 +612,7 @@ def test_two_devices_learn_what_one_learns(tmp_path: Path, arrays: Path) -> None
         zoom=0.0,
         shift=0.0,
         shear=0.0,
+        predict_shift=1,
     )
     augmented = replace(plain, network="strided", width=4, rotation=5.0)
     for name, params in (("plain", plain), ("augmented", augmented)):
