@@ -39,7 +39,7 @@ def write(path: Path, preset: Preset, root: Path) -> int:
     """
     if path.suffix != ".ipynb":
         raise UserError(f"{path}: the name of a notebook must end in .ipynb")
-    code = pack(_files(preset, root))
+    code = pack(_files(preset, root)).replace("\n", "")  # one line takes the least space to show
     text = TEXT.read_text(encoding="utf-8").replace("<preset>", preset.name)
     content = {
         "cells": [

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from pipeline.artifacts import Task, atomic
 from pipeline.config import Train
+from pipeline.kaggle import inside
 from pipeline.watch import PROGRESS, duration
 
 # Seconds of steps after which the run's duration is forecast.
@@ -25,10 +26,13 @@ FORECAST_SECONDS = 2.0
 
 
 class _Bars(progress.Progress):
-    """Bars on a terminal, and lines above them."""
+    """Bars on a terminal, and lines above them; lines only in a Kaggle notebook.
+
+    A notebook seems to be a terminal, but keeps every repainted bar in its output.
+    """
 
     def __init__(self, *columns: str | progress.ProgressColumn, **settings: Any) -> None:
-        console = Console()
+        console = Console(force_terminal=False if inside.notebook() else None)
         columns = ("{task.description}", progress.BarColumn(), *columns)
         super().__init__(*columns, console=console, disable=not console.is_terminal, **settings)
         self.print = partial(console.print, highlight=False, soft_wrap=True)

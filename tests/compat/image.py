@@ -122,6 +122,7 @@ def test_the_notebook(written: Path, tmp_path: Path, competition: Path) -> None:
     nbformat.validate(content)
     outputs = [output for cell in content["cells"] for output in cell.get("outputs", [])]
     assert all(output.get("name") != "stderr" for output in outputs), outputs
+    assert all("\x1b[" not in "".join(output.get("text", [])) for output in outputs), outputs
     # Training digits, curves, errors, test digits; and the head of the CSV.
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 4
     assert sum("text/html" in output.get("data", {}) for output in outputs) == 1

@@ -35,7 +35,7 @@ def written(folder: Path, preset: str = "fast") -> dict[str, Any]:
 def unpacked(content: dict[str, Any], folder: Path) -> Path:
     """The code that a notebook carries, unpacked."""
     [cell] = [source for source in sources(content) if "CODE = " in source]
-    text = cell.partition('CODE = """')[2].partition('"""')[0]
+    text = cell.partition('CODE = "')[2].partition('"')[0]
     zipfile.ZipFile(io.BytesIO(base64.b64decode(text))).extractall(folder)
     return folder
 
@@ -71,9 +71,10 @@ def test_the_notebook_is_valid_and_explains_each_cell(tmp_path: Path) -> None:
     for source in sources(content):
         compile(source, "cell", "exec")
     assert 'CONFIG = "fast"' in sources(content)[0]
-    # The long cell with the code is folded away, in Jupyter and on Kaggle.
-    folded = [cell["metadata"] for cell in content["cells"] if cell["metadata"]]
-    assert folded == [{"_kg_hide-input": True, "jupyter": {"source_hidden": True}}]
+    # The cell with the code is folded away, in Jupyter and on Kaggle.
+    [folded] = [cell for cell in content["cells"] if cell["metadata"]]
+    assert folded["metadata"] == {"_kg_hide-input": True, "jupyter": {"source_hidden": True}}
+    assert len(folded["source"]) < 10
     metadata = content["metadata"]["kaggle"]
     assert not metadata["isInternetEnabled"]
     assert metadata["dataSources"] == [{"sourceId": 3004, "sourceType": "competition"}]
@@ -144,8 +145,8 @@ def test_every_cell_runs(project: Path, tiny_folder: Path, mistakes: int) -> Non
 def test_a_stage_that_fails_stops_the_notebook(project: Path, tmp_path: Path) -> None:
     for name in notebook.BESIDE:
         (project / name).write_bytes((ROOT / name).read_bytes())
-    settings, code, *_ = sources(written(tmp_path))
-    done = run([settings, code, "digits('ensemble')", "print('went on')"], project)
+    first = sources(written(tmp_path))[:3]
+    done = run([*first, "digits('ensemble')", "print('went on')"], project)
     assert done.returncode == 1
     assert "digits: " in done.stdout
     assert "pipeline ensemble --dataset kaggle --config fast ended with exit code 2" in done.stderr

@@ -144,6 +144,19 @@ def test_the_board_says_where_each_fold_is_trained(
     ]
 
 
+def test_a_kaggle_notebook_gets_lines_although_it_seems_to_be_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    with Board() as board:
+        board.show(task(5), [ROW], {"node": "kite", "ray_node": "0123456789abcdef", "gpus": []})
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.endswith(NUMBERS)
+    assert "\x1b" not in line
+
+
 def test_on_a_terminal_the_board_has_a_bar_per_fold(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
