@@ -59,7 +59,8 @@ def preset(arrays: str, fold_ids: str, name: str, fold: str, seed: str) -> dict[
     params = replace(config.load(name).train, seed=int(seed))
     with tempfile.TemporaryDirectory() as folder:
         paths: dict[str, Any] = {name: Path(arrays, f"{name}.npy") for name in IMAGES}
-        paths |= {name: Path(folder, name) for name in ("history", "oof", "test", "weights")}
+        files = ("history", "oof", "test", "weights", "augmented")
+        paths |= {name: Path(folder, name) for name in files}
         metadata = train(**paths, fold_ids=Path(fold_ids), fold=int(fold), params=params)
         lines = Path(folder, "history").read_text(encoding="ascii").splitlines()
     column = lines[0].split(",").index("val_accuracy")

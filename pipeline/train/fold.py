@@ -31,6 +31,8 @@ from pipeline.train.tensorboard import Events
 FEW_STEPS = 100
 # Images per step of a prediction: few enough for the caches of a small CPU.
 PREDICT_BATCH = 500
+# Training images that are kept with their augmentations, for the report.
+EXAMPLES = 10
 
 
 def train(
@@ -42,6 +44,7 @@ def train(
     history: Path,
     oof: Path,
     test: Path,
+    augmented: Path,
     fold: int,
     params: Train,
     title: str = "",
@@ -61,6 +64,8 @@ def train(
         history: to be written, a CSV with a row for each epoch.
         oof: to be written, float32 (held-out rows, 10): their probabilities, in their order.
         test: to be written, float32 (m, 10).
+        augmented: to be written, uint8 (k, 10, 28, 28, 1): the first k ≤ 10 training images, each
+            as it is, and then as training augments it.
         fold: the fold to hold out.
         params: how to train.
         title: what printed lines begin with; by default the fold.
@@ -69,8 +74,9 @@ def train(
         folder: where the fold's files will be, for TensorBoard (see `tensorboard.Events`).
 
     Returns:
-        Metadata: node, device, precision and the reasons for them, versions, the accuracy, and the
-        seconds of each epoch with its validation (the first includes the tracing of the graph).
+        Metadata: node, device, precision and the reasons for them, versions, the network's layers,
+        the accuracy, and the seconds of each epoch with its validation (the first includes the
+        tracing of the graph).
 
     Raises:
         UserError: there is no such network, there are not enough devices, or training diverged.
@@ -143,8 +149,9 @@ def train(
         unseen = predict(final, unseen_images)
         np.save(test, predict(final, np.load(test_images, mmap_mode="r")))
     np.save(oof, unseen)
-    _save_network(network, weights, params.predict_shift)
+    layers = _save_network(network, weights, params.predict_shift)
     checkpoint.write_history(history, state.history)  # all epochs may be an earlier run's
+    np.save(augmented, _augmented(images[rows[:EXAMPLES]], params, seed))
     loss, accuracy = _score(unseen, unseen_labels)
     print(f"{title}: accuracy {accuracy:.5f} on {len(unseen):,} held-out rows")
     if accuracy < 2 * np.bincount(unseen_labels).max() / len(unseen):
@@ -152,6 +159,7 @@ def train(
     return {
         **machine.metadata(),
         "parameters": network.count_params(),
+        "layers": layers,
         "rows": len(rows),
         "epochs": len(state.history),
         "epoch_seconds": state.epoch_seconds,
@@ -234,6 +242,16 @@ def _build(params: Train, rate: Any, steps: int, seed: int) -> tuple[Any, Any]:
     return model, network
 
 
+def _augmented(images: NDArray[np.uint8], params: Train, seed: int) -> NDArray[np.uint8]:
+    """Images, uint8 (k, 28, 28, 1), each followed by 9 augmentations of it: (k, 10, 28, 28, 1)."""
+    from pipeline.train.augment import RandomAffine
+
+    augmentation = RandomAffine(params.rotation, params.zoom, params.shift, params.shear, seed)
+    drawn = np.asarray(augmentation(np.repeat(images, 9, axis=0), training=True))
+    several = drawn.reshape(len(images), 9, *images.shape[1:]).astype(np.uint8)
+    return np.concatenate([images[:, np.newaxis], several], axis=1)
+
+
 def _feed(images: NDArray[np.uint8], labels: NDArray[np.uint8], batch_size: int, seed: int) -> Any:
     """A function from the epoch to its batches, in an order that depends only on seed and epoch."""
     from pipeline.backend import tf
@@ -292,10 +310,14 @@ def _score(probabilities: NDArray[np.float32], labels: NDArray[np.uint8]) -> tup
     return float(loss), float((probabilities.argmax(axis=1) == labels).mean())
 
 
-def _save_network(network: Any, path: Path, shift: int) -> None:
+def _save_network(network: Any, path: Path, shift: int) -> list[dict[str, Any]]:
     """Save in Keras' format, without dates and addresses: equal networks give equal bytes.
 
     What is saved predicts as the fold does: with the mean over shifts, if there is one.
+
+    Returns:
+        The layers of the network, from pixels to logits: the class, the shape of an image's
+        features, and the number of parameters of each.
     """
     from pipeline.backend import keras
     from pipeline.train.networks import FusedBatchNormalization, over_shifts
@@ -306,9 +328,9 @@ def _save_network(network: Any, path: Path, shift: int) -> None:
         kind = keras.layers.BatchNormalization if fused else type(layer)
         return kind.from_config(layer.get_config())
 
-    saved = keras.models.clone_model(network, clone_function=plain)
-    saved.set_weights(network.get_weights())
-    saved = over_shifts(saved, shift)
+    copied = keras.models.clone_model(network, clone_function=plain)
+    copied.set_weights(network.get_weights())
+    saved = over_shifts(copied, shift)
     dated = path.with_suffix(".dated.keras")
     saved.save(dated)
     with zipfile.ZipFile(dated) as source, zipfile.ZipFile(path, "w") as target:
@@ -321,3 +343,11 @@ def _save_network(network: Any, path: Path, shift: int) -> None:
                 content = re.sub(rb', "shared_object_id": \d+', b"", content)
             target.writestr(zipfile.ZipInfo(name), content)
     dated.unlink()
+    return [
+        {
+            "kind": type(layer).__name__,
+            "shape": list(keras.tree.flatten(layer.output)[0].shape[1:]),
+            "parameters": layer.count_params(),
+        }
+        for layer in copied.layers
+    ]

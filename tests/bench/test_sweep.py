@@ -97,7 +97,7 @@ def test_the_command_trains_what_is_due_and_prints_the_comparison(
     project: Path, monkeypatch: pytest.MonkeyPatch, digits: Digits
 ) -> None:
     trained: list[tuple[int, int]] = []
-    files = ("weights", "history", "oof", "test")
+    files = ("weights", "history", "oof", "test", "augmented")
 
     def train(fold: int, params: config.Train, **paths: Any) -> dict[str, Any]:
         trained.append((params.width, fold))

@@ -563,5 +563,5 @@ def test_a_disk_that_fills_up_during_training_costs_no_epoch(
     assert (again.returncode, again.stderr) == (0, "")
     assert "resuming after epoch 1" in again.stdout
     undisturbed = trained.clone / "data/tiny/mine/fold-0"
-    for name in ("weights.keras", "history.csv", "oof.npy", "test.npy"):
+    for name in ("weights.keras", "history.csv", "oof.npy", "test.npy", "augmented.npy"):
         assert (folder / name).read_bytes() == (undisturbed / name).read_bytes()

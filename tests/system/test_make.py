@@ -55,12 +55,13 @@ FOLDERS = {
     "train fold 1": "data/blobs/pair/fold-1",
     "ensemble": "data/blobs/pair/ensemble",
 }
+FOLD_FILES = ("weights.keras", "history.csv", "oof.npy", "test.npy", "augmented.npy")
 FILES = {
     "download": ["train.csv", "test.csv", "sample_submission.csv"],
     "preprocess": ["train_images.npy", "train_labels.npy", "test_images.npy"],
     "split": ["fold_ids.npy"],
-    "train fold 0": ["weights.keras", "history.csv", "oof.npy", "test.npy"],
-    "train fold 1": ["weights.keras", "history.csv", "oof.npy", "test.npy"],
+    "train fold 0": [*FOLD_FILES],
+    "train fold 1": [*FOLD_FILES],
     "ensemble": ["oof.npy", "test.npy", "metrics.json"],
 }
 # Every file of the preset "pair", and the task that writes it.

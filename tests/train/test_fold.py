@@ -48,6 +48,7 @@ OUTPUTS = {
     "oof": "oof.npy",
     "test": "test.npy",
     "weights": "weights.keras",
+    "augmented": "augmented.npy",
 }
 slow = pytest.mark.slow
 
@@ -163,6 +164,24 @@ def test_a_fold_writes_probabilities_and_metadata(trained: Any, arrays: Path) ->
     right = np.load(folder / "oof.npy").argmax(axis=1) == labels
     assert metadata["held_out_accuracy"] == pytest.approx(right.mean())
     json.dumps(metadata)
+
+
+@slow
+def test_a_fold_leaves_its_layers_and_some_augmented_images(trained: Any, arrays: Path) -> None:
+    folder, metadata = trained(PARAMS)
+    layers = metadata["layers"]
+    assert layers[0] == {"kind": "InputLayer", "shape": [28, 28, 1], "parameters": 0}
+    parameters = (layers[-2]["shape"][0] + 1) * 10
+    assert layers[-1] == {"kind": "Dense", "shape": [10], "parameters": parameters}
+    assert sum(layer["parameters"] for layer in layers) == metadata["parameters"]
+    assert {"Conv2D", "BatchNormalization"} < {layer["kind"] for layer in layers}
+    images = np.load(arrays / "train_images.npy")[np.load(arrays / "fold_ids.npy") != 1]
+    augmented = np.load(folder / "augmented.npy")
+    assert augmented.shape == (10, 10, 28, 28, 1)
+    assert augmented.dtype == np.uint8
+    np.testing.assert_array_equal(augmented[:, 0], images[:10])
+    assert len(np.unique(augmented.reshape(100, -1), axis=0)) == 100
+    assert (augmented.max(axis=(2, 3)) > 100).all()  # ink is still there
 
 
 @slow
