@@ -144,7 +144,7 @@ STAGES = (
         folder="submissions",
         reads=(
             *(*ARRAYS, "split.fold_ids", "ensemble.oof", "ensemble.test", "ensemble.metrics"),
-            *("train.weights", "histories=train.history", "manifests=train.manifest"),
+            *("train.augmented", "histories=train.history", "manifests=train.manifest"),
             *("write.submission", "download.solution?"),
         ),
         writes=("page={dataset.name}-{preset.name}.html",),

@@ -5,6 +5,7 @@ the test set are public, they are read here, after everything has been decided.
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -21,12 +22,14 @@ from pipeline.config import Train
 from pipeline.download import SOURCES
 from pipeline.kaggle import ledger as ledgers
 from pipeline.report import pictures
-from pipeline.report.pictures import Picture
+from pipeline.report.nearest import nearest
 
 TEMPLATE = Path(__file__).with_name("page.html")
 # With more errors than this the page would be slow; the most confident ones are shown.
 SHOWN = 5000
 UNSURE_SHOWN = 200
+# How many of each gallery are shown with their nearest training images, and with how many.
+NEAR_SHOWN, NEIGHBOURS = 500, 5
 
 
 def report(
@@ -37,7 +40,7 @@ def report(
     oof: Path,
     test: Path,
     metrics: Path,
-    weights: Mapping[str, Sequence[Path]],
+    augmented: Mapping[str, Sequence[Path]],
     histories: Mapping[str, Sequence[Path]],
     manifests: Mapping[str, Sequence[Path]],
     submission: Path,
@@ -58,9 +61,11 @@ def report(
         oof: out-of-fold probabilities, float32 (n, 10).
         test: test probabilities, float32 (m, 10).
         metrics: metrics.json of the ensemble.
-        weights: the networks, a file per fold, by preset.
+        augmented: training images and their augmentations, a file per fold, by preset: uint8
+            (k, 10, 28, 28, 1) (see `train.fold.train`).
         histories: history.csv of each fold, by preset.
-        manifests: of each fold, by preset: how it was trained, where, and for how long.
+        manifests: of each fold, by preset: how it was trained, where, for how long, and the layers
+            of its network.
         submission: the CSV.
         page: the HTML file to be written.
         source: where the dataset comes from, a key of `download.SOURCES`.
@@ -70,7 +75,8 @@ def report(
         ledger: the submissions so far, if there are any.
 
     Returns:
-        Metadata: the number of out-of-fold errors, and the expected calibration error.
+        Metadata: the number of out-of-fold errors, how many of them look like the predicted class
+            to their nearest training images too, and the expected calibration error.
     """
     from jinja2 import StrictUndefined, Template
 
@@ -81,6 +87,10 @@ def report(
     held_out = np.flatnonzero(folds >= 0)
     params = {preset: _params(paths[0]) for preset, paths in manifests.items()}
 
+    curves = {
+        preset: [np.genfromtxt(path, delimiter=",", names=True, ndmin=1) for path in paths]
+        for preset, paths in histories.items()
+    }
     validation = _judged(labels[held_out], oof_probabilities[held_out], names)
     wrong = held_out[oof_probabilities[held_out].argmax(axis=1) != labels[held_out]]
     unsure = np.argsort(test_probabilities.max(axis=1))[:UNSURE_SHOWN]
@@ -97,6 +107,8 @@ def report(
         judged_test = _judged(truth, test_probabilities, names)
         missed = np.flatnonzero(predicted != truth)
         galleries["test_errors"] = _gallery(images_to_predict, test_probabilities, missed, truth)
+    near = _add_nearest(galleries, images, labels, images_to_predict)
+    doubtful = sum(_doubtful(digit, near["labels"]) for digit in galleries["errors"]["digits"])
 
     text = TEMPLATE.read_text(encoding="utf-8")
     template = Template(
@@ -111,28 +123,28 @@ def report(
         names=names,
         run=_run([metadata(path) for paths in manifests.values() for path in paths]),
         data=_data(images, images_to_predict),
-        examples=pictures.grid(
-            [images[labels == label][:10] for label in range(len(names))],
-            names,
-            f"The first ten training images of each of {', '.join(names)}.",
-        ),
+        examples=[
+            (name, pictures.strip(images[labels == label][:10])) for label, name in enumerate(names)
+        ],
         distributions=pictures.distributions(sets, names),
+        chance=200 * math.sqrt(0.09 / len(predicted)),
         augmentations={
-            preset: _augmentation(its, images, labels, names) for preset, its in params.items()
+            preset: _augmentation(params[preset], np.load(paths[0]), labels[folds != 0], names)
+            for preset, paths in augmented.items()
         },
-        networks={preset: _layers(paths[0]) for preset, paths in weights.items()},
-        learning=pictures.learning(
-            {
-                preset: [np.genfromtxt(path, delimiter=",", names=True, ndmin=1) for path in paths]
-                for preset, paths in histories.items()
-            }
-        ),
+        networks={preset: _layers(paths[0]) for preset, paths in manifests.items()},
+        learning={preset: pictures.learning(its) for preset, its in curves.items()},
+        losses={preset: _losses(params[preset], its) for preset, its in curves.items()},
         validation=validation,
         test=judged_test,
         galleries=galleries,
+        near=near,
+        neighbours=NEIGHBOURS,
+        doubtful=doubtful,
     )
     page.write_text(html, encoding="utf-8")
-    return {"oof_errors": len(wrong), "calibration_error": validation["calibration_error"]}
+    error = validation["calibration_error"]
+    return {"oof_errors": len(wrong), "doubtful_labels": doubtful, "calibration_error": error}
 
 
 def _params(manifest: Path) -> Train:
@@ -154,11 +166,12 @@ def _judged(
     truth: NDArray[np.integer[Any]], probabilities: NDArray[np.float32], names: Sequence[str]
 ) -> dict[str, Any]:
     """Everything that is shown about predictions whose true labels are known."""
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-
-    predicted, classes = probabilities.argmax(axis=1), np.arange(len(names))
-    matrix = confusion_matrix(truth, predicted, labels=classes)
-    scores = precision_recall_fscore_support(truth, predicted, labels=classes, zero_division=0)
+    predicted, count = probabilities.argmax(axis=1), len(names)
+    pairs_of_classes = truth.astype(np.int64) * count + predicted
+    matrix = np.bincount(pairs_of_classes, minlength=count**2).reshape(count, count)
+    hits, rows_of_class, claims = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
+    precision, recall = hits / np.maximum(claims, 1), hits / np.maximum(rows_of_class, 1)
+    f1 = 2 * hits / np.maximum(claims + rows_of_class, 1)
     wrong = predicted != truth
     pairs = Counter(zip(truth[wrong].tolist(), predicted[wrong].tolist(), strict=True))
     confidence, right, rows, calibration_error = reliability(probabilities.max(axis=1), ~wrong)
@@ -168,7 +181,7 @@ def _judged(
         "confusion": matrix.tolist(),
         "classes": [
             {"name": name, "precision": p, "recall": r, "f1": f, "rows": int(n)}
-            for name, p, r, f, n in zip(names, *scores, strict=True)
+            for name, p, r, f, n in zip(names, precision, recall, f1, rows_of_class, strict=True)
         ],
         "pairs": [(names[t], names[p], count) for (t, p), count in pairs.most_common(10)],
         "reliability": pictures.reliability(confidence, right, rows),
@@ -198,6 +211,7 @@ def _gallery(
                 "truth": None if truth is None else int(truth[row]),
                 "fold": None if fold_ids is None else int(fold_ids[row]),
                 "probabilities": [round(float(p), 4) for p in probabilities[row]],
+                "near": [],
             }
             for row in rows
         ],
@@ -229,36 +243,77 @@ def _data(images: NDArray[np.uint8], test_images: NDArray[np.uint8]) -> dict[str
 
 def _augmentation(
     params: Train, images: NDArray[np.uint8], labels: NDArray[np.uint8], names: Sequence[str]
-) -> Picture | None:
-    """Some images, each followed by what training made of it; None if it augmented none."""
-    if not (params.rotation or params.zoom or params.shift or params.shear):
+) -> list[tuple[str, str]] | None:
+    """Some images, each followed by what training made of it; None if it augmented none.
+
+    Args:
+        params: how the network was trained.
+        images: uint8 (k, 10, 28, 28, 1).
+        labels: of the rows that the network was trained on, in their order.
+        names: of the classes.
+    """
+    started = params.augment_after < params.epochs
+    if not started or not (params.rotation or params.zoom or params.shift or params.shear):
         return None
-    from pipeline.train.augment import RandomAffine
-
-    chosen = [int(np.flatnonzero(labels == label)[0]) for label in range(0, len(names), 2)]
-    augmentation = RandomAffine(
-        params.rotation, params.zoom, params.shift, params.shear, seed=params.seed
-    )
-    originals = images[chosen]
-    augmented = [np.asarray(augmentation(originals, training=True)) for _ in range(9)]
-    return pictures.grid(
-        list(np.stack([originals, *augmented], axis=1)),
-        [names[labels[i]] for i in chosen],
-        f"{len(chosen)} training images, each as it is and then augmented 9 times.",
-    )
+    first = labels[: len(images)]
+    return [(names[y], pictures.strip(its)) for y, its in zip(first, images, strict=True)]
 
 
-def _layers(path: Path) -> list[dict[str, Any]]:
-    """The layers of a trained network, from pixels to logits."""
-    from pipeline.backend import keras
+def _layers(manifest: Path) -> list[dict[str, Any]]:
+    """The layers of a trained network, from pixels to logits, and how large each one's output is.
 
-    network = keras.saving.load_model(path, compile=False)
-    return [
-        {
-            "kind": type(layer).__name__,
-            "shape": tuple(layer.output.shape[1:]),
-            "magnitude": float(np.log10(np.prod(layer.output.shape[1:]))),
-            "parameters": layer.count_params(),
-        }
-        for layer in network.layers
-    ]
+    Returns:
+        For each its kind, shape, number of parameters, and the logarithm of its output's size.
+    """
+    layers: list[dict[str, Any]] = metadata(manifest)["layers"]
+    return [{**it, "magnitude": math.log10(math.prod(it["shape"]))} for it in layers]
+
+
+def _losses(params: Train, folds: Sequence[NDArray[np.void]]) -> dict[str, float]:
+    """The means of the folds' last training loss and held-out loss, and the floor of the first.
+
+    The floor is the entropy of a smoothed label, in nats, which no network can go below.
+    """
+    other = params.label_smoothing / 10
+    label = np.array([1 - 9 * other, *[other] * 9])
+    return {
+        "training": float(np.mean([its["loss"][-1] for its in folds])),
+        "held_out": float(np.mean([its["val_loss"][-1] for its in folds])),
+        "floor": float(-np.sum(label * np.log(label))) if other else 0.0,
+        "epochs": max(len(its) for its in folds),
+    }
+
+
+def _add_nearest(
+    galleries: Mapping[str, dict[str, Any]],
+    images: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+    test_images: NDArray[np.uint8],
+) -> dict[str, Any]:
+    """Add to the digits of each gallery their nearest training images, as places in one sheet.
+
+    Returns:
+        The sheet, and for each image in it the row in train.csv, counted from 1, and the label.
+    """
+    found = []
+    for name, gallery in galleries.items():
+        digits = gallery["digits"][:NEAR_SHOWN]
+        rows = np.array([digit["row"] - 1 for digit in digits], np.int64)
+        own = name == "errors"
+        images_of = images if own else test_images
+        found.append((digits, nearest(images_of[rows], images, NEIGHBOURS, rows if own else None)))
+    shown = np.unique(np.concatenate([rows.ravel() for _, rows in found]))
+    for digits, rows in found:
+        for digit, places in zip(digits, np.searchsorted(shown, rows).tolist(), strict=True):
+            digit["near"] = places
+    return {
+        "sheet": pictures.sheet(images[shown]),
+        "rows": (shown + 1).tolist(),
+        "labels": labels[shown].tolist(),
+    }
+
+
+def _doubtful(digit: Mapping[str, Any], labels: Sequence[int]) -> bool:
+    """Whether all nearest training images of an error have the label that was predicted."""
+    predicted = int(np.argmax(digit["probabilities"]))
+    return bool(digit["near"]) and {labels[place] for place in digit["near"]} == {predicted}

@@ -1,7 +1,7 @@
-"""The pictures of the report, drawn with Matplotlib, each for light and for dark screens.
+"""The pictures of the report: charts by Matplotlib for light and for dark screens, and digits.
 
 The colours are Okabe and Ito's, which readers with any kind of colour vision can tell apart
-(https://jfly.uni-koeln.de/color/).
+(https://jfly.uni-koeln.de/color/). Those too pale for a white page are darker there.
 """
 
 import base64
@@ -13,12 +13,20 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
-_INK = {"light": "#222222", "dark": "#dddddd"}
-# Ink on paper in one theme, chalk on a board in the other.
-_DIGITS = {"light": "gray_r", "dark": "gray"}
+# Colours of text, and of lines, on a light page; and those that take their places on a dark one.
+INK = ("#222222", "#dddddd")
+COLOURS = (
+    *(("#0072b2", "#56b4e9"), ("#d55e00", "#d55e00"), ("#009e73", "#009e73")),
+    *(("#c26d9d", "#cc79a7"), ("#b87e00", "#f0e442"), ("#767676", "#999999")),
+)
+LINES = tuple(light for light, _ in COLOURS)
+# With more folds than colours, these tell apart those of one colour.
+MARKERS = ("", "o", "s", "^", "D")
+# Inches: a picture this wide can be read on a telephone.
+WIDTH = 5.0
 
 
 @dataclass(frozen=True)
@@ -30,25 +38,6 @@ class Picture:
     alt: str
 
 
-def grid(rows: Sequence[NDArray[Any]], names: Sequence[str], alt: str) -> Picture:
-    """Images in named rows, each (n, 28, 28, 1), combined into one with gaps of one pixel."""
-    shape = 29 * len(rows), 29 * max(map(len, rows))
-    mosaic = np.ma.masked_array(np.zeros(shape), mask=True)
-    for i, row in enumerate(rows):
-        for j, image in enumerate(row):
-            mosaic[29 * i : 29 * i + 28, 29 * j : 29 * j + 28] = image[..., 0]
-
-    def draw(figure: Figure, theme: str) -> None:
-        axes = figure.add_subplot()
-        axes.imshow(mosaic, cmap=_DIGITS[theme], vmin=0, vmax=255, interpolation="nearest")
-        axes.set_xticks([])
-        axes.set_yticks(29 * np.arange(len(rows)) + 14, names)
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
-
-    return _both(draw, (7, 0.65 * len(rows)), alt)
-
-
 def distributions(sets: Mapping[str, NDArray[np.integer[Any]]], names: Sequence[str]) -> Picture:
     """The share of each class in several sets of labels, each (n,), as grouped bars."""
     shares = {
@@ -56,58 +45,86 @@ def distributions(sets: Mapping[str, NDArray[np.integer[Any]]], names: Sequence[
         for title, labels in sets.items()
     }
 
-    def draw(figure: Figure, theme: str) -> None:
+    def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         width = 0.8 / len(shares)
         for i, (label, values) in enumerate(shares.items()):
             places = np.arange(len(names)) + (i - (len(shares) - 1) / 2) * width
-            axes.bar(places, values * 100, width, color=COLOURS[i], label=label)
+            axes.bar(places, values * 100, width, color=LINES[i], label=label)
         axes.set_xticks(range(len(names)), names, rotation=0 if max(map(len, names)) < 3 else 40)
         axes.set_ylabel("percent")
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(shares), frameon=False)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
 
     said = "; ".join(
         f"{label}: " + ", ".join(f"{n} {v:.1%}" for n, v in zip(names, values, strict=True))
         for label, values in shares.items()
     )
-    return _both(draw, (7, 3), f"Share of each class. {said}.")
+    return _both(draw, 3, f"Share of each class. {said}.")
 
 
-def learning(histories: Mapping[str, Sequence[NDArray[np.void]]]) -> Picture:
-    """Loss, error rate and learning rate against the epoch; every fold of every network.
+def learning(folds: Sequence[NDArray[np.void]]) -> Picture:
+    """Loss, error rate and learning rate of a network against the epoch, for each of its folds.
+
+    Where a fold has one epoch, its lines are points.
 
     Args:
-        histories: for each preset and fold history.csv, as a structured array of float64.
+        folds: history.csv of each, as a structured array of float64.
     """
+    errors = np.concatenate([1 - its[name] for its in folds for name in ("accuracy", _ACCURACY)])
+    lowest = errors[errors > 0].min(initial=1) / 2  # a logarithmic scale has no place for 0
 
-    def draw(figure: Figure, theme: str) -> None:
+    def draw(figure: Figure) -> None:
         loss, error, rate = figure.subplots(3, 1, sharex=True, height_ratios=[3, 3, 1.2])
-        for colour, (name, folds) in zip(COLOURS, histories.items(), strict=False):
-            for fold, columns in enumerate(folds):
-                label = name if fold == 0 else None
-                epochs, style = columns["epoch"], {"color": colour, "lw": 1.2, "alpha": 0.9}
-                loss.plot(epochs, columns["loss"], "--", **style)
-                loss.plot(epochs, columns["val_loss"], "-", label=label, **style)
-                error.plot(epochs, 1 - columns["accuracy"], "--", **style)
-                # A logarithmic scale cannot show an error rate of 0.
-                error.plot(epochs, np.maximum(1 - columns["val_accuracy"], 1e-5), "-", **style)
-                rate.plot(epochs, columns["learning_rate"], "-", **style)
+        for fold, columns in enumerate(folds):
+            epochs = columns["epoch"]
+            held_out, fitted = (_style(fold, len(epochs), training) for training in (False, True))
+            loss.plot(epochs, columns["loss"], **fitted)
+            loss.plot(epochs, columns["val_loss"], **held_out)
+            error.plot(epochs, np.maximum(1 - columns["accuracy"], lowest), **fitted)
+            error.plot(epochs, np.maximum(1 - columns[_ACCURACY], lowest), **held_out)
+            rate.plot(epochs, columns["learning_rate"], **held_out)
         loss.set(ylabel="loss, nats", yscale="log")
         error.set(ylabel="error rate", yscale="log")
-        rate.set(ylabel="rate", xlabel="epoch (solid: held out; dashed: training, augmented)")
+        rate.set(ylabel="rate", xlabel="epoch", ylim=(0, None))
         rate.xaxis.get_major_locator().set_params(integer=True)
-        if len(histories) > 1:
-            loss.legend()
+        longest = max(len(its["epoch"]) for its in folds)
+        if longest == 1:
+            rate.set_xticks([1])
         for axes in (loss, error, rate):
             axes.grid(alpha=0.25)
+        kinds = [
+            Line2D([], [], **{**_style(0, longest, training), "color": INK[0]}, label=label)
+            for label, training in (("held out", False), ("training", True))
+        ]
+        colours = [
+            Line2D([], [], **_style(fold, longest, False), label=f"fold {fold}")
+            for fold in range(len(folds))
+        ]
+        handles = [*kinds, *(colours if len(folds) > 1 else [])]
+        figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
 
     ends = [
-        f"{name}, fold {fold}: held-out accuracy {columns['val_accuracy'][-1]:.4f} after "
+        f"fold {fold}: held-out accuracy {columns[_ACCURACY][-1]:.4f} after "
         f"{len(columns['epoch'])} epochs"
-        for name, folds in histories.items()
         for fold, columns in enumerate(folds)
     ]
-    return _both(draw, (7, 6), f"Loss, error rate and learning rate by epoch. {'; '.join(ends)}.")
+    return _both(draw, 5.6, f"Loss, error rate and learning rate by epoch. {'; '.join(ends)}.")
+
+
+_ACCURACY = "val_accuracy"
+
+
+def _style(fold: int, epochs: int, training: bool) -> dict[str, Any]:
+    """How the lines of a fold look: its colour and marker; dashed or hollow in training."""
+    colour, marker = LINES[fold % len(LINES)], MARKERS[fold // len(LINES) % len(MARKERS)]
+    return {
+        "color": colour,
+        "marker": marker or ("o" if epochs == 1 else ""),
+        "markersize": 7 if epochs == 1 else 4,
+        "markerfacecolor": "none" if training else colour,
+        "linestyle": "--" if training else "-",
+        "linewidth": 1.4,
+    }
 
 
 def reliability(
@@ -121,17 +138,26 @@ def reliability(
         rows: the number of predictions in each bin.
     """
 
-    def draw(figure: Figure, theme: str) -> None:
+    def draw(figure: Figure) -> None:
         axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        axes.plot([0, 1], [0, 1], ":", color=_INK[theme])
-        axes.plot(confidence, right, "o-", color=COLOURS[0])
+        axes.plot([0, 1], [0, 1], ":", color=INK[0])
+        axes.plot(confidence, right, "o-", color=LINES[0])
         axes.set(ylabel="accuracy", ylim=(0, 1.03))
-        below.bar(confidence, rows, 0.03, color=COLOURS[0])
+        below.bar(confidence, rows, 0.03, color=LINES[0])
         below.set(xlabel="probability of the predicted class", ylabel="rows", yscale="log")
         axes.grid(alpha=0.25)
 
     said = ", ".join(f"{c:.2f}: {r:.2f}" for c, r in zip(confidence, right, strict=True))
-    return _both(draw, (6, 4.6), f"Reliability curve; confidence and share right: {said}.")
+    return _both(draw, 4.2, f"Reliability curve; confidence and share right: {said}.")
+
+
+def strip(images: NDArray[np.uint8]) -> str:
+    """Images, uint8 (n, 28, 28, 1), side by side with gaps of a pixel: ink on nothing, as a PNG."""
+    from PIL import Image
+
+    tiles = np.pad(images[..., 0], ((0, 0), (0, 0), (0, 1)))
+    ink = tiles.swapaxes(0, 1).reshape(28, -1)[:, :-1]
+    return _png(Image.fromarray(np.dstack([np.zeros_like(ink), ink])))
 
 
 def sheet(images: NDArray[np.uint8]) -> str:
@@ -142,28 +168,36 @@ def sheet(images: NDArray[np.uint8]) -> str:
     tiles = np.zeros((rows * 40, 28, 28), np.uint8)
     tiles[: len(images)] = images[..., 0]
     pixels = tiles.reshape(rows, 40, 28, 28).swapaxes(1, 2).reshape(rows * 28, 40 * 28)
+    return _png(Image.fromarray(pixels))
+
+
+def _both(draw: Callable[[Figure], None], height: float, alt: str) -> Picture:
+    """Draw a picture, and exchange its colours for the dark theme; equal data give equal bytes."""
+    inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    settings: dict[str, Any] = dict.fromkeys(inked, INK[0])
+    settings |= {"legend.framealpha": 0.0, "svg.hashsalt": "digits", "font.size": 10}
+    with mpl.rc_context(settings):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        figure.patch.set_alpha(0)
+        draw(figure)
+        for axes in figure.axes:
+            axes.patch.set_alpha(0)
+        content = io.BytesIO()
+        figure.savefig(content, format="svg", metadata={"Date": None})
+    light = dark = content.getvalue().decode()
+    for before, after in (INK, *COLOURS):
+        dark = dark.replace(before, after)
+    return Picture(_svg(light), _svg(dark), alt)
+
+
+def _png(image: Any) -> str:
     content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "png", optimize=True)
+    image.save(content, "png", optimize=True)
     return _uri("image/png", content.getvalue())
 
 
-def _both(draw: Callable[[Figure, str], None], size: tuple[float, float], alt: str) -> Picture:
-    """Draw the picture for both themes; equal data give equal bytes."""
-    drawn = {}
-    for theme, ink in _INK.items():
-        inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-        settings: dict[str, Any] = dict.fromkeys(inked, ink)
-        settings |= {"legend.framealpha": 0.0, "svg.hashsalt": "digits", "font.size": 10}
-        with mpl.rc_context(settings):
-            figure = Figure(figsize=size, layout="constrained")
-            figure.patch.set_alpha(0)
-            draw(figure, theme)
-            for axes in figure.axes:
-                axes.patch.set_alpha(0)
-            content = io.BytesIO()
-            figure.savefig(content, format="svg", metadata={"Date": None})
-        drawn[theme] = _uri("image/svg+xml", content.getvalue())
-    return Picture(drawn["light"], drawn["dark"], alt)
+def _svg(text: str) -> str:
+    return _uri("image/svg+xml", text.encode())
 
 
 def _uri(kind: str, content: bytes) -> str:

@@ -16,6 +16,7 @@ from pipeline import artifacts
 from pipeline.config import Train
 from pipeline.download import SOURCES, Source
 from pipeline.kaggle import ledger
+from pipeline.report.nearest import nearest
 from pipeline.report.page import report
 
 ROWS, TEST_ROWS, FOLDS = 300, 60, 3
@@ -94,7 +95,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     inputs = {
         **{name: home / f"{name}.npy" for name in arrays},
         "metrics": home / "metrics.json",
-        "weights": of_folds("weights.keras"),
+        "augmented": of_folds("augmented.npy"),
         "histories": of_folds("history.csv"),
         "manifests": of_folds("manifest.json"),
         "submission": home / "submission.csv",
@@ -122,11 +123,8 @@ def competition(made: Made, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def write_fold(folder: Path, fold: int, params: Train) -> None:
     """Write the files of a trained fold that the report reads."""
-    from pipeline.train.fold import _save_network
-    from pipeline.train.networks import NETWORKS
-
     folder.mkdir(parents=True)
-    _save_network(NETWORKS["strided"](2, 0.0), folder / "weights.keras")
+    np.save(folder / "augmented.npy", digit_images(40)[0].reshape(4, 10, 28, 28, 1))
     (folder / "history.csv").write_text(
         "epoch,loss,accuracy,val_loss,val_accuracy,learning_rate\n"
         "1,0.5,0.8,0.4,0.85,0.002\n2,0.3,0.9,0.2,1.0,0.001\n"
@@ -138,6 +136,10 @@ def write_fold(folder: Path, fold: int, params: Train) -> None:
         "precision_reason": "asked for",
         "versions": {"keras": "3"},
         "epoch_seconds": [1.5, 2.0],
+        "layers": [
+            {"kind": "InputLayer", "shape": [28, 28, 1], "parameters": 0},
+            {"kind": "Dense", "shape": [10], "parameters": 90},
+        ],
     }
     values = {"fold": fold, **{f"train.{key}": value for key, value in asdict(params).items()}}
     artifacts.write_json(folder / "manifest.json", {"params": values, "metadata": metadata})
@@ -167,7 +169,8 @@ def test_the_gallery_shows_every_error_and_the_least_certain(made: Made) -> None
 def test_of_too_many_errors_the_most_confident_are_shown(made: Made, competition: str) -> None:
     everything = galleries(made.html)["errors"]["digits"]
     cut = galleries(competition)["errors"]
-    assert cut["digits"] == everything[:4]
+    without = [{**digit, "near": None} for digit in everything[:4]]
+    assert [{**digit, "near": None} for digit in cut["digits"]] == without
     assert cut["found"] == len(everything)
     confidence = [max(digit["probabilities"]) for digit in everything]
     assert confidence == sorted(confidence, reverse=True)
@@ -191,7 +194,9 @@ def test_the_text_of_the_page(made: Made) -> None:
     assert "the temperature 0.625, fitted out of fold" in text
     assert "from 0.0500 to 0.0040" in text
     assert "None: training saw the images as they are." in text
-    assert "Dense → 10 (" in text
+    assert "one: strided, 90 parameters" in text
+    assert "InputLayer → 28 × 28 × 1" in text
+    assert "Dense → 10 (90 parameters)" in text
     assert "&lt;i&gt;zero&lt;/i&gt;" in text
     # Precision and recall of class 3, counted.
     hits = ((oof.argmax(axis=1) == 3) & (labels == 3)).sum()
@@ -201,11 +206,90 @@ def test_the_text_of_the_page(made: Made) -> None:
 
 def test_every_picture_has_a_text_and_the_page_contains_everything(made: Made) -> None:
     page = made.html
-    pictures = re.findall(r'<img src="([^"]{30})[^"]*" alt="([^"]*)"', page)
-    assert len(pictures) == 6
-    assert all(source.startswith("data:image/svg+xml;base64,") for source, _ in pictures)
+    pictures = re.findall(r'<img src="data:image/([^;]*);base64,[^"]*" alt="([^"]*)"', page)
+    # Distributions, two networks' curves, two reliabilities; ten classes and four augmentations.
+    assert [kind for kind, _ in pictures].count("svg+xml") == 5
+    assert [kind for kind, _ in pictures].count("png") == 14 == len(pictures) - 5
     assert all(len(alt) > 20 for _, alt in pictures)
     assert not re.search(r'(?:src|href|srcset)="(?!data:|#)', page)
+
+
+def test_each_picture_is_followed_by_how_to_read_it(made: Made) -> None:
+    figures = re.findall(r"<figure.*?</figure>", made.html, re.DOTALL)
+    assert len(figures) == 7
+    for figure in figures:
+        [reading] = re.findall(r"<figcaption>(.*?)</figcaption>", figure, re.DOTALL)
+        assert len(reading) > 80
+    for title in ("Confusion matrix", "Precision and recall", "Reliability"):
+        assert made.html.count(f"<h3>{title}</h3>") == 2  # out of fold, and for the test set
+
+
+def learning(page: str) -> list[str]:
+    """What is said about the losses of each network."""
+    text = re.sub(r"\s+", " ", page)
+    return re.findall(r"Training loss ends at .*?</p>", text)
+
+
+def test_the_page_says_why_training_loss_is_above_held_out_loss(made: Made) -> None:
+    one, two = learning(made.html)
+    smoothing = Train().label_smoothing
+    smoothed = np.full(10, smoothing / 10)
+    smoothed[3] += 1 - smoothing
+    floor = -(smoothed * np.log(smoothed)).sum()
+    assert "at 0.300, held-out loss at 0.200" in one
+    assert "The first is higher" in one
+    assert (
+        f"smoothed by {smoothing} in training, which alone keeps its loss above {floor:.3f}" in one
+    )
+    assert "training images are augmented" in one
+    assert "training images are augmented" not in two  # of which nothing is augmented
+
+
+def test_training_loss_below_held_out_loss_is_told_apart(made: Made, tmp_path: Path) -> None:
+    short = tmp_path / "history.csv"
+    short.write_text(
+        "epoch,loss,accuracy,val_loss,val_accuracy,learning_rate\n1,0.1,0.9,0.4,0.85,0.002\n"
+    )
+    histories = {name: [short] * FOLDS for name in made.inputs["histories"]}
+    report(page=tmp_path / "page.html", **{**made.inputs, "histories": histories})
+    page = (tmp_path / "page.html").read_text()
+    assert all(
+        "at 0.100, held-out loss at 0.400. The first is lower" in it for it in learning(page)
+    )
+    assert page.count("There was one epoch, so each curve is a point") == 2
+    assert "each curve is a point" not in made.html
+
+
+def test_errors_come_with_their_nearest_training_digits(made: Made) -> None:
+    found = re.search(r"^const NEAR = (.*);$", made.html, re.MULTILINE)
+    assert found
+    near = json.loads(found[1])
+    images, labels = digit_images(ROWS)
+    assert near["labels"] == labels[np.array(near["rows"]) - 1].tolist()
+    doubtful = 0
+    for digit in galleries(made.html)["errors"]["digits"]:
+        rows = [near["rows"][place] for place in digit["near"]]
+        wanted = nearest(images[[digit["row"] - 1]], images, 5, np.array([digit["row"] - 1]))
+        assert [row - 1 for row in rows] == wanted[0].tolist()
+        classes = {near["labels"][place] for place in digit["near"]}
+        doubtful += classes == {int(np.argmax(digit["probabilities"]))}
+    assert made.metadata["doubtful_labels"] == doubtful
+    for name in ("unsure", "test_errors"):
+        assert all(len(digit["near"]) == 5 for digit in galleries(made.html)[name]["digits"])
+
+
+def test_a_wrong_label_is_counted_as_doubtful(made: Made, tmp_path: Path) -> None:
+    labels = made.array("train_labels")
+    oof = np.eye(10, dtype=np.float32)[labels] * 0.9 + 0.01
+    labels[20] = (labels[20] + 3) % 10
+    np.save(tmp_path / "labels.npy", labels)
+    np.save(tmp_path / "oof.npy", oof)
+    inputs = {"train_labels": tmp_path / "labels.npy", "oof": tmp_path / "oof.npy"}
+    found = report(page=tmp_path / "page.html", **{**made.inputs, **inputs})
+    assert (found["oof_errors"], found["doubtful_labels"]) == (1, 1)
+    assert "1 of the out-of-fold errors has" in re.sub(
+        r"\s+", " ", (tmp_path / "page.html").read_text()
+    )
 
 
 def test_the_same_run_gives_the_same_page(made: Made, tmp_path: Path) -> None:
@@ -286,6 +370,22 @@ def test_the_canvases_show_digits(made: Made, page: Page) -> None:
     assert min(page.run(ink)) > 3
 
 
+def test_the_nearest_digits_are_shown_and_order_the_errors(made: Made, page: Page) -> None:
+    page.open(made.page)
+    assert page.run("document.querySelectorAll('#cards li:first-child .near canvas').length") == 3
+    choose(page, "order", "near")
+    doubts = page.run("shown.map(doubt)")
+    assert doubts == sorted(doubts, reverse=True)
+    page.run("document.querySelector('#cards button').click()")
+    labels = page.run(
+        "[...document.querySelectorAll('#large-near span')].map((s) => s.textContent)"
+    )
+    first = page.run("shown[0].near.map((place) => [NEAR.labels[place], NEAR.rows[place]])")
+    assert labels == [f"{NAMES[label]}, row {row}" for label, row in first]
+    ink = "new Set(document.querySelector('#large-near canvas').getContext('2d')"
+    assert page.run(f"{ink}.getImageData(0, 0, 56, 56).data).size") > 3
+
+
 def test_the_gallery_works_with_the_keyboard(made: Made, page: Page) -> None:
     page.open(made.page)
     rows = page.run("shown.map((digit) => digit.row)")
@@ -306,17 +406,3 @@ def test_the_gallery_works_with_the_keyboard(made: Made, page: Page) -> None:
     focus = "document.activeElement.getAttribute('aria-label')"
     page.wait_for(f"{focus}?.startsWith('row {rows[1]}:')")
     assert page.complaints() == []
-
-
-# --- manipulated networks ------------------------------------------------------------------------
-
-
-def test_code_in_a_saved_network_is_not_run(tmp_path: Path, fresh_keras: Any) -> None:
-    """A Lambda layer contains Python bytecode, which Keras would have to unmarshal."""
-    from pipeline.report.page import _layers
-
-    layers = fresh_keras.layers
-    network = fresh_keras.Sequential([layers.Input((2,)), layers.Lambda(lambda x: x + 1)])
-    network.save(tmp_path / "weights.keras")
-    with pytest.raises(ValueError, match="safe_mode"):
-        _layers(tmp_path / "weights.keras")

@@ -1,0 +1,43 @@
+"""nearest.py: the nearest training images are those that a search of all of them finds."""
+
+import numpy as np
+import pytest
+from conftest import digit_images
+
+from pipeline.report.nearest import AT_A_TIME, nearest
+
+
+def coarse(image: np.ndarray) -> np.ndarray:
+    """The image at half its resolution in 64 shades, one pixel after the other."""
+    blocks = [
+        int(image[y : y + 2, x : x + 2].sum()) for y in range(0, 28, 2) for x in range(0, 28, 2)
+    ]
+    return np.array([block // 16 for block in blocks])
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_the_nearest_are_those_of_a_search_of_all(own: bool) -> None:
+    images, _ = digit_images(60)
+    rows = np.array([3, 17, 42])
+    found = nearest(images[rows], images, 4, rows if own else None)
+    points = [coarse(image) for image in images]
+    for row, neighbours in zip(rows, found, strict=True):
+        distances = [((points[row] - point) ** 2).sum() for point in points]
+        order = np.argsort(distances, kind="stable")
+        wanted = [other for other in order if not own or other != row][:4]
+        assert neighbours.tolist() == wanted
+        assert (row in neighbours) is not own
+
+
+def test_equals_come_in_the_order_of_their_rows() -> None:
+    images = np.repeat(digit_images(1)[0], AT_A_TIME + 5, axis=0)
+    everyone = np.arange(len(images))
+    found = nearest(images, images, len(images), everyone)
+    for row in (0, 7, AT_A_TIME + 1):
+        assert found[row].tolist() == [other for other in everyone if other != row]
+
+
+def test_of_few_training_images_all_but_one_are_found() -> None:
+    images, _ = digit_images(3)
+    assert nearest(images, images, 5, np.arange(3)).shape == (3, 2)
+    assert nearest(images[:0], images, 5).shape == (0, 2)
