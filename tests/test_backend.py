@@ -57,6 +57,16 @@ def test_what_everybody_has_is_not_mentioned(tmp_path: Path) -> None:
     assert process.stdout.splitlines() == [USUAL]
 
 
+def test_keras_is_imported_without_what_is_not_used() -> None:
+    names = ("sklearn", "pandas", "matplotlib")
+    program = (
+        f"import sys, pipeline.backend; print([n for n in {names} if n in sys.modules]); "
+        "import sklearn, pandas, matplotlib; print('importable')"
+    )
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert process.stdout.splitlines() == ["[]", "importable"]
+
+
 @pytest.mark.parametrize("content", ['{"floatx": "int8"}', '{"epsilon": "small"}', "[1]"])
 def test_a_keras_json_that_keras_refuses_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "keras.json").write_text(content)
