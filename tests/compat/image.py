@@ -7,6 +7,7 @@ the rest: Kaggle's folders, no network, nothing to install with. The competition
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +119,8 @@ def test_the_notebook(written: Path, tmp_path: Path, competition: Path) -> None:
     executed = tmp_path / "working" / "__notebook__.ipynb"
     predicted = check_output(tmp_path / "working", "quick", competition, executed.name)
     assert len(set(predicted)) == 10
+    [accuracy] = re.findall(r"accuracy ([\d.]+) ± [\d.]+, measured", executed.read_text("utf-8"))
+    assert float(accuracy) > 0.9
     content = json.loads(executed.read_text(encoding="utf-8"))
     nbformat.validate(content)
     outputs = [output for cell in content["cells"] for output in cell.get("outputs", [])]

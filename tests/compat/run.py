@@ -62,7 +62,7 @@ def environment(versions: Path, folder: Path) -> Path:
         files = ["-r", versions, "-r", TOOLS]
         if uv := shutil.which("uv"):
             subprocess.run([uv, "venv", "--quiet", "--python", base, folder], check=True)
-            install = [uv, "pip", "install", "--quiet", "--python", python]
+            install = [uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", python]
         else:
             subprocess.run([base, "-m", "venv", folder], check=True)
             install = [python, "-m", "pip", "install", "--quiet"]
