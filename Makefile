@@ -16,6 +16,7 @@ VENV    ?= .venv
 PYTHON  ?= python3
 EXTRAS  ?=
 ENGINE  ?= local
+ACCELERATOR ?= NvidiaTeslaT4
 
 # Make misreads spaces, colons and percent signs in file names.
 ifneq ($(words $(VENV))$(findstring :,$(VENV))$(findstring %,$(VENV)),1)
@@ -26,12 +27,12 @@ ifeq ($(VENV)$(if $(EXTRAS),+),none+)
 $(error VENV=none installs nothing, and so no EXTRAS=$(EXTRAS))
 endif
 
-ifneq ($(filter-out local ray,$(ENGINE))$(words $(ENGINE)),1)
-$(error ENGINE must be local or ray, not "$(ENGINE)")
+ifneq ($(filter-out local ray kaggle,$(ENGINE))$(words $(ENGINE)),1)
+$(error ENGINE must be local, ray or kaggle, not "$(ENGINE)")
 endif
 
 # A misspelt variable would silently do something else.
-VARIABLES = DATASET CONFIG MESSAGE WAIT FORCE VENV PYTHON EXTRAS ENGINE RAY_ADDRESS TENSORBOARD YES
+VARIABLES = DATASET CONFIG MESSAGE WAIT FORCE VENV PYTHON EXTRAS ENGINE RAY_ADDRESS ACCELERATOR TENSORBOARD YES
 given     = $(filter command,$(firstword $(origin $(1))))
 ifeq ($(MAKELEVEL),0)
 unknown := $(filter-out $(VARIABLES),$(foreach name,$(.VARIABLES),$(if $(call given,$(name)),$(name))))
@@ -83,7 +84,7 @@ STAGE  = @$(DIGITS) $@ $(CHOICE)
 
 # `make -j2` trains two folds at a time, `make -j` all of them; by default, each GPU trains one.
 jobs     = $(or $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))),$(if $(filter -j,$(MAKEFLAGS)),100))
-TRAINING = --engine $(ENGINE)$(if $(jobs), --jobs $(jobs))
+TRAINING = --engine $(ENGINE)$(if $(jobs), --jobs $(jobs))$(if $(filter kaggle,$(ENGINE)), --accelerator $(call quoted,$(ACCELERATOR)))
 
 # --- the stages -----------------------------------------------------------------------------------
 
@@ -161,7 +162,8 @@ help: ## list targets and variables
 	@echo '  YES=  1 lets clean and distclean remove networks without asking'
 	@echo '  VENV=$(VENV)  the environment, which clones may share; none uses the packages of PYTHON'
 	@echo '  PYTHON=$(PYTHON)  the Python to create it with, or to use: 3.11, 3.12 or 3.13'
-	@echo '  ENGINE=$(ENGINE)  where to train: local, or ray for a cluster, at RAY_ADDRESS= or one of its own'
+	@echo '  ENGINE=$(ENGINE)  where to train: local; ray, a cluster, at RAY_ADDRESS= or its own; kaggle'
+	@echo '  ACCELERATOR=$(ACCELERATOR)  what ENGINE=kaggle trains on; none for CPUs'
 	@echo '  TENSORBOARD=  1 writes the curves for TensorBoard, to data/DATASET/CONFIG/logs/'
 	@echo '  EXTRAS=$(EXTRAS)  gpu for NVIDIA'"'"'s libraries'
 

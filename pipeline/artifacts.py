@@ -342,7 +342,7 @@ def run(task: Task, tasks: Iterable[Task], force: bool = False, work: Work | Non
             _tidy(task)
             print(f"{task.name}: fresh", flush=True)
             return False
-        _check_inputs(task, tasks, cache)
+        check_inputs(task, tasks, cache)
         place = os.path.relpath(task.folder)
         print(f"{task.name}: {reason or 'forced'}; writing to {place}/", flush=True)
         try:
@@ -408,7 +408,14 @@ def _continues(staging: Path, origin: Mapping[str, Any]) -> bool:
     return bool(read_json(staging / ORIGIN) == json.loads(json.dumps(origin)))
 
 
-def _check_inputs(task: Task, tasks: Iterable[Task], cache: Cache) -> None:
+def check_inputs(task: Task, tasks: Iterable[Task], cache: Cache) -> None:
+    """Raise UserError if a file that a task reads is missing, or is not what its stage wrote.
+
+    Args:
+        task: the task.
+        tasks: all tasks of the graph.
+        cache: from `stat_cache`.
+    """
     for maker in tasks:
         if not set(maker.writes.values()) & set(task.inputs):
             continue

@@ -13,6 +13,7 @@ import typer
 from pipeline import artifacts, config, download, errors, stages
 from pipeline.cli import bench, kaggle, look
 from pipeline.cli.options import (
+    AcceleratorOption,
     AddressOption,
     DatasetOption,
     EngineOption,
@@ -22,7 +23,7 @@ from pipeline.cli.options import (
 )
 from pipeline.errors import UserError
 from pipeline.stages import STAGES, Stage
-from pipeline.train.engines import select, train_folds
+from pipeline.train.engines import ACCELERATOR, select, train_folds
 
 app = typer.Typer(
     help="Digit Recognizer, from the competition's CSVs to a score. Each stage is a command that "
@@ -73,13 +74,14 @@ def _command_per_fold(stage: Stage) -> Callable[..., None]:
         jobs: JobsOption = None,
         engine: EngineOption = "local",
         address: AddressOption = None,
+        accelerator: AcceleratorOption = ACCELERATOR,
     ) -> None:
         chosen = config.load(preset)
         if epochs is not None or limit is not None:
             chosen = config.trial(chosen, epochs=epochs, limit=limit)
         graph = stages.graph(download.dataset(dataset), chosen)
         wanted = select(graph.all(stage.name), folds)
-        train_folds(wanted, graph.tasks, force, jobs, engine, address)
+        train_folds(wanted, graph.tasks, force, jobs, engine, address, accelerator)
 
     return command
 
@@ -132,6 +134,7 @@ app.command()(look.runs)
 app.command()(look.ledger)
 app.command("config")(look.parameters)
 app.command()(look.check)
+app.add_typer(kaggle.app, name="kaggle")
 app.command()(bench.sweep)
 app.command()(bench.compare)
 app.command()(bench.bench)

@@ -29,3 +29,26 @@ def notebook(
     size = import_module("pipeline.kaggle.notebook").write(file, chosen, stages.ROOT)
     print(f"notebook {file} ({size / 1000:.0f} kB)")
     print("next: on Kaggle, choose Create, Notebook, then File, Import Notebook")
+
+
+@app.command("list")
+def list_runs() -> None:
+    """List the runs that `make train ENGINE=kaggle` started, with their state."""
+    from pipeline.kaggle import runs
+
+    runs.print_runs()
+
+
+@app.command("delete")
+def delete_runs(
+    names: Annotated[list[str] | None, typer.Argument(help="Runs; without one, all.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete the runs that have ended, with their output; those that still run stay."""
+    from pipeline.kaggle import runs
+
+    ended = runs.ended(names or [])
+    if not ended:
+        print("there is no run that has ended")
+    elif yes or typer.confirm(f"Delete {', '.join(ended)}, with the output?"):
+        runs.delete(ended)

@@ -13,5 +13,8 @@ PresetOption = Annotated[str, typer.Option("--config", help="A preset's name, or
 ForceOption = Annotated[bool, typer.Option("--force", help="Run even if everything is fresh.")]
 JOBS = "Folds to train at a time; by default one for each GPU, or one."
 JobsOption = Annotated[int | None, typer.Option("--jobs", min=1, help=JOBS)]
-EngineOption = Annotated[Engine, typer.Option("--engine", help="This machine, or a Ray cluster.")]
+ENGINES = "This machine, a Ray cluster, or Kaggle."
+EngineOption = Annotated[Engine, typer.Option("--engine", help=ENGINES)]
 AddressOption = Annotated[str | None, typer.Option("--address", envvar="RAY_ADDRESS", help=CLUSTER)]
+KINDS = "With --engine kaggle: the GPUs to train on, in Kaggle's words, or none."
+AcceleratorOption = Annotated[str, typer.Option("--accelerator", help=KINDS)]

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -87,7 +88,7 @@ def download(folder: Path, progress: Callable[[int, int | None], None]) -> Path:
         return size
 
     files = {"competition": COMPETITION, "path": str(folder)}
-    _call("competition_download_files", files, size_so_far)
+    call("competition_download_files", files, size_so_far)
     if not path.exists():
         raise CallError("what arrived is not the archive")
     return path
@@ -101,7 +102,7 @@ def submit(csv: Path, description: str) -> int:
         UserError: there are no credentials.
     """
     upload = {"file_name": str(csv.resolve()), "message": description, "competition": COMPETITION}
-    answer = _call("competition_submit", upload)
+    answer = call("competition_submit", upload)
     if not answer["ref"]:
         # The client hides a failed upload; only the missing number reveals it.
         raise CallError(f"the upload failed ({answer['message']})")
@@ -110,7 +111,7 @@ def submit(csv: Path, description: str) -> int:
 
 def submissions() -> list[Submission]:
     """The user's last hundred submissions, newest first; raises what `submit` raises."""
-    answer = _call("competition_submissions", {"competition": COMPETITION, "page_size": 100})
+    answer = call("competition_submissions", {"competition": COMPETITION, "page_size": 100})
     names = [field.name for field in fields(Submission)]
     return [Submission(**{name: entry[name] for name in names}) for entry in answer or []]
 
@@ -121,7 +122,7 @@ def submissions_left() -> int | None:
     Raises what `submit` raises.
     """
     try:
-        answer = _call("competition_get_submission_limits", {"competition_name": COMPETITION})
+        answer = call("competition_get_submission_limits", {"competition_name": COMPETITION})
     except CallError as error:
         if error.lacking:  # kaggle 2.0, which Kaggle's own notebooks have
             return None
@@ -146,7 +147,7 @@ def with_retries(what: str, call: Callable[[], Answer]) -> Answer:
             return call()
         except CallError as error:
             if not error.retryable:
-                raise _refusal(what, error) from error
+                raise refusal(what, error) from error
             if attempt == ATTEMPTS:
                 remedy = "run the same command again later"
                 if inside.notebook():
@@ -169,7 +170,7 @@ def pause_before(attempt: int, retry_after: float) -> float:
     return min(LONGEST_PAUSE, max(doubled, retry_after))
 
 
-def _refusal(what: str, error: CallError) -> Exception:
+def refusal(what: str, error: CallError) -> Exception:
     """What to raise when it makes no sense to retry."""
     said = f"{what}: Kaggle refuses it ({error.status}): {error}"
     if error.remedy:
@@ -197,12 +198,22 @@ def _total_size(path: Path) -> int | None:
 # --- a call, from outside its process -----------------------------------------------------------
 
 
-def _call(
+def call(
     method: str, arguments: Mapping[str, object], progress: Callable[[], int] = lambda: 0
 ) -> Any:
-    """Call a method of the client in its own process; kill it if `progress` stops growing.
+    """Call the client in its own process; kill it if `progress` stops growing.
 
-    Returns the answer as JSON: objects as dicts of their fields, with "" for those not set.
+    Args:
+        method: of the client; or "module:function", called with the client and the arguments.
+        arguments: JSON values, by name.
+        progress: a number that grows while something arrives.
+
+    Returns:
+        The answer as JSON: objects as dicts of their fields, with "" for those not set.
+
+    Raises:
+        CallError: the call failed.
+        UserError: there are no credentials.
     """
     credentials.require(HOME)
     environment = {key: value for key, value in os.environ.items() if key not in IGNORED_VARIABLES}
@@ -251,8 +262,12 @@ def _main(method: str, arguments: str) -> None:
 
             api = KaggleApi()
             api.authenticate()
-            if hasattr(api, method):
-                value = getattr(api, method)(**json.loads(arguments))
+            module, _, name = method.rpartition(":")
+            if module:
+                value = getattr(import_module(module), name)(api, **json.loads(arguments))
+                answer = json.dumps({"value": value})
+            elif hasattr(api, name):
+                value = getattr(api, name)(**json.loads(arguments))
                 answer = json.dumps({"value": value}, default=_fields)
             else:
                 remedy = "install a newer version of the package kaggle"
@@ -315,7 +330,7 @@ def _cause(error: BaseException, text: str) -> tuple[str, str]:
         cause, remedy = "the proxy cannot be reached", f"check {proxies}"
     elif isinstance(error, http.InvalidHeader | UnicodeError):
         cause, remedy = "the credentials cannot be sent", "they contain characters that none have"
-    elif isinstance(error, http.RequestException):
+    elif isinstance(error, http.RequestException | json.JSONDecodeError):
         cause, remedy = f"no valid answer arrived ({type(error).__name__})", ""
     elif "does not match expected size" in text:  # the client's check of a resumed download
         cause, remedy = "the archive arrived incomplete", ""

@@ -1,4 +1,4 @@
-"""Where the folds are trained: in this process, in several, or on a Ray cluster."""
+"""Where the folds are trained: in this process, in several, on a Ray cluster, or on Kaggle."""
 
 import time
 from typing import Literal
@@ -7,7 +7,9 @@ from pipeline import artifacts
 from pipeline.artifacts import Task
 from pipeline.errors import RESUMES, ExternalError, UserError
 
-Engine = Literal["local", "ray"]
+Engine = Literal["local", "ray", "kaggle"]
+# Two GPUs of this kind are what Kaggle gives for nothing.
+ACCELERATOR = "NvidiaTeslaT4"
 
 
 def select(folds: list[Task], word: str) -> list[Task]:
@@ -29,6 +31,7 @@ def train_folds(
     jobs: int | None = None,
     engine: Engine = "local",
     address: str | None = None,
+    accelerator: str = ACCELERATOR,
 ) -> None:
     """Train the folds that are due; their files are the same wherever they are trained.
 
@@ -37,8 +40,9 @@ def train_folds(
         tasks: all tasks of the graph.
         force: train fresh folds too.
         jobs: how many are trained on one machine at a time; None for one on each GPU, or one.
-        engine: "local", or "ray" for a cluster.
+        engine: "local", "ray" for a cluster, or "kaggle" for Kaggle's machines.
         address: of a running Ray cluster; without it, one is started here and stopped afterwards.
+        accelerator: what Kaggle trains on, in its words; "none" for its CPUs.
 
     Raises:
         UserError: something about the parameters or the files has to be fixed.
@@ -64,6 +68,10 @@ def train_folds(
         from pipeline.train.cluster import train_on_ray
 
         train_on_ray(due, tasks, force, jobs or 1, address)
+    elif engine == "kaggle":
+        from pipeline.train.kaggle import train_on_kaggle
+
+        train_on_kaggle(due, tasks, force, accelerator)
     else:
         from pipeline.train.local import train_here
 

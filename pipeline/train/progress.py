@@ -7,6 +7,7 @@ import functools
 import json
 import math
 import multiprocessing
+import re
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -23,6 +24,8 @@ from pipeline.watch import PROGRESS, duration
 
 # Seconds of steps after which the run's duration is forecast.
 FORECAST_SECONDS = 2.0
+# A line that `TrainingBar.epoch_done` prints, as it is found in the log of another machine.
+EPOCH = re.compile(r"(?P<title>.+), epoch (?P<epoch>\d+)/\d+: .*; (?P<left>.+ left)$")
 
 
 class _Bars(progress.Progress):
@@ -130,15 +133,20 @@ class Board(_Bars):
 
     def show(self, task: Task, history: Sequence[Mapping[str, float]], where: Any) -> None:
         """Update a fold's line."""
-        name, epochs = task.name, task.params["params"].epochs
         gpus = ", ".join(f"GPU {gpu}" for gpu in where["gpus"]) or "CPU"
         place = f"{where['node']} ({where['ray_node'][:8]}), {gpus}"
-        if name not in self.bars:
-            self.bars[name] = self.add_task(name, total=epochs, where=place)
-        self.update(self.bars[name], completed=len(history), where=place)
+        self.move(task, len(history), place)
         if self.disable:
+            epochs = task.params["params"].epochs
             state = f", {_epoch(history[-1], epochs)}" if history else ": started"
-            self.print(f"{name} on {place}{state}")
+            self.print(f"{task.name} on {place}{state}")
+
+    def move(self, task: Task, epoch: int, where: str) -> None:
+        """Move a fold's bar."""
+        if task.name not in self.bars:
+            epochs = task.params["params"].epochs
+            self.bars[task.name] = self.add_task(task.name, total=epochs, where=where)
+        self.update(self.bars[task.name], completed=epoch, where=where)
 
 
 def runs(params: Train, later: Sequence[Train], rows: int, jobs: int = 1) -> float:

@@ -47,7 +47,7 @@ import threading
 import zipfile
 import zlib
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler
@@ -82,13 +82,24 @@ SERVED_CALLS = (
     "ListSubmissions",
     "GetSubmissionLimits",
 )
+# Those of tests/kaggle/kernel_service.py.
+STREAM_LOG = "stream log"
+KERNEL_CALLS = (
+    "SaveKernel",
+    "GetKernelSessionStatus",
+    "ListKernelSessionOutput",
+    "ListKernels",
+    "DeleteKernel",
+    "GetAcceleratorQuotaStatistics",
+    STREAM_LOG,
+)
 NEED_RULES = ("DownloadDataFiles", "DownloadDataFile", "StartSubmissionUpload", "CreateSubmission")
 
 # What can go wrong, and where. "resume" is a GET with Range; it falls back on "download".
 COMMON_KINDS = ("status", "html", "drop", "lost", "stall")
 FILE_KINDS = ("status", "html", "drop", "stall", "reset", "truncate", "short", "corrupt", "garble")
 KINDS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(SERVED_CALLS, COMMON_KINDS),
+    **dict.fromkeys((*SERVED_CALLS, *KERNEL_CALLS), COMMON_KINDS),
     "CreateSubmission": (*COMMON_KINDS, "refused"),
     "download": FILE_KINDS,
     "resume": FILE_KINDS,
@@ -141,6 +152,7 @@ class Answer:
     status: int
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
+    stream: Iterator[bytes] | None = None  # sent piece by piece, in place of the body
 
 
 @dataclass
@@ -176,7 +188,7 @@ class KaggleService:
         self.faults: dict[str, deque[Fault]] = {name: deque() for name in KINDS}
 
         self.closing = threading.Event()  # releases stalled answers
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._stored = {ARCHIVE: _zipped(self.files), **self.files}
         self._uploads: dict[str, _Upload] = {}
         self._server: _Server | None = None
@@ -602,6 +614,8 @@ class _Handler(BaseHTTPRequestHandler):
             call = GET_FILE
         elif self.command == "PUT" and url.path.startswith("/upload/"):
             call = PUT_UPLOAD
+        elif "/kernels/logs/stream/" in url.path:
+            call = STREAM_LOG
         headers = {name.title(): value for name, value in self.headers.items()}
         return Request(call, self.command, host, url.path, headers, self._read_body())
 
@@ -625,12 +639,22 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)
+        if answer.stream is not None:
+            self._send_stream(answer.stream)
+            return
         self.send_header("Content-Length", str(len(answer.body)))
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(answer.body[:upto])
+
+    def _send_stream(self, stream: Iterator[bytes]) -> None:
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for piece in itertools.chain(stream, [b""]):
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            self.wfile.flush()
 
     def _misbehave(self, request: Request, fault: Fault) -> None:
         service = self.server.service

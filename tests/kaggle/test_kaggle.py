@@ -360,14 +360,14 @@ def test_a_client_that_cannot_count_the_submissions_left_says_so(
     service, project, monkeypatch, capsys
 ):
     with pytest.raises(CallError) as caught:
-        client._call("a_call_of_later_versions", {})
+        client.call("a_call_of_later_versions", {})
     assert caught.value.lacking
     assert not caught.value.retryable
 
     def lacking(*arguments):
         raise caught.value
 
-    monkeypatch.setattr(client, "_call", lacking)
+    monkeypatch.setattr(client, "call", lacking)
     submit._stop_if_none_left()
     assert "submissions left today: unknown" in capsys.readouterr().out
 

@@ -367,7 +367,7 @@ def test_the_number_of_jobs_is_that_of_folds_at_a_time(fresh: Project) -> None:
 @pytest.mark.parametrize(
     ("target", "variables", "said"),
     [
-        ("train", {"ENGINE": "spark"}, 'ENGINE must be local or ray, not "spark"'),
+        ("train", {"ENGINE": "spark"}, 'ENGINE must be local, ray or kaggle, not "spark"'),
         ("train", {"CONFG": "fast"}, "there is no variable CONFG"),
         ("train", {"CONFIG": ""}, "CONFIG must not be empty"),
         ("demo", {"CONFIG": "fast"}, "make submission CONFIG=fast"),

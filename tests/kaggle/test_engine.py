@@ -1,0 +1,590 @@
+"""train/kaggle.py: the protocol, against a stand-in for Kaggle, through the unmodified client.
+
+Here the client runs in this process, and sessions write their output in no time. What sessions
+really do, and whole commands, are tested in test_session.py.
+"""
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import sys
+import zipfile
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from conftest import PACKAGE, Digits, Ended, contents, fake_training, write_digits
+from kernel_service import KernelService, Session
+
+from pipeline import artifacts, code, stages
+from pipeline.artifacts import Task
+from pipeline.errors import ExternalError, UserError
+from pipeline.kaggle import client, credentials, inside
+from pipeline.kaggle import session as there
+from pipeline.train import kaggle as engine
+
+PRESET = "[split]\nfolds = 3\n[train]\nepochs = 2\n"
+NAME = r"digits-three-[0-9a-f]{8}"
+
+
+def in_process(
+    method: str, arguments: Mapping[str, object], progress: Callable[[], int] = lambda: 0
+) -> Any:
+    """`client.call` without a process of its own."""
+    credentials.require(client.HOME)
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        client._main(method, json.dumps(arguments))
+    return client._parse(output.getvalue(), 0)
+
+
+def job_in(script: str) -> dict[str, Any]:
+    """The job in a script."""
+    found = re.search(r'JOB = r"""(.*?)"""', script, re.DOTALL)
+    assert found
+    return dict(json.loads(found[1]))
+
+
+@pytest.fixture
+def graph(project: Path, tiny_folder: Path) -> stages.Graph:
+    """A project with three folds to train."""
+    (project / "three.toml").write_text(PRESET)
+    shutil.copy(PACKAGE.parent / "pyproject.toml", project)
+    graph = stages.load(str(tiny_folder), "three.toml")
+    for task in graph.up_to("split"):
+        artifacts.run(task, graph.tasks)
+    return graph
+
+
+class Kaggle:
+    """The stand-in, and what its sessions do with each fold."""
+
+    def __init__(
+        self, service: KernelService, graph: stages.Graph, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.service, self.graph = service, graph
+        self.errors: dict[int, Exception] = {}  # by fold
+        self.unfinished: dict[int, int] = {}  # epochs, by fold
+        self.left_out: set[int] = set()
+        self.lines = ["hello from there\n"]
+        self.gpus = ["GPU:0", "GPU:1"]
+        self.monkeypatch = monkeypatch
+        service.runner = self.run
+        monkeypatch.setattr(there, "_train", self.train)
+        monkeypatch.setattr(there.installed, "compare", lambda root: ({}, []))
+        tf = SimpleNamespace(config=SimpleNamespace(list_physical_devices=lambda kind: self.gpus))
+        monkeypatch.setitem(sys.modules, "pipeline.backend", SimpleNamespace(tf=tf))
+
+    def run(self, session: Session) -> None:
+        """Do what the script does, with folds that are trained in no time."""
+        self.monkeypatch.setattr(inside, "KAGGLE", session.folder / "kaggle")
+        root = session.folder / "unpacked"
+        text = session.asked["text"]
+        zipfile.ZipFile(
+            io.BytesIO(b64decode(text.split('CODE = """')[1].split('"""')[0]))
+        ).extractall(root)
+        with contextlib.chdir(root):
+            there.run(job_in(text), root)
+        session.log += [{"stream_name": "stdout", "time": 0, "data": line} for line in self.lines]
+
+    def train(self, folds: list[Task], jobs: int | None) -> None:
+        errors = []
+        for task in folds:
+            fold = task.params["fold"]
+            if fold in self.errors:
+                errors.append(self.errors[fold])
+            elif fold in self.unfinished:
+                task.staging.mkdir()
+                save_checkpoint(task.staging / there.CHECKPOINT, self.unfinished[fold])
+                errors.append(KeyboardInterrupt())
+            elif fold not in self.left_out:
+                work = partial(fake_training, task.reads, fold=fold)
+                artifacts.run(task, [], False, lambda writes, work=work: work(writes))
+        for error in errors:
+            raise error
+
+
+def save_checkpoint(path: Path, epochs: int) -> None:
+    """A checkpoint after some epochs."""
+    import numpy as np
+
+    with path.open("wb") as file:
+        np.savez(file, state=np.array(json.dumps({"history": [{}] * epochs})))
+
+
+@pytest.fixture
+def kaggle(
+    graph: stages.Graph, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Kaggle]:
+    """A Kaggle that this process talks to."""
+    with KernelService(contents(tiny_folder), tmp_path / "sessions") as service:
+        home = tmp_path / "home"
+        home.mkdir()
+        environment = service.environment(home)
+        for name in set(os.environ) - set(environment):
+            monkeypatch.delenv(name)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(client, "call", in_process)
+        monkeypatch.setattr(client, "FIRST_PAUSE", 0.01)
+        monkeypatch.setattr(client, "LONGEST_PAUSE", 0.02)
+        monkeypatch.setattr(code, "fingerprints", lambda entries, root: {"train/fold.py": "0"})
+        for name in ("POLL", "BUSY"):
+            monkeypatch.setattr(engine, name, 0.01)
+        yield Kaggle(service, graph, monkeypatch)
+        assert service.strays == [], "another host was contacted"
+
+
+Train = Callable[..., Ended]
+
+
+@pytest.fixture
+def train(kaggle: Kaggle, digits: Digits, tiny_folder: Path) -> Train:
+    """Run `digits train --engine kaggle`, and check what is shown."""
+
+    def run(*words: str) -> Ended:
+        choice = ("--dataset", str(tiny_folder), "--config", "three.toml", "--engine", "kaggle")
+        ended = digits("train", *choice, *words)
+        shown = "\n".join(ended.lines) + ended.error
+        assert "Traceback" not in shown
+        assert "Signature" not in shown
+        return ended
+
+    return run
+
+
+def files(task: Task) -> dict[str, bytes]:
+    """The files of a fold, without its manifest, which has a name and a time in it."""
+    found = contents(task.folder)
+    return {name: content for name, content in found.items() if not name.endswith(".json")}
+
+
+def fresh(graph: stages.Graph) -> list[bool]:
+    """Which folds are fresh."""
+    reasons = artifacts.staleness(graph.all("train"))
+    return [reason is None for reason in reasons.values()]
+
+
+# --- what is pushed ------------------------------------------------------------------------------
+
+
+def test_the_due_folds_are_trained_by_one_private_script(kaggle: Kaggle, train: Train) -> None:
+    ended = train()
+    assert ended.code == 0, ended.error
+    assert fresh(kaggle.graph) == [True] * 3
+    [(name, [session])] = kaggle.service.kernels.items()
+    assert re.fullmatch(NAME, name)
+    assert session.asked["isPrivate"]
+    assert session.asked["enableGpu"]
+    assert not session.asked.get("enableInternet")
+    assert session.asked["machineShape"] == "NvidiaTeslaT4"
+    assert session.asked["competitionDataSources"] == ["digit-recognizer"]
+    assert session.asked["sessionTimeoutSeconds"] == 9 * 3600
+    assert ended.lines[0] == "Kaggle: 27.5 of 30 GPU hours left this week"
+    size = len(session.asked["text"]) / 1000
+    assert f"pushed 3 folds as digits-tester/{name}, {size:.0f} kB" in ended.lines[1]
+    assert "Kaggle: hello from there" in ended.lines
+    assert "train fold 2: accuracy 1.00000 on 26 held-out rows" in ended.lines
+
+
+def test_manifests_name_the_script(kaggle: Kaggle, train: Train) -> None:
+    train()
+    metadata = artifacts.metadata(kaggle.graph.all("train")[0].manifest)
+    [name] = kaggle.service.kernels
+    assert metadata["kernel"] == f"digits-tester/{name}"
+    assert metadata["held_out_accuracy"] == 1.0
+
+
+def test_the_script_says_what_it_is(kaggle: Kaggle, train: Train) -> None:
+    train("--accelerator", "none")
+    asked = kaggle.service.newest().asked
+    text = asked["text"]
+    assert len(text) < 400_000
+    assert text.startswith('"""Train networks for the competition Digit Recognizer')
+    assert "make submit ENGINE=kaggle" in text.split('"""')[1]
+    assert max(map(len, text.splitlines())) <= 200
+    assert [fold["name"] for fold in job_in(text)["folds"]] == [
+        f"train fold {fold}" for fold in range(3)
+    ]
+    assert not asked.get("enableGpu")
+    compile(text, "script.py", "exec")
+
+
+def test_nothing_is_asked_when_nothing_is_due(kaggle: Kaggle, train: Train) -> None:
+    train()
+    before = len(kaggle.service.requests)
+    assert train().lines == ["train: all folds fresh"]
+    assert len(kaggle.service.requests) == before
+
+
+@pytest.mark.parametrize("word", ["sample", "mnist", "fashion"])
+def test_other_data_than_the_competitions_is_refused(word: str, kaggle: Kaggle) -> None:
+    graph = stages.load(word, "three.toml")
+    with pytest.raises(UserError, match=rf"{word} is other data; use DATASET=kaggle"):
+        engine.train_on_kaggle(graph.all("train"), graph.tasks, False, "none")
+    assert not kaggle.service.requests
+
+
+# --- the same run again --------------------------------------------------------------------------
+
+
+def test_a_deleted_fold_is_fetched_from_the_finished_run(kaggle: Kaggle, train: Train) -> None:
+    train()
+    before = files(kaggle.graph.all("train")[1])
+    for path in kaggle.graph.all("train")[1].folder.glob("*"):
+        path.unlink()
+    ended = train()
+    assert ended.code == 0
+    assert kaggle.service.pushes() == 1
+    assert files(kaggle.graph.all("train")[1]) == before
+
+
+def test_a_run_at_work_is_watched(kaggle: Kaggle, train: Train) -> None:
+    kaggle.service.queued_polls, kaggle.service.running_polls = 3, 3
+    kaggle.service.fail("SaveKernel", "lost")  # as if another machine had pushed it
+    ended = train()
+    assert ended.code == 0, ended.error
+    assert kaggle.service.pushes() == 1
+    assert fresh(kaggle.graph) == [True] * 3
+
+
+def test_a_lost_push_that_did_not_arrive_is_sent_again(kaggle: Kaggle, train: Train) -> None:
+    kaggle.service.fail("SaveKernel", "drop")
+    ended = train()
+    assert ended.code == 0
+    assert any("looking whether the push arrived" in line for line in ended.lines)
+    assert kaggle.service.pushes() == 1
+
+
+def test_other_parameters_and_other_code_are_another_run(graph: stages.Graph) -> None:
+    tasks, folder = graph.tasks, stages.ROOT / "pipeline"
+    before = engine.name(tasks, "none")
+    assert re.fullmatch(NAME, before)
+    assert engine.name(tasks, "NvidiaTeslaT4") != before
+    with (folder / "train" / "fold.py").open("a") as file:
+        file.write("# a comment\n")
+    assert engine.name(tasks, "none") == before
+    with (folder / "train" / "fold.py").open("a") as file:
+        file.write("PREDICT_BATCH = 400\n")
+    assert engine.name(tasks, "none") != before
+    (stages.ROOT / "three.toml").write_text(PRESET.replace("epochs = 2", "epochs = 3"))
+    changed = stages.load(str(graph.dataset.path), "three.toml")
+    assert engine.name(changed.tasks, "none") != engine.name(tasks, "none")
+
+
+def test_a_task_survives_the_journey(graph: stages.Graph) -> None:
+    for task in graph.all("train"):
+        assert there.unpacked(there.packed(task), stages.ROOT) == task
+
+
+def test_the_name_fits_into_what_kaggle_allows(kaggle: Kaggle) -> None:
+    preset = stages.ROOT / f"My_net{'x' * 60}.toml"
+    preset.write_text(PRESET)
+    tasks = stages.load(str(kaggle.graph.dataset.path), str(preset)).tasks
+    assert re.fullmatch(f"digits-my-net{'x' * 24}-[0-9a-f]{{8}}", engine.name(tasks, "none"))
+
+
+def test_folds_that_a_finished_run_did_not_train_are_pushed(kaggle: Kaggle, train: Train) -> None:
+    train("--fold", "0")
+    ended = train()
+    assert ended.code == 0
+    [(first, [one]), (second, [two])] = kaggle.service.kernels.items()
+    assert second == f"{first}-2"
+    pushed = [[fold["fold"] for fold in job_in(each.asked["text"])["folds"]] for each in (one, two)]
+    assert pushed == [[0], [1, 2]]
+    assert fresh(kaggle.graph) == [True] * 3
+
+
+def test_force_trains_again(kaggle: Kaggle, train: Train) -> None:
+    train()
+    assert train("--force").code == 0
+    assert kaggle.service.pushes() == 2
+
+
+# --- the table of faults -------------------------------------------------------------------------
+
+
+def test_no_gpu_hours_are_left(kaggle: Kaggle, train: Train) -> None:
+    kaggle.service.hours_used = 30.0
+    ended = train()
+    assert ended.code == 1
+    assert "no GPU hours are left until 2026-11-28 00:00 UTC; ENGINE=local" in ended.error
+    assert kaggle.service.pushes() == 0
+
+
+def test_the_hours_run_out_at_the_push(kaggle: Kaggle, train: Train) -> None:
+    kaggle.service.fail("GetAcceleratorQuotaStatistics", status=404)
+    kaggle.service.hours_used = 30.0
+    ended = train()
+    assert ended.code == 1
+    assert ended.lines[0].startswith("Kaggle: GPU hours left: not known")
+    assert "no GPU hours are left until" in ended.error
+
+
+def test_two_sessions_at_work_are_waited_for(kaggle: Kaggle, train: Train) -> None:
+    kaggle.service.others_running = 4  # one of them ends with each attempt
+    ended = train()
+    assert ended.code == 0
+    assert sum("Maximum batch GPU session count" in line for line in ended.lines) == 1
+    assert kaggle.service.pushes() == 1
+
+
+def test_a_user_name_of_somebody_else(kaggle: Kaggle, train: Train) -> None:
+    kaggle.service.owner = "somebody"
+    ended = train()
+    assert ended.code == 2
+    assert "is digits-tester your user name (KAGGLE_USERNAME)?" in ended.error
+
+
+def test_rules_that_were_not_accepted(kaggle: Kaggle, train: Train) -> None:
+    kaggle.service.rules_accepted = False
+    ended = train()
+    assert ended.code == 2
+    assert "https://www.kaggle.com/competitions/digit-recognizer/rules" in ended.error
+    # Once they have been, the same command trains.
+    kaggle.service.rules_accepted = True
+    assert train().code == 0
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_refused_credentials_and_refused_rules(kaggle: Kaggle, train: Train, status: int) -> None:
+    kaggle.service.fail("SaveKernel", status=status, message="You must accept the rules")
+    ended = train()
+    assert ended.code == 2
+    assert ("/rules" if status == 403 else "create a new one at") in ended.error
+
+
+def test_a_phone_that_is_not_verified(kaggle: Kaggle, train: Train) -> None:
+    kaggle.service.phone = "error"
+    ended = train()
+    assert ended.code == 2
+    assert "verify your phone at https://www.kaggle.com/settings" in ended.error
+
+
+def test_a_session_without_a_gpu(kaggle: Kaggle, train: Train) -> None:
+    kaggle.gpus = []
+    ended = train()
+    assert ended.code == 2
+    assert "the run has no GPU; verify your phone at https://www.kaggle.com/settings" in ended.error
+    # The cause may be gone: the same command starts another session.
+    kaggle.gpus = ["GPU:0"]
+    assert train().code == 0
+    assert kaggle.service.pushes() == 2
+
+
+def test_a_session_without_the_competition(kaggle: Kaggle, train: Train) -> None:
+    kaggle.service.files = {}
+    ended = train()
+    assert ended.code == 2
+    assert "https://www.kaggle.com/competitions/digit-recognizer/rules" in ended.error
+
+
+def test_other_files_there_than_here(kaggle: Kaggle, train: Train, tmp_path: Path) -> None:
+    kaggle.service.files = contents(write_digits(tmp_path / "others", seed=5))
+    ended = train()
+    assert ended.code == 2
+    assert "the files here are not the competition's; DATASET=kaggle" in ended.error
+
+
+def test_an_image_that_lacks_a_package(
+    kaggle: Kaggle, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(there.installed, "compare", lambda root: ({"keras>=3.13": ""}, []))
+    ended = train()
+    assert ended.code == 1
+    assert "Kaggle's image lacks keras>=3.13; ENGINE=local trains here" in ended.error
+
+
+def test_a_failed_run_shows_its_last_lines_and_what_is_kept(kaggle: Kaggle, train: Train) -> None:
+    kaggle.service.kill_at_end = "Your notebook tried to allocate more memory than is available."
+    kaggle.service.output_survives_errors = True
+    kaggle.left_out = {1, 2}
+    kaggle.lines = [f"line {number}\n" for number in range(30)]
+    ended = train()
+    assert ended.code == 1
+    assert "more memory than is available.; kept: train fold 0; run the same" in ended.error
+    assert "ENGINE=local" in ended.error
+    last = [line for line in ended.lines if line.startswith("Kaggle: line")][-20:]
+    assert last == [f"Kaggle: line {number}" for number in range(10, 30)]
+    assert fresh(kaggle.graph) == [True, False, False]
+    # The same command trains the rest, in another run.
+    kaggle.service.kill_at_end, kaggle.left_out = "", set()
+    assert train().code == 0
+    assert kaggle.service.pushes() == 2
+    assert fresh(kaggle.graph) == [True] * 3
+
+
+def test_a_failed_run_without_output(kaggle: Kaggle, train: Train) -> None:
+    kaggle.service.kill_at_end = "Timeout"
+    ended = train()
+    assert ended.code == 1
+    assert "failed on Kaggle: Timeout; no fold is finished" in ended.error
+    assert fresh(kaggle.graph) == [False] * 3
+
+
+def test_a_run_that_is_cancelled(kaggle: Kaggle, train: Train) -> None:
+    kaggle.service.running_polls = 10**6
+    run = kaggle.run
+
+    def run_and_cancel(session: Session) -> None:
+        run(session)
+        session.status = "CANCEL_ACKNOWLEDGED"
+
+    kaggle.service.runner, kaggle.service.queued_polls = run_and_cancel, 1
+    ended = train()
+    assert ended.code == 1
+    assert "the run was cancelled on Kaggle" in ended.error
+
+
+def test_a_run_that_is_deleted_while_it_is_watched(kaggle: Kaggle, train: Train) -> None:
+    kaggle.service.fail("ListKernelSessionOutput", status=404)  # not asked for
+    run = kaggle.run
+
+    def run_and_delete(session: Session) -> None:
+        run(session)
+        kaggle.service.kernels.clear()
+
+    kaggle.service.runner, kaggle.service.queued_polls = run_and_delete, 1
+    ended = train()
+    assert ended.code == 1
+    assert "was deleted on Kaggle" in ended.error
+
+
+def test_a_fold_that_diverged_is_not_trained_again(kaggle: Kaggle, train: Train) -> None:
+    kaggle.errors = {1: UserError("fold 1: lower train.learning_rate")}
+    for _ in range(2):
+        ended = train()
+        assert ended.code == 2
+        assert "fold 1: lower train.learning_rate" in ended.error
+        assert fresh(kaggle.graph) == [True, False, True]
+    assert kaggle.service.pushes() == 1
+
+
+def test_an_unfinished_fold_leaves_its_checkpoint_for_a_run_here(
+    kaggle: Kaggle, train: Train
+) -> None:
+    kaggle.unfinished = {2: 7}
+    ended = train()
+    assert ended.code == 1
+    assert "the session's time was over; kept: train fold 0, train fold 1; run the" in ended.error
+    assert "train fold 2: unfinished; ENGINE=local continues after epoch 7" in ended.lines
+    task = kaggle.graph.all("train")[2]
+    assert len(engine.checkpoint.history(task.staging / there.CHECKPOINT)) == 7
+    assert artifacts.resumable(task)
+    assert fresh(kaggle.graph) == [True, True, False]
+    # What is here is not replaced by something earlier.
+    kaggle.unfinished = {2: 3}
+    assert train().code == 1
+    assert len(engine.checkpoint.history(task.staging / there.CHECKPOINT)) == 7
+
+
+def test_a_session_too_short_for_one_fold_is_not_repeated(kaggle: Kaggle, train: Train) -> None:
+    kaggle.unfinished = {0: 1, 1: 1, 2: 1}
+    for _ in range(2):
+        ended = train()
+        assert ended.code == 1
+        assert "the session's time was over; no fold is finished" in ended.error
+    assert kaggle.service.pushes() == 1
+
+
+@pytest.mark.parametrize("error", [ExternalError("no space"), ValueError("no space")])
+def test_an_error_of_the_script_itself(kaggle: Kaggle, train: Train, error: Exception) -> None:
+    kaggle.errors = {0: error}
+    ended = train()
+    assert ended.code == 1
+    assert "no space" in ended.error
+    assert "kept: train fold 1, train fold 2" in ended.error
+
+
+DAMAGE = {
+    "an error page": {"kind": "status", "status": 503},
+    "a page instead of a file": {"kind": "html"},
+    "a flipped bit": {"kind": "corrupt"},
+    "half a file": {"kind": "truncate"},
+    "a lost connection": {"kind": "drop"},
+}
+
+
+@pytest.mark.parametrize("fault", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_output_is_fetched_again(
+    kaggle: Kaggle, train: Train, fault: dict[str, Any]
+) -> None:
+    kaggle.service.fail("download", **fault, times=4)
+    ended = train()
+    assert ended.code == 0, ended.error
+    assert any("of 5 in" in line for line in ended.lines)
+    assert fresh(kaggle.graph) == [True] * 3
+
+
+def test_output_that_stays_damaged(kaggle: Kaggle, train: Train) -> None:
+    kaggle.service.fail("download", "status", status=503, times=50)
+    ended = train()
+    assert ended.code == 1
+    assert "the results failed 5 times" in ended.error
+    kaggle.service.faults["download"].clear()
+    assert train().code == 0
+    assert kaggle.service.pushes() == 1
+
+
+OUTAGES = [{"kind": "drop"}, {"status": 429}, {"status": 503}, {"kind": "html"}]
+
+
+@pytest.mark.parametrize("fault", OUTAGES, ids=str)
+def test_an_outage_is_waited_out(kaggle: Kaggle, train: Train, fault: dict[str, Any]) -> None:
+    kaggle.service.running_polls = 4
+    kaggle.service.runner, run = None, kaggle.run
+
+    def run_then_fail(session: Session) -> None:
+        run(session)
+        kaggle.service.fail("GetKernelSessionStatus", **fault, times=12)
+        kaggle.service.fail("stream log", "drop", times=3)
+
+    kaggle.service.runner = run_then_fail
+    ended = train()
+    assert ended.code == 0, ended.error
+    assert sum("Kaggle goes on" in line for line in ended.lines) == 1
+    assert "Kaggle: it answers again" in ended.lines
+    assert kaggle.service.pushes() == 1
+
+
+def test_a_log_that_is_cut_is_shown_once(kaggle: Kaggle, train: Train) -> None:
+    kaggle.lines = ["one\n", "two\n", "three\n", "half a line"]
+    kaggle.service.running_polls = 4
+    kaggle.service.cut_after = [1, 2, 3]
+    ended = train()
+    assert ended.code == 0
+    shown = [line for line in ended.lines if line.startswith(("Kaggle: o", "Kaggle: t"))]
+    assert shown == ["Kaggle: one", "Kaggle: two", "Kaggle: three"]
+
+
+# --- digits kaggle -------------------------------------------------------------------------------
+
+
+def test_runs_are_listed_and_deleted(kaggle: Kaggle, train: Train, digits: Digits) -> None:
+    assert digits("kaggle", "list").lines == ["no run of this project is on Kaggle"]
+    train()
+    [name] = kaggle.service.kernels
+    address = f"https://www.kaggle.com/code/digits-tester/{name}"
+    assert digits("kaggle", "list").lines == [f"complete   2026-11-25 05:06 {address}"]
+    assert digits("kaggle", "delete", "--yes").lines == [f"deleted {name}"]
+    assert not kaggle.service.kernels
+    assert digits("kaggle", "delete", "--yes").lines == ["there is no run that has ended"]
+
+
+def test_a_run_at_work_is_not_deleted(kaggle: Kaggle, train: Train, digits: Digits) -> None:
+    train()
+    kaggle.service.newest().status = "RUNNING"
+    kaggle.service.running_polls = 10**6
+    [name] = kaggle.service.kernels
+    lines = digits("kaggle", "delete", "--yes").lines
+    assert lines == [f"{name} is running: it stays", "there is no run that has ended"]
+    unknown = digits("kaggle", "delete", "nonsense")
+    assert unknown.code == 2
+    assert "there is no run nonsense" in unknown.error

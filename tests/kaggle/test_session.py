@@ -1,0 +1,74 @@
+"""Whole commands: the pushed script really runs, in namespaces like Kaggle's.
+
+The protocol and its failures are tested in test_engine.py.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import PACKAGE, PATIENCE, contents, little_results, start_little, wait_for
+from kernel_service import IMAGE, KernelService
+
+sys.path.append(str(IMAGE.parent))
+import kaggle_image
+
+pytestmark = pytest.mark.skipif(not kaggle_image.possible(), reason="no namespaces here")
+ENGINE = ("train", "--engine", "kaggle", "--accelerator")
+
+
+@pytest.fixture
+def service(
+    little_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[KernelService]:
+    """A Kaggle that commands talk to, with the little project's files."""
+    with KernelService(contents(little_copy / "tiny"), tmp_path / "sessions") as running:
+        shutil.copy(PACKAGE.parent / "pyproject.toml", little_copy)
+        home = tmp_path / "home"
+        home.mkdir()
+        environment = running.environment(home)
+        for name in set(os.environ) - set(environment):
+            monkeypatch.delenv(name)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("DIGITS_PAUSE_SECONDS", "0.05")
+        yield running
+        assert running.strays == [], "another host was contacted"
+
+
+@pytest.mark.slow
+def test_a_killed_command_finds_its_run_again_from_another_clone(
+    little: Path, little_copy: Path, service: KernelService, tmp_path: Path
+) -> None:
+    clone = tmp_path / "clone"
+    shutil.copytree(little_copy, clone)
+    first = start_little(little_copy, *ENGINE, "none")
+    wait_for(first, r"Kaggle: fold \d, epoch 1/40")
+    first.kill()
+    first.communicate()
+    assert little_results(little_copy) == {}
+    second = start_little(clone, *ENGINE, "none")
+    output, _ = second.communicate(timeout=PATIENCE)
+    assert second.returncode == 0, output
+    assert little_results(clone) == little_results(little)
+    # The first clone fetches the same files, from a run that has ended.
+    again = start_little(little_copy, *ENGINE, "none")
+    output, _ = again.communicate(timeout=PATIENCE)
+    assert again.returncode == 0, output
+    assert little_results(little_copy) == little_results(little)
+    assert service.pushes() == 1
+
+
+@pytest.mark.slow
+def test_a_machine_without_a_gpu_refuses_at_once(little_copy: Path, service: KernelService) -> None:
+    command = start_little(little_copy, *ENGINE, "NvidiaTeslaT4")
+    output, _ = command.communicate(timeout=PATIENCE)
+    assert command.returncode == 2
+    assert "27.5 of 30 GPU hours left this week" in output
+    last = output.splitlines()[-1]
+    assert last == (
+        "digits: Kaggle: the run has no GPU; verify your phone at https://www.kaggle.com/settings"
+    )
