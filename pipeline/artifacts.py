@@ -340,19 +340,24 @@ def run(task: Task, tasks: Iterable[Task], force: bool = False, work: Work | Non
         reason = _own_staleness(task, cache)
         if reason is None and not force:
             _tidy(task)
-            print(f"{task.name}: fresh", flush=True)
+            _say(f"{task.name}: fresh")
             return False
         check_inputs(task, tasks, cache)
         place = os.path.relpath(task.folder)
-        print(f"{task.name}: {reason or 'forced'}; writing to {place}/", flush=True)
+        _say(f"{task.name}: {reason or 'forced'}; writing to {place}/")
         try:
             seconds = _run(task, work or task.work, cache)
         except BrokenPipeError:  # nobody reads the output any more
             raise
         except OSError as error:  # the system reports a full disk without naming a file
             raise ExternalError(explained(error, place)) from error
-        print(f"{task.name}: done in {seconds:.1f} s", flush=True)
+        _say(f"{task.name}: done in {seconds:.1f} s")
     return True
+
+
+def _say(line: str) -> None:
+    """Print a line in one piece: `print` writes its end apart, and threads would mix theirs."""
+    print(f"{line}\n", end="", flush=True)
 
 
 def _run(task: Task, work: Work, cache: Cache) -> float:
