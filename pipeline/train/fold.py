@@ -310,10 +310,24 @@ def _score(probabilities: NDArray[np.float32], labels: NDArray[np.uint8]) -> tup
     return float(loss), float((probabilities.argmax(axis=1) == labels).mean())
 
 
-def _save_network(network: Any, path: Path, shift: int) -> list[dict[str, Any]]:
-    """Save in Keras' format, without dates and addresses: equal networks give equal bytes.
+def save(model: Any, path: Path) -> None:
+    """Save in Keras' format, without dates and addresses: equal models give equal bytes."""
+    dated = path.with_suffix(".dated.keras")
+    model.save(dated)
+    with zipfile.ZipFile(dated) as source, zipfile.ZipFile(path, "w") as target:
+        for name in sorted(source.namelist()):
+            content = source.read(name)
+            if name == "metadata.json":
+                content = re.sub(rb"\d{4}-\d\d-\d\d@[\d:]{8}", b"1980-01-01@00:00:00", content)
+            elif name == "config.json":
+                # Addresses in memory, by which Keras recognises shared objects; there are none.
+                content = re.sub(rb', "shared_object_id": \d+', b"", content)
+            target.writestr(zipfile.ZipInfo(name), content)
+    dated.unlink()
 
-    What is saved predicts as the fold does: with the mean over shifts, if there is one.
+
+def _save_network(network: Any, path: Path, shift: int) -> list[dict[str, Any]]:
+    """Save a network so that it predicts as the fold does: with the mean over shifts, if any.
 
     Returns:
         The layers of the network, from pixels to logits: the class, the shape of an image's
@@ -330,19 +344,7 @@ def _save_network(network: Any, path: Path, shift: int) -> list[dict[str, Any]]:
 
     copied = keras.models.clone_model(network, clone_function=plain)
     copied.set_weights(network.get_weights())
-    saved = over_shifts(copied, shift)
-    dated = path.with_suffix(".dated.keras")
-    saved.save(dated)
-    with zipfile.ZipFile(dated) as source, zipfile.ZipFile(path, "w") as target:
-        for name in sorted(source.namelist()):
-            content = source.read(name)
-            if name == "metadata.json":
-                content = re.sub(rb"\d{4}-\d\d-\d\d@[\d:]{8}", b"1980-01-01@00:00:00", content)
-            elif name == "config.json":
-                # Addresses in memory, by which Keras recognises shared objects; there are none.
-                content = re.sub(rb', "shared_object_id": \d+', b"", content)
-            target.writestr(zipfile.ZipInfo(name), content)
-    dated.unlink()
+    save(over_shifts(copied, shift), path)
     return [
         {
             "kind": type(layer).__name__,

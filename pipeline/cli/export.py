@@ -1,0 +1,28 @@
+"""The command that takes the networks elsewhere."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline import stages
+from pipeline.cli.options import DatasetOption, PresetOption
+
+
+def export(
+    dataset: DatasetOption = "kaggle",
+    preset: PresetOption = "default",
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", help="The file; by default submissions/DATASET-CONFIG.keras."),
+    ] = None,
+) -> None:
+    """Write the ensemble as one model that Keras, or an ONNX runtime, loads without this package.
+
+    Pixels go in, calibrated probabilities come out; pipeline/predict/EXPORT.md has the contract.
+    """
+    graph = stages.load(dataset, preset)
+    submission = graph.task("write").writes["submission"]
+    target = to or submission.with_suffix(".keras")
+    import_module("pipeline.predict.export").export(graph, target)

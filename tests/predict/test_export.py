@@ -1,0 +1,124 @@
+"""export.py: the exported model gives the ensemble's probabilities where this package is not."""
+
+import json
+import re
+import site
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Digits, build, works
+
+from pipeline import artifacts, stages
+from pipeline.artifacts import Task
+from pipeline.stages import Graph
+
+CONTRACT = Path(stages.__file__).parent / "predict" / "EXPORT.md"
+CHOICE = ("--dataset", "tiny", "--config", "pair.toml")
+pytestmark = pytest.mark.slow
+
+
+def untrained(task: Task, writes: Mapping[str, Path]) -> dict[str, Any]:
+    """Write the files of a fold whose network is as it was initialised."""
+    from pipeline.backend import keras
+    from pipeline.train.fold import _save_network, predict
+    from pipeline.train.networks import NETWORKS, over_shifts
+
+    keras.utils.set_random_seed(task.params["fold"])
+    network = NETWORKS["strided"](2, 0.0)
+    shift = task.params["params"].predict_shift
+    whole = over_shifts(network, shift)
+    reads: dict[str, Any] = dict(task.reads)
+    held_out = np.load(reads["fold_ids"]) == task.params["fold"]
+    np.save(writes["oof"], predict(whole, np.load(reads["train_images"])[held_out]))
+    np.save(writes["test"], predict(whole, np.load(reads["test_images"])))
+    _save_network(network, writes["weights"], shift)
+    writes["history"].write_text("epoch,loss\n1,0.5\n")
+    np.save(writes["augmented"], np.zeros((1, 10, 28, 28, 1), np.uint8))
+    return {"held_out_accuracy": 0.1, "held_out_rows": 1, "epoch_seconds": [0.5]}
+
+
+@pytest.fixture
+def pair(project: Path, tiny_folder: Path, fresh_keras: Any) -> Graph:
+    """A project with an ensemble of two networks."""
+    tiny_folder.rename(project / "tiny")
+    (project / "pair.toml").write_text("[split]\nfolds = 2\n[train]\npredict_shift = 1\n")
+    made = works("tiny", "pair.toml")
+    tasks = [task for task, _ in made]
+    for task, work in made[: len(stages.load("tiny", "pair.toml").up_to("ensemble"))]:
+        if task.stage == "train":
+            artifacts.run(task, tasks, work=lambda writes, task=task: untrained(task, writes))
+        else:
+            artifacts.run(task, tasks, work=work)
+    return stages.load("tiny", "pair.toml")
+
+
+def elsewhere(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program in a folder, with the installed packages but not this one."""
+    packages = {*site.getsitepackages(), *map(sysconfig.get_path, ("purelib", "platlib"))}
+    # Without `site`, nothing reads the .pth file that leads to this package.
+    start = f"import sys; sys.path += {sorted(packages)!r}\n"
+    return subprocess.run(
+        [sys.executable, "-I", "-S", "-c", start + program],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_exported_model_gives_the_ensembles_probabilities_elsewhere(
+    pair: Graph, digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same ensemble gives the same file, too."""
+    ended = digits("export", *CHOICE)
+    assert ended.code == 0, ended.error
+    exported = stages.ROOT / "submissions" / "tiny-pair.keras"
+    assert str(exported) in ended.lines[0]
+    assert "2 networks" in ended.lines[0]
+
+    away = tmp_path / "away"
+    (away / "submissions").mkdir(parents=True)
+    (away / "data/sample/arrays").mkdir(parents=True)
+    exported.rename(away / "submissions/sample-demo.keras")
+    images = pair.task("preprocess").writes["test_images"]
+    (away / "data/sample/arrays/test_images.npy").write_bytes(images.read_bytes())
+    contract = re.findall(r"```python\n(.*?)```", CONTRACT.read_text(), re.DOTALL)[0]
+    assert len([line for line in contract.splitlines() if line]) == 5
+    more = "np.save('found.npy', probabilities)\nimport pipeline"
+    process = elsewhere(contract + more, away)
+    assert "No module named 'pipeline'" in process.stderr, process.stderr
+
+    wanted = np.load(pair.task("ensemble").writes["test"])[:10]
+    found = np.load(away / "found.npy")
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert found.dtype == np.float32
+    assert process.stdout.split() == str(wanted.argmax(axis=1)).split()
+    metrics = json.loads(pair.task("ensemble").writes["metrics"].read_text())
+    assert metrics["temperature"] != pytest.approx(1, abs=0.1)  # or it would not be tested here
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    again = digits("export", *CHOICE, "--to", str(away / "again.keras"))
+    assert any("pip install tf2onnx" in line for line in again.lines)
+    assert not (away / "again.onnx").exists()
+    same = (away / "submissions/sample-demo.keras").read_bytes()
+    assert (away / "again.keras").read_bytes() == same
+
+
+def test_what_cannot_be_exported(project: Path, tiny_folder: Path, digits: Digits) -> None:
+    tiny_folder.rename(project / "tiny")
+    graph = build("tiny", "sprint")
+    choice = ("--dataset", "tiny", "--config", "sprint")
+    ended = digits("export", *choice, "--to", "model.h5")
+    assert (ended.code, "model.h5" in ended.error) == (2, True)
+    graph.task("train").writes["weights"].write_bytes(b"damaged")
+    ended = digits("export", *choice)
+    assert ended.code == 2
+    assert "fold 0" in ended.error
+    assert "make ensemble" in ended.error
+    assert not (project / "submissions" / "tiny-sprint.keras").exists()
