@@ -16,7 +16,7 @@ VENV    ?= .venv
 PYTHON  ?= python3
 EXTRAS  ?=
 ENGINE  ?= local
-ACCELERATOR ?= NvidiaTeslaT4
+ACCELERATOR ?= auto
 
 # Make misreads spaces, colons and percent signs in file names.
 ifneq ($(words $(VENV))$(findstring :,$(VENV))$(findstring %,$(VENV)),1)
@@ -32,7 +32,7 @@ $(error ENGINE must be local, ray or kaggle, not "$(ENGINE)")
 endif
 
 # A misspelt variable would silently do something else.
-VARIABLES = DATASET CONFIG MESSAGE WAIT FORCE VENV PYTHON EXTRAS ENGINE RAY_ADDRESS ACCELERATOR TENSORBOARD YES
+VARIABLES = DATASET CONFIG MESSAGE WAIT FORCE VENV PYTHON EXTRAS ENGINE RAY_ADDRESS RAY_RUNTIME_ENV ACCELERATOR TENSORBOARD YES
 given     = $(filter command,$(firstword $(origin $(1))))
 ifeq ($(MAKELEVEL),0)
 unknown := $(filter-out $(VARIABLES),$(foreach name,$(.VARIABLES),$(if $(call given,$(name)),$(name))))
@@ -84,7 +84,8 @@ STAGE  = @$(DIGITS) $@ $(CHOICE)
 
 # `make -j2` trains two folds at a time, `make -j` all of them; by default, each GPU trains one.
 jobs     = $(or $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))),$(if $(filter -j,$(MAKEFLAGS)),100))
-TRAINING = --engine $(ENGINE)$(if $(jobs), --jobs $(jobs))$(if $(filter kaggle,$(ENGINE)), --accelerator $(call quoted,$(ACCELERATOR)))
+given_kind = $(if $(filter-out auto,$(ACCELERATOR)),--accelerator $(call quoted,$(ACCELERATOR)) )
+TRAINING = $(given_kind)--engine $(ENGINE)$(if $(jobs), --jobs $(jobs))
 
 # --- the stages -----------------------------------------------------------------------------------
 
@@ -108,6 +109,7 @@ status: $(VENV) ; $(STAGE) ## show what is fresh, what is stale and why
 
 test: tools ; @$(PY) -m pytest ## run all tests
 test-fast: tools ; @$(PY) -m pytest -m "not slow" --ignore tests/system ## run the quick tests
+test-ray: tools ; @$(PY) -m pytest -n0 -s tests/system/ray_clusters.py ## the tests on Ray clusters that take minutes
 compat: ; @$(PYTHON) tests/compat/run.py ## run the quick tests and a sprint with the versions on Kaggle; 5 GB
 soak: tools ; @$(PY) tests/system/soak.py ## edit, run, kill, run and compare, 200 times; about an hour
 lint: tools ## check style and types
@@ -163,7 +165,7 @@ help: ## list targets and variables
 	@echo '  VENV=$(VENV)  the environment, which clones may share; none uses the packages of PYTHON'
 	@echo '  PYTHON=$(PYTHON)  the Python to create it with, or to use: 3.11, 3.12 or 3.13'
 	@echo '  ENGINE=$(ENGINE)  where to train: local; ray, a cluster, at RAY_ADDRESS= or its own; kaggle'
-	@echo '  ACCELERATOR=$(ACCELERATOR)  what ENGINE=kaggle trains on; none for CPUs'
+	@echo '  ACCELERATOR=$(ACCELERATOR)  what a fold needs there: none, gpu, or a kind: T4 (Ray), NvidiaTeslaT4 (Kaggle)'
 	@echo '  TENSORBOARD=  1 writes the curves for TensorBoard, to data/DATASET/CONFIG/logs/'
 	@echo '  EXTRAS=$(EXTRAS)  gpu for NVIDIA'"'"'s libraries'
 

@@ -104,15 +104,23 @@ def _listed(tables: Any, path: Path) -> list[dict[str, Any]]:
     return tables
 
 
-def run(path: Path, data: Dataset, jobs: int | None, engine: Engine, address: str | None) -> None:
+def run(
+    path: Path,
+    data: Dataset,
+    jobs: int | None,
+    engine: Engine,
+    address: str | None,
+    accelerator: str,
+) -> None:
     """Train the arms of a sweep that are due, and print the comparison.
 
     Args:
         path: the sweep's TOML file.
         data: the dataset.
         jobs: how many folds are trained on one machine at a time.
-        engine: see `engines.train_folds`, also for `jobs` and `address`.
+        engine: see `engines.train_folds`, also for what follows.
         address: of a Ray cluster.
+        accelerator: what a fold needs on a cluster.
 
     Raises:
         UserError: something in the file is wrong, or the split has not been made yet.
@@ -125,8 +133,16 @@ def run(path: Path, data: Dataset, jobs: int | None, engine: Engine, address: st
         name: [stages.graph(data, preset).all("train") for preset in presets]
         for name, presets in sweep.arms.items()
     }
-    every = [task for runs in folds.values() for tasks in runs for task in tasks]
-    train_folds(every, shared + every, jobs=jobs, engine=engine, address=address)
+    every = [
+        # Only the base's own folds lack the preset in their name.
+        dataclasses.replace(task, name=f"train {name} fold {task.params['fold']}")
+        if name == "base" and preset is sweep.base
+        else task
+        for name, runs in folds.items()
+        for preset, tasks in zip(sweep.arms[name], runs, strict=True)
+        for task in tasks
+    ]
+    train_folds(every, shared + every, False, jobs, engine, address, accelerator)
     print_comparison(base, folds)
 
 

@@ -7,7 +7,14 @@ from typing import Annotated
 import typer
 
 from pipeline import download
-from pipeline.cli.options import AddressOption, DatasetOption, EngineOption, JobsOption
+from pipeline.cli.options import (
+    AcceleratorOption,
+    AddressOption,
+    DatasetOption,
+    EngineOption,
+    JobsOption,
+)
+from pipeline.train.engines import ACCELERATOR
 
 
 def sweep(
@@ -16,6 +23,7 @@ def sweep(
     jobs: JobsOption = None,
     engine: EngineOption = "local",
     address: AddressOption = None,
+    accelerator: AcceleratorOption = ACCELERATOR,
 ) -> None:
     """Train variants of a preset on its folds, and compare them out of fold.
 
@@ -24,7 +32,7 @@ def sweep(
     changes. With seeds = [1, 2], each is trained with these seeds. Nothing is trained twice.
     """
     import_module("pipeline.bench.sweep").run(
-        file, download.dataset(dataset), jobs, engine, address
+        file, download.dataset(dataset), jobs, engine, address, accelerator
     )
 
 

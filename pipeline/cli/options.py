@@ -16,5 +16,5 @@ JobsOption = Annotated[int | None, typer.Option("--jobs", min=1, help=JOBS)]
 ENGINES = "This machine, a Ray cluster, or Kaggle."
 EngineOption = Annotated[Engine, typer.Option("--engine", help=ENGINES)]
 AddressOption = Annotated[str | None, typer.Option("--address", envvar="RAY_ADDRESS", help=CLUSTER)]
-KINDS = "With --engine kaggle: the GPUs to train on, in Kaggle's words, or none."
+KINDS = "What a fold needs on a cluster or Kaggle: none, gpu, or a kind of GPU in its words."
 AcceleratorOption = Annotated[str, typer.Option("--accelerator", help=KINDS)]

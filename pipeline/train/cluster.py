@@ -5,160 +5,305 @@ and results come back through it and are put in place here, as if the fold had b
 fold whose worker is lost resumes elsewhere, after the last epoch that came back.
 """
 
-import logging
+import multiprocessing
 import os
-import platform
-import re
-import socket
-import tempfile
+import signal
+import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from pipeline import artifacts
 from pipeline.artifacts import Task
-from pipeline.errors import ExternalError, UserError, ran_out
-from pipeline.train import checkpoint
+from pipeline.config import Train
+from pipeline.errors import ExternalError, UserError, ending, ran_out
+from pipeline.train import checkpoint, node
 from pipeline.train.checkpoint import CHECKPOINT
-from pipeline.train.fold import train
-from pipeline.train.local import await_all
+from pipeline.train.connection import NoClusterError, connect
+from pipeline.train.local import await_all, follow_the_parent
 from pipeline.train.progress import Board
 from pipeline.train.tensorboard import Events
 
 ATTEMPTS = 3  # of one fold in a row, without another epoch
-DEADLINE = 10  # seconds in which the address of a cluster has to answer
+PROBE = 120  # seconds in which a node has to say what is installed there
+RETURN = 600  # seconds in which a lost head may come back
+SILENCE = 10  # seconds that a fold may wait for a place before the reason is printed
 
 
 def train_on_ray(
-    folds: list[Task], tasks: list[Task], force: bool, jobs: int, address: str | None
+    folds: list[Task],
+    tasks: list[Task],
+    force: bool,
+    jobs: int,
+    address: str | None,
+    accelerator: str,
 ) -> None:
     """Train folds on a Ray cluster, as many at a time as fit on it (see `engines.train_folds`).
 
+    A minute after the head is lost, Ray ends the process that is connected to it. This is one of
+    its own, and another takes its place once a head answers at the address again.
+
     Raises:
-        UserError: Ray is not installed here, packages are missing on a node, the address is not
+        UserError: Ray is not installed here, packages are missing on all nodes, the address is not
             that of a cluster, or a fold's parameters have to be fixed.
         ExternalError: nothing answers at the address, or a fold failed too often.
     """
-    ray = _connect(address)
-    try:
-        cluster = _Cluster(ray, folds, jobs)
-        with cluster.board, ThreadPoolExecutor(len(folds)) as pool:
-            futures = [
-                pool.submit(artifacts.run, task, tasks, force, partial(cluster.train, task))
-                for task in folds
-            ]
-            try:
-                await_all(futures)
-            except KeyboardInterrupt:
-                cluster.cancel()
-                raise
-    finally:
-        ray.shutdown()
-
-
-def _connect(address: str | None) -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise UserError("Ray is not installed: `make train ENGINE=ray` installs it") from error
-    _check_address(address)
-    try:
-        ray.init(
-            address=address or "local",
-            runtime_env={
-                "py_modules": [str(Path(artifacts.__file__).parent)],
-                "excludes": ["__pycache__"],
-            },
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            include_dashboard=None if address else False,
-        )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        if "Version mismatch" in str(error):
-            versions = re.findall(r"(?:Ray|Python): \S+", str(error))
-            raise UserError(
-                f"the Ray cluster at {address} has {' and '.join(versions[:2])}, this environment "
-                f"has {' and '.join(versions[2:])}; install the same versions on both"
-            ) from error
-        cluster = f"no Ray cluster answers at {address}" if address else "Ray did not start"
-        raise ExternalError(f"{cluster}: {error}") from error
-    return ray
-
-
-def _check_address(address: str | None) -> None:
-    """Raise an error where no cluster answers: Ray itself would retry for minutes."""
-    if not address or address in ("auto", "local"):
-        return
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or "://" in address:
-        raise UserError(
-            f"{address} is not an address that works here: run the command on a node of the "
-            "cluster, with the head's address, host:6379, or with auto (ray:// does not work)"
-        )
-    try:
-        socket.create_connection((host, int(port)), timeout=DEADLINE).close()
-    except OSError as error:
-        raise ExternalError(f"no Ray cluster answers at {address}: {error}") from error
-    if "RAY_USE_TLS" in os.environ:
-        return
-    import grpc  # comes with TensorFlow
-
-    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
+    before = {task.name: _written(task) for task in folds}
+    lost, reached, idle = 0.0, (-1, -1), 0
+    while due := [task for task in folds if _written(task) == before[task.name]]:
         try:
-            channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=DEADLINE)
-        except grpc.RpcError as error:
-            if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+            _in_a_process(due, tasks, force, jobs, address, accelerator)
+            break
+        except BrokenProcessPool as error:
+            epochs = sum(len(checkpoint.history(task.staging / CHECKPOINT)) for task in due)
+            now = (len(folds) - len(due), epochs)
+            idle = 1 if now != reached else idle + 1
+            if not address or idle == ATTEMPTS:
                 raise ExternalError(
-                    f"no Ray cluster answers at {address} within {DEADLINE} s"
+                    "the process that was connected to Ray was killed, perhaps because memory ran "
+                    "out; run the same command again to continue from here"
                 ) from error
-            if error.code() != grpc.StatusCode.UNAUTHENTICATED:  # a cluster that wants a token
-                raise UserError(
-                    f"what answers at {address} is not the head of a Ray cluster "
-                    f"({error.code().name}); give the head's address, host:6379, or auto"
-                ) from error
+            lost, reached = time.monotonic(), now
+            Console().show_cursor(True)
+            print(
+                f"the head of the Ray cluster at {address} is lost; waiting up to {RETURN // 60} "
+                "minutes until one answers there; the folds go on from their checkpoints",
+                flush=True,
+            )
+        except NoClusterError:
+            if not lost or time.monotonic() - lost > RETURN:
+                raise
+            time.sleep(5)
+
+
+def _written(task: Task) -> int:
+    """When a task's manifest was written, in nanoseconds; 0 without one."""
+    return task.manifest.stat().st_mtime_ns if task.manifest.exists() else 0
+
+
+def _in_a_process(*arguments: Any) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, initializer=_prepare) as pool:
+        try:
+            pool.submit(_drive, *arguments).result()
+        except KeyboardInterrupt:
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
+
+
+def _prepare() -> None:
+    """Leave Ctrl-C to the process that started this one, and keep Ray's own lines off the terminal.
+
+    Ray's C++ writes to the second file descriptor, whatever Python's `sys.stderr` is.
+    """
+    follow_the_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not os.environ.get("DIGITS_DEBUG"):
+        sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def _drive(
+    folds: list[Task],
+    tasks: list[Task],
+    force: bool,
+    jobs: int,
+    address: str | None,
+    accelerator: str,
+) -> None:
+    """Train folds on a Ray cluster, in a process that may be lost with its head."""
+    try:
+        ray = connect(address)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has set its own
+        try:
+            cluster = _Cluster(ray, folds, jobs, accelerator)
+            with cluster.board, ThreadPoolExecutor(len(folds)) as pool:
+                futures = [
+                    pool.submit(artifacts.run, task, tasks, force, partial(cluster.train, task))
+                    for task in folds
+                ]
+                try:
+                    await_all(futures)
+                except KeyboardInterrupt:
+                    cluster.cancel()
+                    raise
+        finally:
+            ray.shutdown()
+    except (UserError, ExternalError):
+        raise
+    except Exception as error:  # of a class that the other process may not be able to import
+        message, code = ending(error)
+        raise (UserError if code == 2 else ExternalError)(message) from error
 
 
 class _Cluster:
     """What the threads that each wait for a fold share."""
 
-    def __init__(self, ray: Any, folds: list[Task], jobs: int) -> None:
-        self.ray, self.jobs = ray, jobs
+    def __init__(self, ray: Any, folds: list[Task], jobs: int, accelerator: str) -> None:
+        self.ray, self.accelerator = ray, accelerator
         self.cancelled = False
-        self.running: list[Any] = []
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        self.gpus = any(node.get("GPU") for node in nodes)
+        self.streams: list[Any] = []
+        # Nodes on which nothing is trained, by their numbers, and the reason.
+        self.unfit: dict[str, str] = {}
+        self.compared: set[str] = set()
+        self.lock, self.placed = threading.Lock(), 0
+        self.said, self.say_again = "", 0.0
+        nodes = self._nodes()
+        self.gpus = accelerator != "none" and (
+            accelerator != "auto" or any(each["Resources"].get("GPU") for each in nodes)
+        )
         # As many cores for a fold as it would have locally, but no more than fit on every node.
-        smallest = min((node["CPU"] for node in nodes if node.get("CPU")), default=1)
+        smallest = min((each["Resources"].get("CPU", 1) for each in nodes), default=1)
         self.cores = max(1, int(smallest) // jobs)
+        self.board = Board()
+        each = _words(self._needs(folds[0].params["params"]))
+        print(f"Ray: {len(nodes)} node{'s' * (len(nodes) != 1)}, {each} for each fold", flush=True)
+        self._probe(nodes)
         paths = {path for task in folds for path in task.inputs if path.exists()}
         self.files = {path: ray.put(np.fromfile(path, np.uint8)) for path in paths}
-        self.board = Board()
-        each = f"{folds[0].params['params'].devices} GPU" if self.gpus else f"{self.cores} CPU"
-        print(f"Ray: {len(nodes)} node{'s' * (len(nodes) > 1)}, {each} for each fold", flush=True)
+
+    # --- nodes ------------------------------------------------------------------------------------
+
+    def _nodes(self) -> list[Any]:
+        """The living nodes that offer cores or GPUs, as Ray describes them."""
+        return [
+            each
+            for each in self.ray.nodes()
+            if each["Alive"] and each["Resources"].keys() & {"CPU", "GPU"}
+        ]
+
+    def _probe(self, nodes: list[Any]) -> None:
+        """Have every node import what a fold needs, and compare its versions with these here."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        task = self.ray.remote(num_cpus=0, max_retries=0, name="probe")(node.probe)
+        probes = {}
+        for each in nodes:
+            there = NodeAffinitySchedulingStrategy(each["NodeID"], soft=False)
+            probes[task.options(scheduling_strategy=there).remote()] = each
+        done, late = self.ray.wait(list(probes), num_returns=len(probes), timeout=PROBE)
+        for answer in late:
+            print(f"Ray: node {_name(probes[answer])} is not ready after {PROBE} s", flush=True)
+        unfit: dict[str, set[str]] = defaultdict(set)
+        for answer in done:
+            each = probes[answer]
+            try:
+                self._compare(each["NodeID"], self.ray.get(answer))
+            except self.ray.exceptions.RayError as error:
+                cause = _cause(error)
+                if not _lacks_packages(cause) and not isinstance(
+                    cause, self.ray.exceptions.RayError
+                ):
+                    raise cause from error  # the code itself is wrong
+                unfit[_why(error)].add(each["NodeID"])
+        for why, there in unfit.items():
+            self._set_aside(there, why)
+
+    def _compare(self, ray_node: str, theirs: Mapping[str, str]) -> None:
+        """Say, once for each node, what is installed there in another version than here."""
+        ours = node.versions()
+        differs = [f"{key} {theirs[key]}" for key in ours if theirs[key] != ours[key]]
+        with self.lock:
+            new = ray_node not in self.compared
+            self.compared.add(ray_node)
+        if differs and new:
+            here = ", ".join(f"{key} {ours[key]}" for key in ours if theirs[key] != ours[key])
+            self.board.print(
+                f"Ray: node {self._named(ray_node)} has {', '.join(differs)}, this environment "
+                f"{here}: the bytes of its folds may differ"
+            )
+
+    def _set_aside(self, ray_nodes: set[str], why: str) -> None:
+        """Train nothing on some nodes; raise UserError if there is no other node."""
+        remedy = (
+            "install the packages of this environment there: pip install -r requirements.lock, or "
+            "name a runtime_env in RAY_RUNTIME_ENV"
+        )
+        with self.lock:
+            names = ", ".join(sorted(map(self._named, ray_nodes)))
+            new = ray_nodes - self.unfit.keys()
+            self.unfit |= dict.fromkeys(ray_nodes, why)
+        if all(each["NodeID"] in self.unfit for each in self._nodes()):
+            raise UserError(f"{why} on node {names}; {remedy}")
+        if new:
+            self.board.print(f"Ray: {why} on node {names}, which gets no folds; {remedy}")
+
+    def _named(self, ray_node: str) -> str:
+        return next((_name(e) for e in self.ray.nodes() if e["NodeID"] == ray_node), ray_node[:8])
+
+    # --- places -----------------------------------------------------------------------------------
+
+    def _needs(self, params: Train) -> dict[str, float]:
+        """What a fold asks for, as Ray's resources."""
+        if not self.gpus:
+            return {"CPU": self.cores}
+        kind = self.accelerator
+        known = {} if kind in ("auto", "gpu") else {f"accelerator_type:{kind}": 0.001}
+        return {"CPU": 1, "GPU": params.devices, **known}
+
+    def _explain_the_wait(self, task: Task) -> None:
+        """Say why a fold has no place, unless it only waits for other folds to end."""
+        needs = self._needs(task.params["params"])
+        nodes = [each for each in self._nodes() if each["NodeID"] not in self.unfit]
+        offers = [each["Resources"] for each in nodes]
+        fits = any(all(its.get(k, 0) >= v for k, v in needs.items()) for its in offers)
+        total: Counter[str] = Counter()
+        for its in offers:
+            total.update({key: its[key] for key in its.keys() & {*needs, "CPU", "GPU"}})
+        free = self.ray.available_resources()
+        room = _words({key: free.get(key, 0) for key in total})
+        prospect = (
+            f"free: {room}; it starts when there is room and the node is ready"
+            if fits
+            else "no node has as much; it starts once one joins (an autoscaling cluster may add it)"
+        )
+        nodes_have = f"{len(nodes)} node{'s' * (len(nodes) != 1)}"
+        nodes_have += f": {_words(total)}" * bool(total)
+        with self.lock:
+            situation = f"{fits}, {nodes_have}"
+            now = time.monotonic()
+            if (fits and self.placed) or (situation == self.said and now < self.say_again):
+                return
+            self.said, self.say_again = situation, now + 300
+        self.board.print(f"{task.name} waits for {_words(needs)} on {nodes_have}; {prospect}")
+
+    # --- folds ------------------------------------------------------------------------------------
 
     def train(self, task: Task, writes: Mapping[str, Path]) -> dict[str, Any]:
         """Have a fold trained somewhere; put its files and checkpoints in their places."""
-        name, attempts, path = task.name, 0, writes["weights"].with_name(CHECKPOINT)
+        name, attempts, spent, path = task.name, 0, 0.0, writes["weights"].with_name(CHECKPOINT)
+        failed_on: set[str] = set()
         while True:
-            before = len(checkpoint.history(path))
+            before, where = len(checkpoint.history(path)), dict[str, Any]()
             try:
-                return self._receive(self._send(task, path), task, {**writes, CHECKPOINT: path})
+                stream = self._send(task, path, failed_on)
+                metadata = self._receive(stream, task, {**writes, CHECKPOINT: path}, where)
+                return metadata | {"seconds": round(metadata["seconds"] + spent, 2)}
             except self.ray.exceptions.RayError as error:
-                cause = getattr(error, "cause", None) or error
                 if self.cancelled:
                     raise KeyboardInterrupt from error
-                first_sentence = str(cause).split(". ")[0].partition("\n")[0]
-                why = f"{type(cause).__name__}: {first_sentence}"
-                if not _retryable(cause):
-                    _raise_if_packages_are_missing(name, error, cause)
+                cause, why = _cause(error), _why(error)
+                lacking = _lacks_packages(cause)
+                if not lacking and not _retryable(cause):
                     if isinstance(cause, self.ray.exceptions.RayError):
                         raise ExternalError(f"{name}: {why}") from error
                     raise cause from error
+                if where:
+                    spent += time.monotonic() - where["since"]
+                    failed_on.add(where["ray_node"])
+                if lacking:
+                    self._set_aside(self._where(error, where), why)
+                    continue
                 reached = len(checkpoint.history(path))
                 attempts = 1 if reached > before else attempts + 1
                 if attempts == ATTEMPTS:
@@ -166,24 +311,62 @@ class _Cluster:
                         f"{name}: failed {ATTEMPTS} times in a row, most recently with {why}; what "
                         "is finished is kept; run the same command again to continue from here"
                     ) from error
-                self.board.print(f"{name}: {why}; trying again after epoch {reached}")
+                place = f" on {self._named(where['ray_node'])}" if where else ""
+                self.board.print(f"{name}: {why}{place}; trying again after epoch {reached}")
 
-    def _send(self, task: Task, path: Path) -> Any:
+    def _where(self, error: Exception, where: Mapping[str, Any]) -> set[str]:
+        """The node on which a task failed; all nodes of its machine if it could not even begin."""
+        if where:
+            return {where["ray_node"]}
+        address = getattr(error, "ip", None)
+        return {each["NodeID"] for each in self._nodes() if each["NodeManagerAddress"] == address}
+
+    def _send(self, task: Task, path: Path, failed_on: set[str]) -> Any:
         """Start the Ray task of a fold, from its checkpoint if there is one; return its stream."""
-        params = task.params["params"]
-        needs = {"num_gpus": params.devices} if self.gpus else {"num_cpus": self.cores}
-        stream = self.ray.remote(max_retries=0, **needs)(train_fold).remote(
+        needs = self._needs(task.params["params"])
+        kinds = [key.partition(":")[2] for key in needs if key.startswith("accelerator_type:")]
+        options: dict[str, Any] = {"accelerator_type": kinds[0]} if kinds else {}
+        alive = {each["NodeID"] for each in self._nodes()}
+        avoided = alive & self.unfit.keys()
+        if alive - avoided - failed_on:
+            avoided |= alive & failed_on
+        if avoided:
+            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(avoided))})"}
+        # "sample/default/fold-3", without the dataset.
+        name = "/".join(task.folder.relative_to(task.root / "data").parts[1:])
+        stream = self.ray.remote(
+            name=name,
+            max_retries=0,
+            num_cpus=needs["CPU"],
+            num_gpus=needs.get("GPU", 0),
+            **options,
+        )(node.train_fold).remote(
             {name: path.name for name, path in task.writes.items()},
-            {**task.params, "jobs": self.jobs},
+            task.params,
+            0 if self.gpus else self.cores,
             path.read_bytes() if path.exists() else None,
             **{name: self.files[path] for name, path in zip(task.reads, task.inputs, strict=True)},
         )
-        self.running.append(stream)
+        self.streams.append(stream)
         return stream
 
-    def _receive(self, stream: Any, task: Task, files: Mapping[str, Path]) -> dict[str, Any]:
-        """Write the files that a Ray task yields; return its metadata."""
-        where: dict[str, Any] = {}
+    def _receive(
+        self, stream: Any, task: Task, files: Mapping[str, Path], where: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Write the files that a Ray task yields; return its metadata. Fills in `where` it runs."""
+        while not self.ray.wait([stream], timeout=SILENCE)[0]:
+            self._explain_the_wait(task)
+        with self.lock:
+            self.placed += 1
+        try:
+            return self._write(stream, task, files, where)
+        finally:
+            with self.lock:
+                self.placed -= 1
+
+    def _write(
+        self, stream: Any, task: Task, files: Mapping[str, Path], where: dict[str, Any]
+    ) -> dict[str, Any]:
         written = len(checkpoint.history(files[CHECKPOINT]))
         events = Events(task.folder, resumed=written > 0)
         for message in stream:
@@ -195,7 +378,8 @@ class _Cluster:
                 )
                 return dict(content)
             if name == "where":
-                where = content
+                where |= {**content, "since": time.monotonic()}
+                self._compare(where["ray_node"], where["versions"])
                 self.board.show(task, [], where)
                 continue
             with artifacts.atomic(files[name]) as temporary:
@@ -211,8 +395,34 @@ class _Cluster:
     def cancel(self) -> None:
         """End all Ray tasks; what came back from them stays."""
         self.cancelled = True
-        for stream in self.running:
+        for stream in self.streams:
             self.ray.cancel(stream, force=True)
+
+
+def _name(ray_node: Mapping[str, Any]) -> str:
+    """A node as the user knows it, with the first digits of Ray's number for it."""
+    return f"{ray_node['NodeManagerHostname']} ({ray_node['NodeID'][:8]})"
+
+
+def _words(resources: Mapping[str, float]) -> str:
+    """Ray's resources, such as "2 CPU and 1 GPU"."""
+    kinds = [key.partition(":")[2] for key in resources if key.startswith("accelerator_type:")]
+    counts = [f"{resources[key]:g} {key}" for key in ("CPU", "GPU") if key in resources]
+    return " and ".join(counts) + "".join(f" of the type {kind}" for kind in kinds)
+
+
+def _cause(error: Exception) -> Exception:
+    """What a Ray task ended with: the exception that was raised in it, or else Ray's own."""
+    return getattr(error, "cause", None) or error
+
+
+def _why(error: Exception) -> str:
+    """Kind and first sentence of the error that a Ray task ended with."""
+    cause = _cause(error)
+    if lacking := _lacks_packages(cause):
+        return lacking
+    first_sentence = str(cause).split(". ")[0].partition("\n")[0]
+    return f"{type(cause).__name__}: {first_sentence}"
 
 
 def _retryable(cause: Exception) -> bool:
@@ -232,61 +442,10 @@ def _retryable(cause: Exception) -> bool:
     return isinstance(cause, lost) or ran_out(cause)
 
 
-def _raise_if_packages_are_missing(name: str, error: Exception, cause: Exception) -> None:
-    """Raise UserError if an import failed on a node: in the task, or before it could begin."""
+def _lacks_packages(cause: Exception) -> str:
+    """What could not be imported on a node, in the task or before it could begin; "" if all was."""
     # If the task itself cannot be imported, Ray raises an error that ends with the traceback.
     last_line = str(cause).strip().rpartition("\n")[2]
     kind, _, why = last_line.rpartition("Error: ")
-    if isinstance(cause, ImportError) or kind in ("ModuleNotFound", "Import"):
-        node = re.search(r"ip=([^,)\s]+)", str(error))
-        raise UserError(
-            f"{name}: {why} on node {node[1] if node else 'unknown'}; install the packages of "
-            "this environment there: pip install -r requirements.lock"
-        ) from error
-
-
-def train_fold(
-    writes: Mapping[str, str], params: Mapping[str, Any], resume_from: bytes | None, **reads: Any
-) -> Iterator[tuple[str, Any]]:
-    """The Ray task: train one fold in a temporary folder, and yield everything that comes of it.
-
-    Yields pairs: "where" with the node and devices; the checkpoint's name and bytes whenever there
-    is a new one; the name and bytes of each file that `train` writes; and last "metadata".
-
-    Args:
-        writes: the names of the files to write, by the names of the arguments of `train`.
-        params: the other arguments of `train`.
-        resume_from: the bytes of a checkpoint.
-        reads: the contents of the files to read, uint8 (bytes,), by the same names.
-    """
-    import ray
-
-    began = time.perf_counter()
-    ray_node = ray.get_runtime_context().get_node_id()
-    yield "where", {"node": platform.node(), "ray_node": ray_node, "gpus": ray.get_gpu_ids()}
-    with tempfile.TemporaryDirectory() as home, ThreadPoolExecutor(1) as pool:
-        paths = {name: Path(home, name) for name in reads}
-        for name, content in reads.items():
-            content.tofile(paths[name])
-        outputs = {name: Path(home, file) for name, file in writes.items()}
-        path = Path(home, CHECKPOINT)
-        if resume_from is not None:
-            path.write_bytes(resume_from)
-        seen, done = _changed(path), False
-        arguments: dict[str, Any] = {**paths, **outputs, **params}
-        future = pool.submit(train, **arguments)
-        while not done:
-            done = bool(wait([future], timeout=0.1).done)
-            if (changed := _changed(path)) != seen:
-                seen = changed
-                yield CHECKPOINT, path.read_bytes()
-        metadata = future.result()
-        for name, output in outputs.items():
-            yield name, output.read_bytes()
-        seconds = round(time.perf_counter() - began, 2)
-        yield "metadata", {**metadata, "ray_node": ray_node, "seconds": seconds}
-
-
-def _changed(path: Path) -> int:
-    """When a file last changed, in nanoseconds; 0 if there is none."""
-    return path.stat().st_mtime_ns if path.exists() else 0
+    named = isinstance(cause, ImportError) or kind in ("ModuleNotFound", "Import")
+    return (why or last_line) if named and not ran_out(cause) else ""

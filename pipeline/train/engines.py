@@ -8,8 +8,10 @@ from pipeline.artifacts import Task
 from pipeline.errors import RESUMES, ExternalError, UserError
 
 Engine = Literal["local", "ray", "kaggle"]
+# What a fold is trained on, unless the user says it: what there is.
+ACCELERATOR = "auto"
 # Two GPUs of this kind are what Kaggle gives for nothing.
-ACCELERATOR = "NvidiaTeslaT4"
+FREE_ON_KAGGLE = "NvidiaTeslaT4"
 
 
 def select(folds: list[Task], word: str) -> list[Task]:
@@ -42,7 +44,9 @@ def train_folds(
         jobs: how many are trained on one machine at a time; None for one on each GPU, or one.
         engine: "local", "ray" for a cluster, or "kaggle" for Kaggle's machines.
         address: of a running Ray cluster; without it, one is started here and stopped afterwards.
-        accelerator: what Kaggle trains on, in its words; "none" for its CPUs.
+        accelerator: what each fold needs elsewhere: "none", "gpu", a kind of GPU in the words of Ray
+            ("T4") or Kaggle ("NvidiaTeslaT4"), or "auto": on a cluster a GPU if any living node
+            has one.
 
     Raises:
         UserError: something about the parameters or the files has to be fixed.
@@ -53,6 +57,8 @@ def train_folds(
             f"the clock says {time.strftime('%Y-%m-%d')}, and Keras cannot date files before "
             f"1980; set it, {RESUMES}"
         )
+    if engine == "local" and accelerator != ACCELERATOR:
+        raise UserError(f"--accelerator {accelerator} needs --engine ray or kaggle")
     due = folds
     if not force:
         with artifacts.stat_cache(folds[0].root) as cache:
@@ -67,11 +73,12 @@ def train_folds(
     if engine == "ray":
         from pipeline.train.cluster import train_on_ray
 
-        train_on_ray(due, tasks, force, jobs or 1, address)
+        train_on_ray(due, tasks, force, jobs or 1, address, accelerator)
     elif engine == "kaggle":
         from pipeline.train.kaggle import train_on_kaggle
 
-        train_on_kaggle(due, tasks, force, accelerator)
+        kind = FREE_ON_KAGGLE if accelerator in (ACCELERATOR, "gpu") else accelerator
+        train_on_kaggle(due, tasks, force, kind)
     else:
         from pipeline.train.local import train_here
 

@@ -29,7 +29,7 @@ def _in_processes(folds: list[Task], tasks: list[Task], force: bool, jobs: int) 
     """Start processes that each import TensorFlow once and train fold after fold."""
     spawn = multiprocessing.get_context("spawn")
     count = min(jobs, len(folds))
-    with ProcessPoolExecutor(count, spawn, initializer=_follow_the_parent) as pool:
+    with ProcessPoolExecutor(count, spawn, initializer=follow_the_parent) as pool:
         futures = [
             pool.submit(_train, task, folds[position + 1 :], tasks, force, jobs)
             for position, task in enumerate(folds)
@@ -76,7 +76,7 @@ def await_all(futures: list["Future[Any]"]) -> None:
         raise errors[0]
 
 
-def _follow_the_parent() -> None:
+def follow_the_parent() -> None:
     """End this process, silently, on Ctrl-C and when the process that started it is gone."""
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     parent = multiprocessing.parent_process()

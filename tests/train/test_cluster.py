@@ -14,10 +14,14 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from conftest import (
     LITTLE_EPOCHS,
@@ -28,8 +32,11 @@ from conftest import (
     wait_for,
 )
 
+from pipeline.artifacts import Task
+from pipeline.config import Train
 from pipeline.errors import ExternalError, UserError
 from pipeline.train import cluster as engine
+from pipeline.train import connection
 
 ray = pytest.importorskip("ray")
 
@@ -69,12 +76,14 @@ def test_two_nodes_train_a_fold_each_and_write_what_a_local_run_writes(
         for part in ("stage", "params", "inputs", "code", "outputs"):
             assert mine[part] == its[part]
         # Time and place are what may differ.
-        changing = {"seconds", "epoch_seconds", "ray_node"}
+        changing = {"seconds", "epoch_seconds", "ray_node", "device_reason"}
         assert mine["metadata"].keys() - changing == its["metadata"].keys() - changing
         for name in its["metadata"].keys() - changing:
             assert mine["metadata"][name] == its["metadata"][name]
     for fold in (0, 1):
         node = ours[fold]["metadata"]["ray_node"][:8]
+        if (os.cpu_count() or 1) > 1:  # a node of one core has one, though the machine has more
+            assert re.search(r"this one uses core \d+$", ours[fold]["metadata"]["device_reason"])
         assert re.search(
             rf"train fold {fold} on \S+ \({node}\), CPU, epoch \d+/{LITTLE_EPOCHS}: loss", output
         )
@@ -98,7 +107,7 @@ def kill_workers(cluster: Cluster, node_id: str) -> None:
 
 def workers() -> list[int]:
     """The processes that train, as Ray names them."""
-    listed = subprocess.run(["pgrep", "-f", "ray::train_fold"], capture_output=True, text=True)
+    listed = subprocess.run(["pgrep", "-f", "ray::little/fold-"], capture_output=True, text=True)
     return [int(number) for number in listed.stdout.split()]
 
 
@@ -110,10 +119,11 @@ def test_a_fold_whose_node_or_worker_is_lost_resumes_elsewhere(
     fold, node = wait_for(process, r"train fold (\d) on \S+ \((\w+)\), CPU, epoch [3-9]/").groups()
     kill(cluster, node)
     why, epoch = wait_for(
-        process, rf"train fold {fold}: (.*); trying again after epoch (\d+)"
+        process, rf"train fold {fold}: (.*) on \S+ \({node}\); trying again after epoch (\d+)"
     ).groups()
     assert re.match("NodeDiedError|WorkerCrashedError", why)
     assert 3 <= int(epoch) < LITTLE_EPOCHS
+    wait_for(process, rf"train fold {fold} on \S+ \((?!{node})\w+\), CPU: started")
     output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, output
     assert little_results(little_copy) == little_results(little)
@@ -165,8 +175,8 @@ def test_a_fold_that_keeps_failing_does_not_affect_the_others(
     process = start_little(little_copy, "train", "--engine", "ray", "--jobs", "2")
     output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
-    retried = "train fold 1: MemoryError: no room for it; trying again after epoch 0"
-    assert output.splitlines().count(retried) == 2
+    retried = r"train fold 1: MemoryError: no room for it on \S+ \(\w+\); trying again after"
+    assert len(re.findall(retried, output)) == 2
     assert output.splitlines()[-1].startswith(
         "digits: train fold 1: failed 3 times in a row, most recently with MemoryError: no room"
     )
@@ -179,17 +189,17 @@ def test_a_fold_that_keeps_failing_does_not_affect_the_others(
 
 
 IMPORT_ON_NODES = "import sys\nif 'default_worker' in sys.argv[0]:\n    import absent_package"
-ABSENT = r"No module named 'absent_package' on node [\d.]+; .*requirements\.lock"
+ABSENT = r"No module named 'absent_package' on node \S+ \(\w+\), .*; .*requirements\.lock"
 
 
 @pytest.mark.parametrize(
     ("module", "lines", "code", "message"),
     [
         ("schedule.py", "raise ValueError('wrong at once')", 1, "ValueError: wrong at once"),
-        ("schedule.py", "import absent_package", 2, ABSENT),
+        ("networks.py", "NETWORKS['little'] = lambda *_: 1 / 0", 2, "little: ZeroDivisionError"),
         ("fold.py", IMPORT_ON_NODES, 2, ABSENT),
     ],
-    ids=["training", "import in the task", "import of the task"],
+    ids=["training", "network", "import"],
 )
 def test_an_error_that_would_come_again_is_not_retried(
     cluster: Cluster, little_copy: Path, module: str, lines: str, code: int, message: str
@@ -229,13 +239,13 @@ def test_an_address_without_a_cluster(little_copy: Path) -> None:
 @pytest.mark.parametrize("address", ["ray://127.0.0.1:10001", "http://127.0.0.1:8265", "head"])
 def test_an_address_of_another_form_is_refused(address: str) -> None:
     with pytest.raises(UserError, match=f"^{address} .*on a node of the cluster.*host:6379.*auto"):
-        engine._connect(address)
+        connection.connect(address)
 
 
 def test_an_address_of_something_else_is_named(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "DEADLINE", 1)
+    monkeypatch.setattr(connection, "DEADLINE", 1)
     with (
         HTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as web,
         socket.create_server(("127.0.0.1", 0)) as silent,
@@ -246,9 +256,9 @@ def test_an_address_of_something_else_is_named(
             (silent.getsockname()[1], ExternalError, "within 1 s"),
         ):
             with pytest.raises(kind, match=f"127.0.0.1:{port} {message}"):
-                engine._connect(f"127.0.0.1:{port}")
+                connection.connect(f"127.0.0.1:{port}")
         web.shutdown()
-    engine._check_address(cluster.address)
+    connection.check_address(cluster.address)
 
 
 def test_other_versions_than_the_cluster_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,4 +268,146 @@ def test_other_versions_than_the_cluster_are_named(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(ray, "init", init)
     ours = f"Ray: {ray.__version__} and Python: {platform.python_version()}"
     with pytest.raises(UserError, match=f"Ray: 2.40.0 and Python: 3.9.1, .* {ours};"):
-        engine._connect("auto")
+        connection.connect("auto")
+
+
+@pytest.fixture
+def connected(cluster: Cluster) -> Iterator[Any]:
+    yield connection.connect(cluster.address)
+    ray.shutdown()
+
+
+def made_fold(home: Path, params: Train | None = None) -> Task:
+    folder = home / "data" / "tiny" / "little" / "fold-0"
+    writes = {"weights": folder / "weights.keras"}
+    values = {"fold": 0, "params": params or Train()}
+    return Task("train fold 0", "train", home, folder / "manifest.json", "", writes, {}, values)
+
+
+def test_what_has_no_place_says_what_it_waits_for(
+    cluster: Cluster,
+    connected: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(engine._Cluster, "_probe", lambda self, nodes: None)
+    task = made_fold(tmp_path, Train(devices=2))
+    made = engine._Cluster(connected, [task], 1, "gpu")
+    assert capsys.readouterr().out == "Ray: 2 nodes, 1 CPU and 2 GPU for each fold\n"
+    made._explain_the_wait(task)
+    made._explain_the_wait(task)
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith("train fold 0 waits for 1 CPU and 2 GPU on 2 nodes: 2 CPU; no node has")
+    assert "autoscaling" in line
+    node = cluster.add_node(num_cpus=1, num_gpus=2)
+    made._explain_the_wait(task)
+    assert "on 3 nodes: 3 CPU and 2 GPU; free: 3 CPU and 2 GPU" in capsys.readouterr().out
+    made.say_again, made.placed = 0.0, 1  # it only waits for other folds
+    made._explain_the_wait(task)
+    assert capsys.readouterr().out == ""
+    for accelerator, needs in (
+        ("auto", {"CPU": 1, "GPU": 2}),
+        ("none", {"CPU": 1}),
+        ("T4", {"CPU": 1, "GPU": 2, "accelerator_type:T4": 0.001}),
+    ):
+        made = engine._Cluster(connected, [task], 1, accelerator)
+        assert made._needs(task.params["params"]) == needs
+    cluster.remove_node(node)
+
+
+def test_a_retried_fold_counts_all_its_seconds(
+    connected: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine._Cluster, "_probe", lambda self, nodes: None)
+    task, avoided = made_fold(tmp_path), list[set[str]]()
+    made = engine._Cluster(connected, [task], 1, "auto")
+    there = made._nodes()[0]["NodeID"]
+
+    def receive(stream: Any, task: Task, files: Any, where: dict[str, Any]) -> dict[str, Any]:
+        if len(avoided) == 1:
+            where |= {"ray_node": there, "since": time.monotonic() - 100}
+            raise exceptions.WorkerCrashedError
+        return {"seconds": 5.0}
+
+    monkeypatch.setattr(made, "_send", lambda task, path, failed_on: avoided.append({*failed_on}))
+    monkeypatch.setattr(made, "_receive", receive)
+    assert 105 <= made.train(task, task.writes)["seconds"] < 130
+    assert avoided == [set(), {there}]
+
+
+def test_another_process_takes_over_when_a_head_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """tests/system/ray_clusters.py has a real head, whose loss takes minutes."""
+    events: list[Exception] = []
+    monkeypatch.setattr(engine.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(engine.Console, "show_cursor", lambda self, show: None)
+
+    def in_a_process(*arguments: Any) -> None:
+        if events:
+            raise events.pop(0)
+
+    monkeypatch.setattr(engine, "_in_a_process", in_a_process)
+    start = partial(engine.train_on_ray, [made_fold(tmp_path)], [], False, 1, "host:6379", "auto")
+    none = connection.NoClusterError("none")
+    events += [BrokenProcessPool(), none, none]
+    start()
+    assert not events
+    assert "the head of the Ray cluster at host:6379 is lost" in capsys.readouterr().out
+    events += [none]  # at the first try
+    with pytest.raises(ExternalError, match="none"):
+        start()
+    events += [BrokenProcessPool()] * engine.ATTEMPTS  # and no epoch between them
+    with pytest.raises(ExternalError, match=r"killed.*run the same command again"):
+        start()
+
+
+def test_a_runtime_env_is_read_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "env.yaml"
+    monkeypatch.setenv("RAY_RUNTIME_ENV", str(path))
+    with pytest.raises(UserError, match=rf"RAY_RUNTIME_ENV: {path} cannot be read"):
+        connection._runtime_env()
+    for wrong in ("pip", "pip: [", "py_modules: [here]"):
+        path.write_text(wrong)
+        with pytest.raises(UserError, match=rf"RAY_RUNTIME_ENV: {path} "):
+            connection._runtime_env()
+    path.write_text("pip: requirements.lock\n")
+    theirs = connection._runtime_env()
+    monkeypatch.delenv("RAY_RUNTIME_ENV")
+    assert theirs == {"pip": "requirements.lock", **connection._runtime_env()}
+
+
+def test_the_token_that_a_cluster_wants_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To a service that takes one token; tests/system/ray_clusters.py has a real cluster."""
+
+    def check(request: bytes, context: Any) -> bytes:
+        if ("authorization", f"Bearer {'a' * 64}") not in context.invocation_metadata():
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
+        return b""
+
+    handlers = {"CheckAlive": grpc.unary_unary_rpc_method_handler(check)}
+    head = grpc.server(ThreadPoolExecutor(1))
+    head.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler("ray.rpc.NodeInfoGcsService", handlers)]
+    )
+    address = f"127.0.0.1:{head.add_insecure_port('127.0.0.1:0')}"
+    head.start()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # so that it is restored afterwards
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    token = tmp_path / ".ray" / "auth_token"
+    with pytest.raises(UserError, match=rf"{address} wants its token, and none is here; .*auth_to"):
+        connection.check_address(address)
+    token.parent.mkdir()
+    token.write_text("b" * 64)
+    with pytest.raises(UserError, match="wants its token, and another one is here"):
+        connection.check_address(address)
+    assert os.environ["RAY_AUTH_MODE"] == "disabled"
+    token.write_text("a" * 64 + "\n")
+    connection.check_address(address)
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    head.stop(0)

@@ -1,0 +1,326 @@
+"""What takes minutes on a Ray cluster: `make test-ray` runs it, and shows what the user would see.
+
+Every cluster is several nodes on this machine, started by hand (`ray start`) on ports of their own.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from conftest import little_project, little_results, start_little
+
+PATIENCE = 900
+# A change of progress.py makes nothing stale.
+# It hides the real one, unless a runtime_env "installs" that.
+STUB = """
+import os, pathlib, sys
+if "GIVEN" not in os.environ:
+    raise ModuleNotFoundError("No module named 'tensorflow'")
+sys.path.remove(str(pathlib.Path(__file__).parents[1]))
+del sys.modules["tensorflow"]
+import tensorflow
+"""
+SLOW = "        self.epoch = int(row"
+
+
+class Nodes:
+    """Nodes of a cluster, each the processes that one `ray start` leaves."""
+
+    def __init__(self, home: Path, env: Mapping[str, str]) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.home = home
+        self.env = {**os.environ, "RAY_DISABLE_IMPORT_WARNING": "1", "HOME": str(home), **env}
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, *words: str, **env: str) -> None:
+        place = ("--head", "--port", self.address.rpartition(":")[2], "--include-dashboard=false")
+        joined = place if name == "head" else ("--address", self.address)
+        ray = str(Path(sys.executable).with_name("ray"))
+        log = self.home / f"{name}.log"
+        with log.open("w") as output:
+            self.running[name] = subprocess.Popen(
+                [ray, "start", "--block", *joined, *words],
+                env={**self.env, **env},
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + PATIENCE
+        while "Ray runtime started" not in log.read_text():
+            assert self.running[name].poll() is None and time.monotonic() < deadline, log
+            time.sleep(0.5)
+
+    def kill(self, name: str) -> None:
+        """End a node as a power cut would."""
+        root = self.running.pop(name)
+        for process in (root.pid, *descendants(root.pid)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        root.wait()
+
+
+def descendants(process: int) -> list[int]:
+    listed = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True)
+    children = [int(number) for number in listed.stdout.split()]
+    return [*children, *(each for child in children for each in descendants(child))]
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[Nodes]:
+    made = Nodes(tmp_path, {})
+    yield made
+    for name in list(made.running):
+        made.kill(name)
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return little_project(tmp_path_factory.mktemp("untrained"))
+
+
+@pytest.fixture
+def project(untrained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(untrained, tmp_path / "project"))
+
+
+def slow_down(project: Path, seconds: float) -> None:
+    """Make every epoch last longer."""
+    path = project / "pipeline" / "train" / "progress.py"
+    path.write_text(path.read_text().replace(SLOW, f"        time.sleep({seconds})\n{SLOW}"))
+
+
+def train(project: Path, *words: str) -> "subprocess.Popen[str]":
+    return start_little(project, "train", "--engine", "ray", *words)
+
+
+def lines(process: "subprocess.Popen[str]") -> Iterator[str]:
+    """What a process prints, while it prints it; with the time in this one's output."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        print(time.strftime("%T"), line, end="", flush=True)
+        yield line
+
+
+def until(process: "subprocess.Popen[str]", pattern: str) -> "re.Match[str]":
+    for line in lines(process):
+        if found := re.search(pattern, line):
+            return found
+    raise AssertionError(f"{pattern} was never printed")
+
+
+def rest(process: "subprocess.Popen[str]") -> str:
+    text = "".join(lines(process))
+    process.wait(PATIENCE)
+    return text
+
+
+def trained_here(project: Path, tmp_path: Path) -> dict[str, bytes]:
+    local = Path(shutil.copytree(project, tmp_path / "local"))
+    shutil.rmtree(local / "data" / "tiny" / "little")
+    code = local / "pipeline" / "train" / "progress.py"
+    code.write_text(re.sub(r" +time\.sleep\(.*\)\n", "", code.read_text()))
+    assert start_little(local, "train").wait(PATIENCE) == 0
+    return little_results(local)
+
+
+def test_folds_that_last_longer_than_a_lost_head(
+    nodes: Nodes, project: Path, tmp_path: Path
+) -> None:
+    slow_down(project, 4)  # 40 epochs last 160 s
+    nodes.start("head", "--num-cpus=0")
+    nodes.start("a", "--num-cpus=1")
+    nodes.start("b", "--num-cpus=1")
+    process = train(project, "--address", nodes.address)
+    until(process, "epoch 3/")
+    nodes.kill("head")
+    print(time.strftime("%T"), "--- the head is killed")
+    until(process, "the head of the Ray cluster at .* is lost")
+    for name in ("a", "b"):  # they end without their head, as the process connected to it did
+        nodes.kill(name)
+    nodes.start("head", "--num-cpus=0")
+    nodes.start("a", "--num-cpus=1")
+    nodes.start("b", "--num-cpus=1")
+    print(time.strftime("%T"), "--- another head, and its nodes, are started")
+    output = rest(process)
+    assert process.returncode == 0
+    first = re.search(r"train fold \d on .*epoch (\d+)/", output)
+    assert first and int(first[1]) > 3
+    assert little_results(project) == trained_here(project, tmp_path)
+
+
+def test_a_head_that_stays_lost(nodes: Nodes, project: Path) -> None:
+    slow_down(project, 4)
+    path = project / "pipeline" / "train" / "cluster.py"
+    path.write_text(path.read_text().replace("RETURN = 600", "RETURN = 60"))
+    nodes.start("head", "--num-cpus=0")
+    nodes.start("a", "--num-cpus=2")
+    process = train(project, "--address", nodes.address)
+    until(process, "epoch 3/")
+    nodes.kill("head")
+    output = rest(process)
+    assert process.returncode == 1
+    assert output.splitlines()[-1].startswith(f"digits: no Ray cluster answers at {nodes.address}")
+    assert list((project / "data").rglob("checkpoint.npz"))
+
+
+def test_a_node_without_packages_gets_no_folds(nodes: Nodes, project: Path, tmp_path: Path) -> None:
+    """It is free all the time, and would swallow fold after fold."""
+    (tmp_path / "lacking" / "tensorflow").mkdir(parents=True)
+    (tmp_path / "lacking" / "tensorflow" / "__init__.py").write_text(STUB)
+    (tmp_path / "older" / "keras-3.0.0.dist-info").mkdir(parents=True)
+    (tmp_path / "older" / "keras-3.0.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: keras\nVersion: 3.0.0\n"
+    )
+    nodes.start("head", "--num-cpus=0")
+    nodes.start("lacking", "--num-cpus=8", PYTHONPATH=str(tmp_path / "lacking"))
+    nodes.start("older", "--num-cpus=1", PYTHONPATH=str(tmp_path / "older"))
+    process = train(project, "--address", nodes.address)
+    output = rest(process)
+    assert process.returncode == 0
+    lacking = re.search(
+        r"No module named 'tensorflow' on node \S+ \((\w+)\), which gets no folds; .*\.lock",
+        output,
+    )
+    assert lacking and f"({lacking[1]})" not in output.replace(lacking[0], "")
+    assert re.search(r"node \S+ \(\w+\) has keras 3\.0\.0, this environment keras 3\.", output)
+
+
+def test_a_runtime_env_gives_a_node_what_it_lacks(
+    nodes: Nodes, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lacking" / "tensorflow").mkdir(parents=True)
+    (tmp_path / "lacking" / "tensorflow" / "__init__.py").write_text(STUB)
+    nodes.start("head", "--num-cpus=0")
+    nodes.start("lacking", "--num-cpus=2", PYTHONPATH=str(tmp_path / "lacking"))
+    process = train(project, "--address", nodes.address)
+    assert "No module named 'tensorflow' on node" in rest(process).splitlines()[-1]
+    assert process.returncode == 2
+    (tmp_path / "env.yaml").write_text("env_vars: {GIVEN: '1'}\n")
+    monkeypatch.setenv("RAY_RUNTIME_ENV", str(tmp_path / "env.yaml"))
+    process = train(project, "--address", nodes.address)
+    rest(process)
+    assert process.returncode == 0
+
+
+def test_a_cluster_that_wants_its_token(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("head", "nobody", "stranger"):
+        (tmp_path / name / ".ray").mkdir(parents=True)
+    (tmp_path / "head" / ".ray" / "auth_token").write_text("a" * 64)
+    (tmp_path / "stranger" / ".ray" / "auth_token").write_text("b" * 64)
+    nodes = Nodes(tmp_path / "head", {})
+    try:
+        nodes.start("head", "--num-cpus=0")  # the token alone makes it demand the token
+        nodes.start("a", "--num-cpus=2", RAY_AUTH_MODE="token")
+        for name, code, pattern in (
+            ("nobody", 2, r"wants its token, and none is here; .*auth_token"),
+            ("stranger", 2, r"wants its token, and another one is here; .*auth_token"),
+            ("head", 0, r"train fold \d: done"),
+        ):
+            monkeypatch.setenv("HOME", str(tmp_path / name))
+            process = train(project, "--address", nodes.address)
+            output = rest(process)
+            assert process.returncode == code
+            assert re.search(pattern, output)
+            assert code == 0 or len(output.splitlines()) == 1
+    finally:
+        for name in list(nodes.running):
+            nodes.kill(name)
+
+
+def test_a_gpu_that_joins_later_gets_its_folds(nodes: Nodes, project: Path) -> None:
+    """As on an autoscaling cluster. TensorFlow finds no GPU there, and trains on the CPU."""
+    nodes.start("head", "--num-cpus=0")
+    nodes.start("cpu", "--num-cpus=2")
+    process = train(project, "--address", nodes.address, "--accelerator", "gpu")
+    until(process, r"waits for 1 CPU and 1 GPU on 1 node: 2 CPU; no node has as much; .*autoscal")
+    nodes.start("gpu", "--num-cpus=2", "--num-gpus=2")
+    output = rest(process)
+    assert process.returncode == 0
+    assert len(set(re.findall(r"train fold \d on \S+ \(\w+\), (GPU \d)", output))) == 2
+
+
+FOLDS, PLACES, EPOCHS, SECONDS = 300, 64, 5, 4
+SLEEPING = """
+
+def train(weights, history, oof, test, params, **others):
+    import json, time
+    rows = []
+    for epoch in range(1, params.epochs + 1):
+        time.sleep(SECONDS)
+        rows.append(dict.fromkeys(("loss", "accuracy", "val_loss", "val_accuracy"), 0.5))
+        rows[-1]["epoch"] = epoch
+        with artifacts.atomic(weights.with_name("checkpoint.npz")) as path, path.open("wb") as file:
+            state = np.array(json.dumps({"history": rows}))
+            np.savez(file, state=state, variable_0=np.zeros(1_000_000, np.float32))
+    for path in (weights, oof, test):
+        path.write_bytes(bytes(1_000_000))
+    history.write_text("epoch")
+    return {"held_out_accuracy": 0.5, "held_out_rows": 1}
+"""
+SIMULATION = """
+from dataclasses import replace
+import sys
+from pipeline import stages
+from pipeline.train.cluster import train_on_ray
+
+if __name__ == "__main__":
+    graph = stages.load("tiny", "little.toml")
+    [model, *_] = graph.all("train")
+    folds = []
+    for fold in range(FOLDS):
+        folder = model.folder.with_name(f"fold-{fold}")
+        folds.append(replace(
+            model, name=f"train fold {fold}", manifest=folder / "manifest.json",
+            writes={name: folder / path.name for name, path in model.writes.items()},
+            params={**model.params, "fold": fold},
+        ))
+    train_on_ray(folds, graph.tasks, False, 1, sys.argv[1], "auto")
+"""
+
+
+def test_300_folds_on_64_places(nodes: Nodes, project: Path) -> None:
+    """The folds sleep, and send checkpoints of 4 MB; prints what the driver takes."""
+    for number in range(4):
+        nodes.start("head" if number == 0 else f"node {number}", f"--num-cpus={PLACES // 4}")
+    code = project / "pipeline" / "train" / "fold.py"
+    text = SLEEPING.replace("SECONDS", str(SECONDS))
+    code.write_text(code.read_text() + "\nfrom pipeline import artifacts\n" + text)
+    (project / "little.toml").write_text(f"[train]\nnetwork = 'little'\nepochs = {EPOCHS}\n")
+    (project / "simulate.py").write_text(SIMULATION.replace("FOLDS", str(FOLDS)))
+    words = [sys.executable, "simulate.py", nodes.address]
+    began = time.monotonic()
+    with (project / "log").open("w") as log:
+        process = subprocess.Popen(words, cwd=project, stdout=log, stderr=log)
+    threads, memory, cpu = 0, 0, 0.0
+    while process.poll() is None:
+        time.sleep(1)
+        for child in descendants(process.pid):
+            with contextlib.suppress(OSError, AttributeError, IndexError):
+                status = Path(f"/proc/{child}/status").read_text()
+                threads = max(threads, int(re.search(r"Threads:\s+(\d+)", status)[1]))
+                memory = max(memory, int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]))
+                times = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+                cpu = max(cpu, sum(map(int, times[11:13])) / os.sysconf("SC_CLK_TCK"))
+    seconds = time.monotonic() - began
+    output = (project / "log").read_text()
+    print("\n".join(output.splitlines()[:3] + output.splitlines()[-3:]))
+    print(
+        f"{FOLDS} folds of {EPOCHS} epochs of {SECONDS} s on {PLACES} places: {seconds:.0f} s, at "
+        f"best {-(-FOLDS // PLACES) * EPOCHS * SECONDS} s; the driver: {memory / 1024:.0f} MiB, "
+        f"{threads} threads, {cpu:.0f} s of CPU"
+    )
+    assert process.returncode == 0, output[-2000:]
+    assert len(re.findall(r"^train fold \d+: done in [\d.]+ s$", output, re.MULTILINE)) == FOLDS
+    assert all(re.match("train fold|Ray: ", line) for line in output.splitlines())
