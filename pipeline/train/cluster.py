@@ -35,6 +35,7 @@ from pipeline.train.tensorboard import Events
 
 ATTEMPTS = 3  # of one fold in a row, without another epoch
 PROBE = 120  # seconds in which a node has to say what is installed there
+GRACE = 10  # seconds to cancel the tasks in after Ctrl-C
 RETURN = 600  # seconds in which a lost head may come back
 SILENCE = 10  # seconds that a fold may wait for a place before the reason is printed
 
@@ -96,8 +97,12 @@ def _in_a_process(*arguments: Any) -> None:
         try:
             pool.submit(_drive, *arguments).result()
         except KeyboardInterrupt:
-            for child in multiprocessing.active_children():
+            children = multiprocessing.active_children()
+            for child in children:
                 child.terminate()
+            for child in children:  # without a head, it may wait for an answer to the end
+                child.join(GRACE)
+                child.kill()
             raise
 
 

@@ -135,6 +135,10 @@ def test_the_command_trains_what_is_due_and_prints_the_comparison(
     *table, legend, _ = ended.lines
     assert legend.startswith("80 rows; means of 3 seeds; ±")
     assert table[-1].split()[:4] == ["width=8", "0.96250", "0.02124", "3"]
+    # Every line says whose fold it is.
+    (project / "data" / "tiny" / "pair" / "fold-1" / "manifest.json").unlink()
+    ended = digits("sweep", str(path), "--dataset", "tiny")
+    assert any(line.startswith("train base fold 1: missing") for line in ended.lines)
 
 
 def test_a_sweep_needs_the_split_of_its_base(project: Path, digits: Digits) -> None:

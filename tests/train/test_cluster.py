@@ -37,6 +37,7 @@ from pipeline.config import Train
 from pipeline.errors import ExternalError, UserError
 from pipeline.train import cluster as engine
 from pipeline.train import connection
+from pipeline.train.engines import train_folds
 
 ray = pytest.importorskip("ray")
 
@@ -361,6 +362,11 @@ def test_another_process_takes_over_when_a_head_is_lost(
     events += [BrokenProcessPool()] * engine.ATTEMPTS  # and no epoch between them
     with pytest.raises(ExternalError, match=r"killed.*run the same command again"):
         start()
+
+
+def test_only_a_cluster_takes_an_accelerator(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--accelerator gpu needs a cluster: --engine ray"):
+        train_folds([made_fold(tmp_path)], [], accelerator="gpu")
 
 
 def test_a_runtime_env_is_read_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
