@@ -84,8 +84,8 @@ STAGE  = @$(DIGITS) $@ $(CHOICE)
 
 # `make -j2` trains two folds at a time, `make -j` all of them; by default, each GPU trains one.
 jobs     = $(or $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))),$(if $(filter -j,$(MAKEFLAGS)),100))
-given_kind = $(if $(filter-out auto,$(ACCELERATOR)),--accelerator $(call quoted,$(ACCELERATOR)) )
-TRAINING = $(given_kind)--engine $(ENGINE)$(if $(jobs), --jobs $(jobs))
+kind = $(if $(filter-out auto,$(ACCELERATOR)),--accelerator $(call quoted,$(ACCELERATOR)) )
+TRAINING = $(kind)--engine $(ENGINE)$(if $(jobs), --jobs $(jobs))
 
 # --- the stages -----------------------------------------------------------------------------------
 

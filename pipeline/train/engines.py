@@ -44,8 +44,8 @@ def train_folds(
         jobs: how many are trained on one machine at a time; None for one on each GPU, or one.
         engine: "local", "ray" for a cluster, or "kaggle" for Kaggle's machines.
         address: of a running Ray cluster; without it, one is started here and stopped afterwards.
-        accelerator: what each fold needs elsewhere: "none", "gpu", a kind of GPU in the words of Ray
-            ("T4") or Kaggle ("NvidiaTeslaT4"), or "auto": on a cluster a GPU if any living node
+        accelerator: what each fold needs elsewhere: "none", "gpu", a kind of GPU in the words of
+            Ray ("T4") or Kaggle ("NvidiaTeslaT4"), or "auto": on a cluster, a GPU if a living node
             has one.
 
     Raises:

@@ -365,7 +365,7 @@ def test_another_process_takes_over_when_a_head_is_lost(
 
 
 def test_only_a_cluster_takes_an_accelerator(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--accelerator gpu needs a cluster: --engine ray"):
+    with pytest.raises(UserError, match="--accelerator gpu needs --engine ray or kaggle"):
         train_folds([made_fold(tmp_path)], [], accelerator="gpu")
 
 
