@@ -167,7 +167,7 @@ help: ## list targets and variables
 	@echo '  ENGINE=$(ENGINE)  where to train: local; ray, a cluster, at RAY_ADDRESS= or its own; kaggle'
 	@echo '  ACCELERATOR=$(ACCELERATOR)  what a fold needs there: none, gpu, or a kind: T4 (Ray), NvidiaTeslaT4 (Kaggle)'
 	@echo '  TENSORBOARD=  1 writes the curves for TensorBoard, to data/DATASET/CONFIG/logs/'
-	@echo '  EXTRAS=$(EXTRAS)  gpu for NVIDIA'"'"'s libraries'
+	@echo '  EXTRAS=$(EXTRAS)  gpu for NVIDIA'"'"'s libraries, onnx for `digits export` to ONNX'
 
 # --- the environment ------------------------------------------------------------------------------
 

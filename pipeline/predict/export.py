@@ -5,10 +5,10 @@ computes in float32 whatever its networks were trained in, so that every machine
 probabilities. Where tf2onnx is installed, it is written as ONNX too, for other runtimes.
 """
 
-import contextlib
 import importlib.util
-import io
 import json
+import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from pipeline import artifacts
 from pipeline.artifacts import atomic
 from pipeline.calibration import TINY
 from pipeline.errors import UserError
-from pipeline.stages import Graph
+from pipeline.stages import Graph, here
 
 # Test images on which the model is compared with the ensemble.
 CHECKED = 2000
@@ -50,16 +50,17 @@ def export(graph: Graph, target: Path) -> None:
     with atomic(target) as temporary:
         save(model, temporary)
     networks = len(graph.all("train"))
-    print(
-        f"{target}: {networks} network{'s' * (networks > 1)}, {model.count_params():,} parameters"
-    )
+    said = f"{networks} network{'s' * (networks > 1)}, {model.count_params():,} parameters"
+    print(f"{os.path.relpath(target, here())}: {said}")
     if importlib.util.find_spec("tf2onnx"):
-        print(_save_onnx(model, target.with_suffix(".onnx")))
+        onnx = target.with_suffix(".onnx")
+        _save_onnx(model, onnx)
+        print(f"{os.path.relpath(onnx, here())}: the same for ONNX runtimes")
     else:
         print("no ONNX, which needs tf2onnx: pip install tf2onnx")
     print(
-        f"on {len(images):,} test images, probabilities differ from the ensemble's by at most "
-        f"{np.abs(found - wanted).max():.1e}, and {others} labels"
+        f"on {len(images):,} test images, the probabilities are within "
+        f"{np.abs(found - wanted).max():.2g} of the ensemble's, and {others} labels differ"
     )
 
 
@@ -101,8 +102,7 @@ def _in_float32(network: Any) -> Any:
     return copied
 
 
-def _save_onnx(model: Any, path: Path) -> str:
-    """Write a model as ONNX; returns a line that says so."""
-    with atomic(path) as temporary, contextlib.redirect_stdout(io.StringIO()):
+def _save_onnx(model: Any, path: Path) -> None:
+    with atomic(path) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Keras and tf2onnx about each other
         model.export(str(temporary), format="onnx", verbose=False)
-    return f"{path}: the same for ONNX, with one input, pixels"
