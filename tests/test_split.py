@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 
 from pipeline.config import Split
 from pipeline.errors import UserError
@@ -46,27 +45,6 @@ def test_one_fold_is_a_stratified_hold_out(tmp_path: Path, holdout: float) -> No
     for label in range(10):
         rows = ids[label == LABELS]
         assert abs((rows == 0).sum() - holdout * len(rows)) <= 1
-
-
-SHUFFLED = np.random.default_rng(5).permutation(LABELS)
-EQUAL = np.random.default_rng(6).permutation(np.arange(203) % 10).astype(np.uint8)
-
-
-@pytest.mark.parametrize("labels", [LABELS, SHUFFLED, EQUAL], ids=["sorted", "shuffled", "equal"])
-@pytest.mark.parametrize("seed", [0, 1, 1729])
-def test_the_draw_is_that_of_scikit_learn(tmp_path: Path, labels: NDArray, seed: int) -> None:
-    for count in (2, 3, 5, 20):
-        wanted = np.full(len(labels), -1)
-        parts = StratifiedKFold(n_splits=count, shuffle=True, random_state=seed)
-        for fold, (_, rows) in enumerate(parts.split(labels, labels)):
-            wanted[rows] = fold
-        np.testing.assert_array_equal(draw(tmp_path, count, seed=seed, labels=labels)[0], wanted)
-    for share in (0.1, 0.15, 1 / 3, 0.5, 0.9):
-        [(_, rows)] = StratifiedShuffleSplit(1, test_size=share, random_state=seed).split(
-            labels, labels
-        )
-        ids, _ = draw(tmp_path, 1, share, seed, labels)
-        assert np.flatnonzero(ids == 0).tolist() == sorted(rows)
 
 
 @pytest.mark.parametrize("folds", [1, 3])
