@@ -1,6 +1,7 @@
 """The competition's CSVs, read with every check and with errors that name the line and column."""
 
 import csv
+import io
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from pipeline.errors import UserError
 CLASSES = 10
 PIXELS = tuple(f"pixel{i}" for i in range(784))
 BOM = b"\xef\xbb\xbf"
-PIECE = 1 << 20  # bytes that are parsed at a time: few enough for a processor's cache
+PIECE = 1 << 25  # bytes that are parsed at a time
 LINE = 1 << 16  # bytes that the longest line may have; the competition's have less than 4,000
 # Of each kind of table: the columns, the highest value in each, and the type that holds them.
 TRAIN = (("label", *PIXELS), (CLASSES - 1, *[255] * 784), np.uint8)
@@ -204,9 +205,10 @@ def _tables(
 ) -> Iterator[NDArray[Any]]:
     """A table of whole numbers from 0 up to `highest` of each column, some rows at a time.
 
-    NumPy reads them, in less than half the time of pandas (bench/README.md): there is nothing here
-    but digits, commas and line ends. Only if something is wrong are the rows checked one by one, to
-    say where.
+    NumPy's C parser does the work, in a third of the time of pandas'. It is lenient (it skips empty
+    lines and takes signs and spaces), so two counts over the bytes come first: no byte but digits,
+    commas and line ends, and in each line exactly the commas that such a table has. Only if
+    something is wrong are the rows checked one by one, to say where.
     """
     try:
         file = path.open("rb")
@@ -236,49 +238,18 @@ def _parsed(
     piece: bytes, columns: Sequence[str], highest: Sequence[int], dtype: type[Any]
 ) -> NDArray[Any] | None:
     """Some lines as a table; None if anything is wrong with them."""
-    width, commas = len(columns), piece.count(b",")
-    characters = np.frombuffer(piece if piece.endswith(b"\n") else piece + b"\n", np.uint8)
-    digits = characters - np.uint8(ord("0"))  # what is no digit becomes at least 10
-    is_digit = digits < 10
-    ends = np.flatnonzero(is_digit[:-1] > is_digit[1:])
-    rows, rest = divmod(len(ends), width)
-    after = characters[ends + 1]
-    # Each line has as many numbers as columns, and nothing but line ends is between the lines:
-    is_table = (
-        not rest
-        and commas == rows * (width - 1)
-        and np.count_nonzero(after.reshape(rows, width)[:, :-1] == ord(",")) == commas
-        and piece.count(b"\r") == piece.count(b"\r\n")
-        # and there are no other characters.
-        and np.count_nonzero(is_digit) + commas + piece.count(b"\n") + piece.count(b"\r")
-        == len(piece)
-    )
-    if not is_table:
+    commas = len(columns) - 1
+    if piece.translate(None, b"0123456789,\r\n"):
+        return None
+    if not all(line.count(b",") == commas or not line.strip() for line in io.BytesIO(piece)):
         return None
     try:
-        values = _values(piece, digits, is_digit, ends).reshape(rows, width)
+        values = np.loadtxt(io.BytesIO(piece), np.int64, delimiter=",", ndmin=2)
         within = bool((values.max(axis=0, initial=0) <= np.array(highest)).all())
-    except (ValueError, OverflowError):  # a number of very many digits
+    except (ValueError, OverflowError):  # a field is empty, or a number has very many digits
         return None
-    return values.astype(dtype) if within else None
-
-
-def _values(
-    piece: bytes, digits: NDArray[np.uint8], is_digit: NDArray[np.bool_], ends: NDArray[np.intp]
-) -> NDArray[Any]:
-    """The numbers of some lines, whose last digits are at `ends`, uint16 or int64 (n,).
-
-    All bytes are treated as if a number ended there, which is faster than to look at each number.
-    """
-    two = is_digit[1:] & is_digit[:-1]
-    three = two[1:] & is_digit[:-2]
-    if (three[1:] & is_digit[:-3]).any():  # longer than pixels are
-        return np.array([int(number) for number in re.findall(rb"\d+", piece)], np.int64)
-    values = digits.astype(np.uint16)
-    values[1:] += digits[:-1] * np.uint8(10) * two
-    values[2:] += digits[:-2] * np.uint16(100) * three
-    found: NDArray[np.uint16] = values[ends]
-    return found
+    complete = piece.count(b",") == len(values) * commas
+    return values.astype(dtype) if within and complete else None
 
 
 def _check_header(path: Path, header: bytes, columns: Sequence[str]) -> None:
