@@ -153,15 +153,19 @@ def digit(row: int | None, graph: Graph, test: bool) -> None:
         raise UserError(f"there is no row {row}: there are {len(images):,}; {named}")
     if np.isnan(sure[row - 1]):
         raise UserError(f"no fold holds row {row} out; {named}")
-    shades = " ░▒▓█"
-    for line in images[row - 1, :, :, 0]:
-        print("".join(shades[(int(pixel) + 63) // 64] * 2 for pixel in line).rstrip())
+    print("\n".join(drawn(images[row - 1, :, :, 0])))
     truth = None if test else int(labels[row - 1])
     names = SOURCES[graph.dataset.source].class_names
     for label, (name, probability) in enumerate(zip(names, every[row - 1], strict=True)):
         marks = " true" if label == truth else ""
         marks += " predicted" if label == predicted[row - 1] else ""
         print(f"{name:>10} {probability:6.4f} {'█' * round(40 * float(probability))}{marks}")
+
+
+def drawn(digit: Any) -> list[str]:
+    """A digit, uint8 (28, 28), as lines of text in five shades."""
+    shades = " ░▒▓█"
+    return ["".join(shades[(int(pixel) + 63) // 64] * 2 for pixel in row).rstrip() for row in digit]
 
 
 def runs(data: Dataset, ledger_path: Path) -> None:

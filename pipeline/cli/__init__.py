@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from pipeline import artifacts, config, download, errors, stages
-from pipeline.cli import bench, export, kaggle, look
+from pipeline.cli import bench, export, hand, kaggle, look
 from pipeline.cli.options import (
     AcceleratorOption,
     AddressOption,
@@ -134,6 +134,7 @@ app.command()(look.runs)
 app.command()(look.ledger)
 app.command("config")(look.parameters)
 app.command()(look.check)
+app.command()(hand.predict)
 app.command()(export.export)
 app.add_typer(kaggle.app, name="kaggle")
 app.command()(bench.sweep)

@@ -1,0 +1,46 @@
+"""The commands for your own handwriting."""
+
+from enum import StrEnum
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline import stages
+from pipeline.cli.options import DatasetOption, PresetOption
+
+
+class Digits(StrEnum):
+    """How many digits there are in a picture."""
+
+    one = "one"
+    many = "many"
+
+
+def predict(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE...", help="Pictures, or folders of them; - is standard input."
+        ),
+    ],
+    dataset: DatasetOption = "kaggle",
+    preset: PresetOption = "default",
+    digits: Annotated[
+        Digits, typer.Option(help="many: digits in a row, read from left to right.")
+    ] = Digits.one,
+    csv: Annotated[
+        Path | None, typer.Option(help="Write a CSV: file,label,probability and all ten.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Print what the networks saw.")] = False,
+) -> None:
+    """Read digits in pictures of your own: scans, photographs, drawings.
+
+    The formats are PNG, JPEG, WebP, GIF and BMP. Prints the label and its probability, a line a
+    file. A file that cannot be read does not stop the others; the exit code is then 2.
+    """
+    graph = stages.load(dataset, preset)
+    files_of = import_module("pipeline.predict.files")
+    if not files_of.predict(files, graph, digits is Digits.many, csv, show):
+        raise typer.Exit(2)

@@ -1,0 +1,65 @@
+"""The trained networks of a dataset and a preset, loaded once: from pixels to probabilities."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from pipeline import artifacts, calibration
+from pipeline.download import SOURCES
+from pipeline.errors import UserError
+from pipeline.stages import Graph
+
+
+def require(graph: Graph) -> None:
+    """Raise UserError if the networks, their temperature or the training digits are not there."""
+    for task in (graph.task("preprocess"), *graph.all("train"), graph.task("ensemble")):
+        if wrong := artifacts.damage(task):
+            raise UserError(f"{wrong}: run `{graph.command_here('ensemble')}`")
+
+
+class Networks:
+    """The networks of an ensemble.
+
+    Attributes:
+        names: of the networks, such as "fold 0".
+        class_names: what the ten classes are called.
+        temperature: of the ensemble (see calibration.py).
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        """Load the networks that `require` found."""
+        from pipeline.backend import keras, tf
+
+        tasks = graph.all("train")
+        self.names = [task.name.removeprefix("train ") for task in tasks]
+        self.class_names = list(SOURCES[graph.dataset.source].class_names)
+        metrics = artifacts.metadata(graph.task("ensemble").manifest)
+        self.temperature = float(metrics["temperature"])
+        networks = [
+            keras.saving.load_model(task.writes["weights"], compile=False) for task in tasks
+        ]
+
+        def logits(pixels: Any) -> Any:
+            values = tf.cast(pixels, tf.float32)
+            return tf.stack([tf.cast(network(values), tf.float32) for network in networks], axis=1)
+
+        signature = [tf.TensorSpec((None, 28, 28, 1), tf.uint8)]
+        self._logits = tf.function(logits, input_signature=signature)
+        self.predict(np.zeros((1, 28, 28), np.uint8))  # traces the graph
+
+    def predict(self, digits: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Predict digits as the stage ensemble does.
+
+        Args:
+            digits: uint8 (n, 28, 28), light on dark, as in the dataset.
+
+        Returns:
+            The mean of the networks' probabilities at the ensemble's temperature, float32 (n, 10);
+            and the probabilities of each network as they are, float32 (n, networks, 10).
+        """
+        logits = self._logits(digits[..., np.newaxis]).numpy().astype(np.float64)
+        each = np.asarray(softmax(logits, axis=2), dtype=np.float32)
+        mean = np.asarray(each.mean(axis=1, dtype=np.float64), dtype=np.float32)
+        return calibration.apply(mean, self.temperature), each

@@ -1,0 +1,172 @@
+"""files.py, networks.py, nearest.py: a line a picture, by the networks of an ensemble."""
+
+import csv
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import ridge
+from conftest import Digits
+from handwriting import encoded, from_strokes, scan
+
+from pipeline import stages
+from pipeline.predict.nearest import Nearest
+from pipeline.predict.networks import Networks
+from pipeline.stages import Graph
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
+    folder = tmp_path_factory.mktemp("project")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "ROOT", folder)
+        patch.setattr(stages, "LEDGER", folder / "submissions" / "ledger.csv")
+        patch.setattr("pipeline.cli._refuse_another_clone", lambda: None)
+        # The fingerprints of the code are those of the real package.
+        (folder / "pipeline").symlink_to(Path(ridge.stages.__file__).parent)
+        patch.chdir(folder)
+        yield ridge.build(folder / "ridge.toml")
+
+
+@pytest.fixture
+def choice(graph: Graph) -> list[str]:
+    return ["--dataset", "sample", "--config", str(stages.ROOT / "ridge.toml")]
+
+
+def seven(number: int) -> bytes:
+    random = np.random.default_rng(number)
+    return scan(from_strokes(7, 0.1, random, 120), random)
+
+
+def test_the_probabilities_are_those_of_the_ensemble(graph: Graph) -> None:
+    images = np.load(graph.task("preprocess").writes["test_images"])[:200, :, :, 0]
+    networks = Networks(graph)
+    mean, each = networks.predict(images)
+    expected = np.load(graph.task("ensemble").writes["test"])[:200]
+    assert networks.temperature not in (0, 1)
+    assert np.abs(mean - expected).max() < 1e-5
+    folds = [np.load(task.writes["test"])[:200] for task in graph.all("train")]
+    assert np.abs(each - np.stack(folds, axis=1)).max() < 1e-5
+    assert networks.names == ["fold 0", "fold 1"]
+
+
+def test_a_line_a_file_and_a_folder_is_searched(
+    graph: Graph, choice: list[str], digits: Digits, tmp_path: Path
+) -> None:
+    folder = tmp_path / "some"
+    (folder / "deeper").mkdir(parents=True)
+    (folder / "a.png").write_bytes(seven(1))
+    (folder / "deeper" / "b.PNG").write_bytes(seven(5))
+    (folder / "notes.txt").write_text("no picture")
+    (tmp_path / "c").write_bytes(seven(3))
+    ended = digits("predict", str(folder), str(tmp_path / "c"), *choice)
+    assert ended.code == 0
+    paths = [folder / "a.png", folder / "deeper" / "b.PNG", tmp_path / "c"]
+    for line, path in zip(ended.lines, paths, strict=True):
+        name, label, probability = line.split("  ")[:3]
+        assert (name, label) == (str(path), "7")
+        assert 0.1 < float(probability) <= 1
+
+
+def test_an_unreadable_file_is_a_line_and_the_others_go_on(
+    graph: Graph, choice: list[str], digits: Digits, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.png").write_text("broken")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "good.png").write_bytes(seven(1))
+    (tmp_path / "blank.png").write_bytes(encoded(np.full((50, 50), 255), "PNG"))
+    names = ("broken.png", "absent.png", "empty", "blank.png", "good.png")
+    table = tmp_path / "read.csv"
+    words = [str(tmp_path / name) for name in names]
+    ended = digits("predict", *words, "--csv", str(table), *choice)
+    assert ended.code == 2
+    errors = ended.error.splitlines()
+    assert [line.startswith("digits: ") for line in errors] == [True] * 3
+    for line, name in zip(errors, names, strict=False):
+        assert str(tmp_path / name) in line
+    blank, good = ended.lines
+    assert "blank.png  nothing in it" in blank
+    assert "good.png  7  " in good
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == words
+    assert [row["label"] for row in rows] == ["", "", "", "", "7"]
+    probabilities = [float(rows[4][str(label)]) for label in range(10)]
+    assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+    assert float(rows[4]["probability"]) == max(probabilities) == probabilities[7]
+
+
+def test_several_digits_are_told_or_read_from_left_to_right(
+    graph: Graph, choice: list[str], digits: Digits, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(4)
+    page = np.zeros((200, 520), np.float32)
+    for left, label in ((40, 7), (200, 0), (370, 1)):
+        shape = from_strokes(label, 0.1, random, 120)
+        page[40 : 40 + shape.shape[0], left : left + shape.shape[1]] = shape
+    path, table = tmp_path / "row.png", tmp_path / "row.csv"
+    path.write_bytes(encoded(255 - 230 * page, "PNG"))
+    [line] = digits("predict", str(path), *choice).lines
+    assert line.startswith(f"{path}  3 things in it")
+    assert "--digits many" in line
+    [line] = digits("predict", str(path), "--digits", "many", "--csv", str(table), *choice).lines
+    assert line.startswith(f"{path}  701  ")
+    with table.open(newline="") as file:
+        assert [row["label"] for row in csv.DictReader(file)] == ["7", "0", "1"]
+
+
+def test_standard_input_and_what_the_networks_saw(
+    graph: Graph, choice: list[str], digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(seven(5))))
+    ended = digits("predict", "-", "--show", *choice)
+    assert len(ended.lines) == 29
+    assert sum("█" in line for line in ended.lines[:28]) >= 15
+    assert ended.lines[28].startswith("standard input  7  ")
+
+
+def test_what_is_no_digit_is_told(
+    graph: Graph, choice: list[str], digits: Digits, tmp_path: Path
+) -> None:
+    square = np.full((200, 200), 255)
+    square[50:150, 50:150] = 0
+    (tmp_path / "square.png").write_bytes(encoded(square, "PNG"))
+    [line] = digits("predict", str(tmp_path / "square.png"), *choice).lines
+    assert "perhaps no digit" in line
+
+
+def test_without_networks_the_command_that_makes_them_is_named(
+    project: Path, digits: Digits
+) -> None:
+    ended = digits("predict", "any.png", "--dataset", "sample", "--config", "sprint")
+    assert ended.code == 2
+    assert "make ensemble DATASET=sample CONFIG=sprint" in ended.error
+
+
+def test_a_csv_that_is_a_folder_is_an_error(
+    graph: Graph, choice: list[str], digits: Digits, tmp_path: Path
+) -> None:
+    ended = digits("predict", "any.png", "--csv", str(tmp_path), *choice)
+    assert (ended.code, ended.lines) == (2, [])
+    assert f"{tmp_path} is a folder" in ended.error
+
+
+def test_the_nearest_training_digits(graph: Graph) -> None:
+    images = np.load(graph.task("preprocess").writes["train_images"])
+    nearest = Nearest(images)
+    digit = images[123, :, :, 0]
+    rows, distances = nearest.search(digit, 4)
+    halves = images[..., 0].reshape(-1, 14, 2, 14, 2).mean(axis=(2, 4)).reshape(-1, 196) / 255
+    slow = np.linalg.norm(halves - halves[123], axis=1)
+    assert rows.tolist() == np.argsort(slow, kind="stable")[:4].tolist()
+    assert np.allclose(distances, slow[rows], atol=2e-3)
+    assert rows[0] == 123
+    assert distances[1] <= nearest.far
+    few = Nearest(images[:2])
+    assert sorted(few.search(digit, 6)[0].tolist()) == [0, 1]
