@@ -44,3 +44,17 @@ def predict(
     files_of = import_module("pipeline.predict.files")
     if not files_of.predict(files, graph, digits is Digits.many, csv, show):
         raise typer.Exit(2)
+
+
+def draw(
+    dataset: DatasetOption = "kaggle",
+    preset: PresetOption = "default",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 8765,
+    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
+) -> None:
+    """Draw a digit in the browser, and watch what the networks make of it.
+
+    The page is served on this machine only, and loads nothing from the network. Ctrl-C ends it.
+    """
+    graph = stages.load(dataset, preset)
+    import_module("pipeline.predict.draw").draw(graph, port, browser)

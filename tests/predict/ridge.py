@@ -1,11 +1,13 @@
 """Networks that are fitted in a moment: linear in the pixels, by ridge regression, 4 of 5 right."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from conftest import fake_training
+import pytest
+from conftest import PACKAGE, fake_training
 
 from pipeline import artifacts, stages
 from pipeline.artifacts import Task
@@ -13,8 +15,25 @@ from pipeline.artifacts import Task
 PRESET = "[split]\nfolds = 2\n[train]\nepochs = 1\n"
 
 
-def build(preset: Path) -> stages.Graph:
-    """Build the sample's ensemble in the project that `stages.ROOT` names."""
+@contextmanager
+def project(folder: Path) -> Iterator[stages.Graph]:
+    """Work in a project in a folder, in which the sample's ensemble has been built."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "ROOT", folder)
+        patch.setattr(stages, "LEDGER", folder / "submissions" / "ledger.csv")
+        patch.setattr("pipeline.cli._refuse_another_clone", lambda: None)
+        # The fingerprints of the code are those of the real package.
+        (folder / "pipeline").symlink_to(PACKAGE)
+        patch.chdir(folder)
+        yield _build(folder / "ridge.toml")
+
+
+def choice() -> list[str]:
+    """The options that name the dataset and the preset."""
+    return ["--dataset", "sample", "--config", str(stages.ROOT / "ridge.toml")]
+
+
+def _build(preset: Path) -> stages.Graph:
     preset.write_text(PRESET)
     graph = stages.load("sample", str(preset))
     for task in graph.up_to("ensemble"):

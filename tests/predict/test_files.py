@@ -13,7 +13,6 @@ import ridge
 from conftest import Digits
 from handwriting import encoded, from_strokes, scan
 
-from pipeline import stages
 from pipeline.predict.nearest import Nearest
 from pipeline.predict.networks import Networks
 from pipeline.stages import Graph
@@ -23,20 +22,13 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
-    folder = tmp_path_factory.mktemp("project")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "ROOT", folder)
-        patch.setattr(stages, "LEDGER", folder / "submissions" / "ledger.csv")
-        patch.setattr("pipeline.cli._refuse_another_clone", lambda: None)
-        # The fingerprints of the code are those of the real package.
-        (folder / "pipeline").symlink_to(Path(ridge.stages.__file__).parent)
-        patch.chdir(folder)
-        yield ridge.build(folder / "ridge.toml")
+    with ridge.project(tmp_path_factory.mktemp("project")) as built:
+        yield built
 
 
 @pytest.fixture
 def choice(graph: Graph) -> list[str]:
-    return ["--dataset", "sample", "--config", str(stages.ROOT / "ridge.toml")]
+    return ridge.choice()
 
 
 def seven(number: int) -> bytes:

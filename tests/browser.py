@@ -51,8 +51,8 @@ class Page:
         message, _, self.buffer = self.buffer.partition(b"\0")
         return json.loads(message)
 
-    def open(self, path: Path, width: int = 1000, dark: bool = False) -> None:
-        """Show a file, and wait until its own script says that it is ready."""
+    def open(self, page: Path | str, width: int = 1000, dark: bool = False) -> None:
+        """Show a file or an address, and wait until its own script says that it is ready."""
         self.events.clear()
         self.send(
             "Emulation.setDeviceMetricsOverride",
@@ -60,7 +60,7 @@ class Page:
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
-        self.send("Page.navigate", url=path.as_uri())
+        self.send("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         self.wait_for("document.readyState === 'complete' && document.body.dataset.ready === 'yes'")
 
     def wait_for(self, condition: str) -> None:
@@ -81,7 +81,8 @@ class Page:
 
     def press(self, key: str) -> None:
         """Press a key, as a user would."""
-        codes = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39}
+        codes = {"Backspace": 8, "Tab": 9, "Enter": 13, "Escape": 27, " ": 32}
+        codes |= {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
         common = {"key": key, "code": key, "windowsVirtualKeyCode": codes[key]}
         text = {"text": "\r"} if key == "Enter" else {}
         self.send("Input.dispatchKeyEvent", type="keyDown", **common, **text)
