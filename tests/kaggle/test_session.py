@@ -60,15 +60,3 @@ def test_a_killed_command_finds_its_run_again_from_another_clone(
     assert again.returncode == 0, output
     assert little_results(little_copy) == little_results(little)
     assert service.pushes() == 1
-
-
-@pytest.mark.slow
-def test_a_machine_without_a_gpu_refuses_at_once(little_copy: Path, service: KernelService) -> None:
-    command = start_little(little_copy, *ENGINE, "NvidiaTeslaT4")
-    output, _ = command.communicate(timeout=PATIENCE)
-    assert command.returncode == 2
-    assert "27.5 of 30 GPU hours left this week" in output
-    last = output.splitlines()[-1]
-    assert last == (
-        "digits: Kaggle: the run has no GPU; verify your phone at https://www.kaggle.com/settings"
-    )
