@@ -244,12 +244,12 @@ def _parsed(
     if not all(line.count(b",") == commas or not line.strip() for line in io.BytesIO(piece)):
         return None
     try:
-        values = np.loadtxt(io.BytesIO(piece), np.int64, delimiter=",", ndmin=2)
+        values: NDArray[Any] = np.loadtxt(io.BytesIO(piece), dtype, delimiter=",", ndmin=2)
         within = bool((values.max(axis=0, initial=0) <= np.array(highest)).all())
-    except (ValueError, OverflowError):  # a field is empty, or a number has very many digits
+    except ValueError:  # a field is empty, or a number does not fit into `dtype`
         return None
     complete = piece.count(b",") == len(values) * commas
-    return values.astype(dtype) if within and complete else None
+    return values if within and complete else None
 
 
 def _check_header(path: Path, header: bytes, columns: Sequence[str]) -> None:
