@@ -288,7 +288,8 @@ class _Kaggle:
         due = artifacts.staleness([task for task in self.tasks if task.stage == "train"])
         kept = [name for name, reason in due.items() if reason is None]
         finished = f"kept: {', '.join(kept)}" if kept else "no fold is finished"
-        raise ExternalError(f"Kaggle: {line}; {finished}; {AGAIN}")
+        remedy = "ENGINE=local trains here" if result.get("final") else AGAIN
+        raise ExternalError(f"Kaggle: {line}; {finished}; {remedy}")
 
     def _print_log(self) -> None:
         """Print the last lines of the run's log that have not been shown."""

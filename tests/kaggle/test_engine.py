@@ -499,7 +499,7 @@ def test_a_session_too_short_for_one_fold_is_not_repeated(kaggle: Kaggle, train:
     for _ in range(2):
         ended = train()
         assert ended.code == 1
-        assert "the session's time was over; no fold is finished" in ended.error
+        assert "the session's time was over; no fold is finished; ENGINE=local" in ended.error
     assert kaggle.service.pushes() == 1
 
 
@@ -571,6 +571,19 @@ def test_a_log_that_is_cut_is_shown_once(kaggle: Kaggle, train: Train) -> None:
     assert ended.code == 0
     shown = [line for line in ended.lines if line.startswith(("Kaggle: o", "Kaggle: t"))]
     assert shown == ["Kaggle: one", "Kaggle: two", "Kaggle: three"]
+
+
+def test_on_a_terminal_each_fold_has_a_bar(
+    graph: stages.Graph, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = engine._Kaggle(graph.all("train"), graph.tasks, False, "none")
+    ours.board.disable = False
+    ours._show("fold 1, epoch 2/2: loss 1.0, accuracy 0.5, held out: loss 1.0; 3 s left")
+    ours._show("hello")
+    [bar] = ours.board.tasks
+    assert (bar.description, bar.completed, bar.total) == ("train fold 1", 2, 2)
+    assert bar.fields["where"] == "Kaggle, 3 s left"
+    assert capsys.readouterr().out.splitlines()[-1] == "Kaggle: hello"
 
 
 # --- digits kaggle -------------------------------------------------------------------------------
