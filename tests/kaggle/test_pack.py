@@ -19,7 +19,7 @@ def test_the_code_travels_without_benchmarks_documents_and_pictures(project: Pat
     folder = project / "pipeline"
     needed = {
         path.relative_to(project).as_posix()
-        for pattern in ("*.py", "presets/*.toml", "report/page.html")
+        for pattern in ("*.py", "presets/*.toml", "report/page.html", "predict/draw.html")
         for path in folder.rglob(pattern)
     }
     benchmarks = {name for name in needed if name.startswith("pipeline/bench/")}
