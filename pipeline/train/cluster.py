@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
@@ -94,14 +94,15 @@ def _written(task: Task) -> int:
 def _in_a_process(*arguments: Any) -> None:
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, spawn, initializer=_prepare) as pool:
+        future = pool.submit(_drive, *arguments)
         try:
-            pool.submit(_drive, *arguments).result()
+            future.result()
         except KeyboardInterrupt:
             children = multiprocessing.active_children()
             for child in children:
                 child.terminate()
-            for child in children:  # without a head, it may wait for an answer to the end
-                child.join(GRACE)
+            wait([future], GRACE)  # without a head, Ray may not answer
+            for child in children:
                 child.kill()
             raise
 
@@ -231,17 +232,17 @@ class _Cluster:
     def _set_aside(self, ray_nodes: set[str], why: str) -> None:
         """Train nothing on some nodes; raise UserError if there is no other node."""
         remedy = (
-            "install the packages of this environment there: pip install -r requirements.lock, or "
-            "name a runtime_env in RAY_RUNTIME_ENV"
-        )
+            "; install the packages of this environment there: pip install -r requirements.lock, "
+            "or name a runtime_env in RAY_RUNTIME_ENV"
+        ) * (not why.startswith("RuntimeEnvSetupError"))
         with self.lock:
             names = ", ".join(sorted(map(self._named, ray_nodes)))
             new = ray_nodes - self.unfit.keys()
             self.unfit |= dict.fromkeys(ray_nodes, why)
         if all(each["NodeID"] in self.unfit for each in self._nodes()):
-            raise UserError(f"{why} on node {names}; {remedy}")
+            raise UserError(f"{why} on node {names}{remedy}")
         if new:
-            self.board.print(f"Ray: {why} on node {names}, which gets no folds; {remedy}")
+            self.board.print(f"Ray: {why} on node {names}, which gets no folds{remedy}")
 
     def _named(self, ray_node: str) -> str:
         return next((_name(e) for e in self.ray.nodes() if e["NodeID"] == ray_node), ray_node[:8])
@@ -426,7 +427,10 @@ def _why(error: Exception) -> str:
     cause = _cause(error)
     if lacking := _lacks_packages(cause):
         return lacking
-    first_sentence = str(cause).split(". ")[0].partition("\n")[0]
+    text = str(cause).strip()
+    if type(cause).__name__ == "RuntimeEnvSetupError":  # it ends with the reason
+        return f"RuntimeEnvSetupError: {text.splitlines()[-1]}"
+    first_sentence = text.split(". ")[0].partition("\n")[0]
     return f"{type(cause).__name__}: {first_sentence}"
 
 
