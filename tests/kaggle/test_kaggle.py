@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import build, contents, digit_images, fake_environment, run_digits, write_digits
@@ -25,6 +26,8 @@ from pipeline.errors import UserError
 from pipeline.kaggle import client, inside, ledger
 from pipeline.kaggle.client import CallError
 
+# Without data for so long, a download has stalled. Where a test lets nothing stall, it is longer:
+# on a busy machine, the client alone takes seconds to start.
 STALL_SECONDS = 4
 # Whether the client can ask how many submissions are left; kaggle 2.0 cannot.
 CLIENT = Path(str(find_spec("kaggle").origin)).parent / "api" / "kaggle_api_extended.py"
@@ -52,7 +55,7 @@ def service(files: dict[str, bytes], project: Path, monkeypatch: pytest.MonkeyPa
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("DIGITS_PAUSE_SECONDS", "0.05")
-        monkeypatch.setenv("DIGITS_STALL_SECONDS", str(STALL_SECONDS))
+        monkeypatch.setenv("DIGITS_STALL_SECONDS", "60")
         yield running
         assert running.strays == [], "another host was contacted"
 
@@ -66,6 +69,13 @@ def digits(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     assert "Traceback" not in shown
     assert "localhost" not in shown
     return done
+
+
+def fail(service: KaggleService, call: str, kind: str = "status", **fault: Any) -> None:
+    """Let a call fail (see `KaggleService.fail`); one that stalls is given up soon."""
+    if kind == "stall":
+        os.environ["DIGITS_STALL_SECONDS"] = str(STALL_SECONDS)  # the fixture restores it
+    service.fail(call, kind, **fault)
 
 
 def only_line(text: str) -> str:
@@ -121,7 +131,7 @@ TRANSIENT = {
 @pytest.mark.slow
 @pytest.mark.parametrize(("call", "fault", "part"), TRANSIENT.values(), ids=TRANSIENT)
 def test_a_transient_fault_is_retried(service, project, files, call, fault, part):
-    service.fail(call, **fault)
+    fail(service, call, **fault)
     done = digits(project, "download")
     assert done.returncode == 0, done.stderr
     assert part in done.stdout
@@ -143,7 +153,7 @@ def test_a_truncated_download_whose_resume_fails_is_repeated(service, project, f
 def test_a_large_download_that_stalls_is_resumed(project, service, tmp_path):
     large = contents(write_digits(tmp_path / "large", train_rows=4000, test_rows=20))
     with KaggleService(large) as bigger:
-        bigger.fail("download", "stall")
+        fail(bigger, "download", "stall")
         for name, value in bigger.environment(project / "home").items():
             os.environ[name] = value  # the fixture's monkeypatch restores them
         done = digits(project, "download")
@@ -258,7 +268,7 @@ def test_an_archive_with_other_files_is_refused(project, files, service, name, c
 
 @pytest.mark.slow
 def test_a_killed_download_blocks_nothing(service, project, files):
-    service.fail("download", "stall")
+    fail(service, "download", "stall")
     child = subprocess.Popen([sys.executable, "-m", "pipeline", "download"], cwd=project)
     deadline = time.monotonic() + 60
     while "GET file" not in service.calls() and time.monotonic() < deadline:
@@ -421,7 +431,7 @@ RETRIED = {
 @pytest.mark.slow
 @pytest.mark.parametrize(("call", "fault"), RETRIED.values(), ids=RETRIED)
 def test_a_transient_fault_still_makes_one_submission(service, project, submission, call, fault):
-    service.fail(call, **fault)
+    fail(service, call, **fault)
     done = digits(project, "submit", *FAST)
     assert done.returncode == 0, done.stderr
     (sent,) = service.submissions
@@ -473,7 +483,7 @@ def test_a_csv_of_one_label_is_only_sent_by_force(service, project, submission):
 @pytest.mark.parametrize(("call", "fault"), REFUSED.values(), ids=REFUSED)
 def test_a_refusal_ends_in_one_line_and_no_entry(service, project, submission, call, fault):
     before = submission.read_bytes()
-    service.fail(call, **fault)
+    fail(service, call, **fault)
     done = digits(project, "submit", *FAST)
     can_fix = fault.get("status") in (401, 403)
     assert done.returncode == (2 if can_fix else 1)
