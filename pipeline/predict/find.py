@@ -146,7 +146,11 @@ def _page(picture: Floats) -> tuple[slice, slice]:
     [(rows, columns)] = ndimage.find_objects(sheet.astype(int))
     whole = ndimage.binary_fill_holes(sheet)[rows, columns]
     sides = [side / of for side, of in zip(whole.shape, small.shape, strict=True)]
-    if whole.mean() < 0.8 or sheet.sum() < 0.7 * whole.sum() or min(sides) < 0.35:
+    # It has corners, which a thick digit in light ink has not.
+    height, width = (max(1, side // 6) for side in whole.shape)
+    corners = [whole[y, x] for y in _ends(height) for x in _ends(width)]
+    filled = whole.mean() > 0.8 and np.mean([corner.mean() for corner in corners]) > 0.5
+    if not filled or sheet.sum() < 0.7 * whole.sum() or min(sides) < 0.35:
         return everything
     scale = [large / of for large, of in zip(grey.shape, small.shape, strict=True)]
     # A little less than the sheet, whose edge is neither paper nor ink.
@@ -157,6 +161,11 @@ def _page(picture: Floats) -> tuple[slice, slice]:
         )
         for each, by, of in zip((rows, columns), scale, small.shape, strict=True)
     )
+
+
+def _ends(length: int) -> tuple[slice, slice]:
+    """The beginning and the end of an axis."""
+    return slice(length), slice(-length, None)
 
 
 def _one_channel(picture: Floats) -> Floats:

@@ -84,6 +84,20 @@ def test_a_sheet_on_a_desk_is_found_first(page: Array, random: np.random.Generat
     same(one, page)
 
 
+@pytest.mark.parametrize("label", range(10))
+def test_a_thick_digit_in_light_ink_is_no_sheet(label: int) -> None:
+    shape = from_strokes(label, 0.3, np.random.default_rng(label), 200)
+    page = np.pad(shape, 60)
+    [one] = found(20 + 220 * page)
+    same(one, page)
+
+
+def test_a_tilted_sheet_is_found_too(page: Array, random: np.random.Generator) -> None:
+    desk = ndimage.rotate(np.pad(230 - 190 * page, 120), 5, reshape=False)
+    [one] = found(np.where(desk < 10, 80, desk) + random.normal(0, 4, desk.shape))
+    same(one, page)
+
+
 def test_dust_is_no_digit(page: Array, random: np.random.Generator) -> None:
     grey = 250 - 220 * page
     for y, x in random.integers(5, 290, (12, 2)):
