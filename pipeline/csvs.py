@@ -244,12 +244,15 @@ def _parsed(
     if not all(line.count(b",") == commas or not line.strip() for line in io.BytesIO(piece)):
         return None
     try:
-        values: NDArray[Any] = np.loadtxt(io.BytesIO(piece), dtype, delimiter=",", ndmin=2)
-        within = bool((values.max(axis=0, initial=0) <= np.array(highest)).all())
-    except ValueError:  # a field is empty, or a number does not fit into `dtype`
+        # Not as `dtype`: NumPy 2.0 makes a 0 of the 256 that does not fit into a byte, and a
+        # negative number of one that does not fit into 64 bits.
+        values: NDArray[Any] = np.loadtxt(io.BytesIO(piece), np.int64, delimiter=",", ndmin=2)
+        highest_found, lowest_found = (each(axis=0, initial=0) for each in (values.max, values.min))
+        within = bool((highest_found <= np.array(highest)).all() and (lowest_found >= 0).all())
+    except ValueError:  # a field is empty, or a number does not fit into 64 bits
         return None
     complete = piece.count(b",") == len(values) * commas
-    return values if within and complete else None
+    return values.astype(dtype) if within and complete else None
 
 
 def _check_header(path: Path, header: bytes, columns: Sequence[str]) -> None:
