@@ -984,7 +984,7 @@ def test_clean_keeps_raw_data_and_submissions(project: Project) -> None:
     refused = project.make("clean")
     assert refused.returncode == 2
     assert re.search(
-        r"clean removes 2 networks \(\d+\.\d hours of training\), \S+ in data/", refused.stdout
+        r"clean removes 3 networks \(\d+\.\d hours of training\), \S+ in data/", refused.stdout
     )
     assert "YES=1 confirms it" in refused.stderr
     assert project.artifacts() == before
