@@ -248,7 +248,7 @@ def built(project: Path, tiny_folder: Path) -> Graph:
         ("ensemble.py", "ensemble"),
         ("write.py", "write"),
         ("report/page.py", "report"),
-        ("report/nearest.py", "report"),
+        ("nearest.py", "report"),
         ("report/pictures.py", "report"),
         ("artifacts.py", None),
         ("config.py", None),

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from pipeline import artifacts
 from pipeline.errors import UserError, explained
+from pipeline.nearest import Nearest
 from pipeline.predict import find, networks
-from pipeline.predict.nearest import Nearest
 from pipeline.predict.networks import Networks
 from pipeline.predict.normalise import normalise
 from pipeline.stages import Graph
@@ -74,7 +74,7 @@ class Answers:
             return {"empty": True}
         with self._lock:
             [mean], [each] = self._networks.predict(digit[np.newaxis])
-        rows, distances = self._nearest.search(digit, NEAREST)
+        [rows], [distances] = self._nearest.search(digit[np.newaxis, ..., np.newaxis], NEAREST)
         return {
             "digit": _text(digit),
             "probabilities": [round(float(value), 5) for value in mean],
@@ -90,7 +90,7 @@ class Answers:
                 {
                     "row": int(row) + 1,
                     "label": int(self._labels[row]),
-                    "distance": round(float(distance), 2),
+                    "distance": round(float(distance), 1),
                     "digit": _text(self._images[row]),
                 }
                 for row, distance in zip(rows, distances, strict=True)

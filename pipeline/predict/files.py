@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from pipeline import artifacts, show
 from pipeline.errors import UserError, explained
+from pipeline.nearest import Nearest
 from pipeline.predict import networks, picture
-from pipeline.predict.nearest import Nearest
 from pipeline.predict.networks import Networks
 from pipeline.predict.normalise import digits_in
 from pipeline.stages import Graph
@@ -143,7 +143,8 @@ def _doubt(
     nearest: Nearest,
 ) -> str:
     """What speaks against the labels of a picture; empty if nothing does."""
-    if any(nearest.search(digit)[1][0] > nearest.far for digit in digits):
+    _, distances = nearest.search(np.stack(digits)[..., np.newaxis], 1)
+    if distances.max() > nearest.far:
         return "perhaps no digit: it is unlike every training digit"
     for row, networks_row in zip(mean, each, strict=True):
         votes = Counter(int(label) for label in networks_row.argmax(axis=1))

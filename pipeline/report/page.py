@@ -21,8 +21,8 @@ from pipeline.calibration import reliability
 from pipeline.config import Train
 from pipeline.download import SOURCES
 from pipeline.kaggle import ledger as ledgers
+from pipeline.nearest import Nearest
 from pipeline.report import pictures
-from pipeline.report.nearest import nearest
 
 TEMPLATE = Path(__file__).with_name("page.html")
 # With more errors than this the page would be slow; the most confident ones are shown.
@@ -295,13 +295,14 @@ def _add_nearest(
     Returns:
         The sheet, and for each image in it the row in train.csv, counted from 1, and the label.
     """
-    found = []
+    found, nearest = [], Nearest(images)
     for name, gallery in galleries.items():
         digits = gallery["digits"][:NEAR_SHOWN]
         rows = np.array([digit["row"] - 1 for digit in digits], np.int64)
         own = name == "errors"
         images_of = images if own else test_images
-        found.append((digits, nearest(images_of[rows], images, NEIGHBOURS, rows if own else None)))
+        near, _ = nearest.search(images_of[rows], NEIGHBOURS, rows if own else None)
+        found.append((digits, near))
     shown = np.unique(np.concatenate([rows.ravel() for _, rows in found]))
     for digits, rows in found:
         for digit, places in zip(digits, np.searchsorted(shown, rows).tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""files.py, networks.py, nearest.py: a line a picture, by the networks of an ensemble."""
+"""files.py, networks.py: a line a picture, by the networks of an ensemble."""
 
 import csv
 import io
@@ -13,7 +13,6 @@ import ridge
 from conftest import Digits
 from handwriting import encoded, from_strokes, scan
 
-from pipeline.predict.nearest import Nearest
 from pipeline.predict.networks import Networks
 from pipeline.stages import Graph
 
@@ -147,18 +146,3 @@ def test_a_csv_that_is_a_folder_is_an_error(
     ended = digits("predict", "any.png", "--csv", str(tmp_path), *choice)
     assert (ended.code, ended.lines) == (2, [])
     assert f"{tmp_path} is a folder" in ended.error
-
-
-def test_the_nearest_training_digits(graph: Graph) -> None:
-    images = np.load(graph.task("preprocess").writes["train_images"])
-    nearest = Nearest(images)
-    digit = images[123, :, :, 0]
-    rows, distances = nearest.search(digit, 4)
-    halves = images[..., 0].reshape(-1, 14, 2, 14, 2).mean(axis=(2, 4)).reshape(-1, 196) / 255
-    slow = np.linalg.norm(halves - halves[123], axis=1)
-    assert rows.tolist() == np.argsort(slow, kind="stable")[:4].tolist()
-    assert np.allclose(distances, slow[rows], atol=2e-3)
-    assert rows[0] == 123
-    assert distances[1] <= nearest.far
-    few = Nearest(images[:2])
-    assert sorted(few.search(digit, 6)[0].tolist()) == [0, 1]

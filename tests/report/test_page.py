@@ -16,7 +16,7 @@ from pipeline import artifacts
 from pipeline.config import Train
 from pipeline.download import SOURCES, Source
 from pipeline.kaggle import ledger
-from pipeline.report.nearest import nearest
+from pipeline.nearest import Nearest
 from pipeline.report.page import report
 
 ROWS, TEST_ROWS, FOLDS = 300, 60, 3
@@ -269,7 +269,8 @@ def test_errors_come_with_their_nearest_training_digits(made: Made) -> None:
     doubtful = 0
     for digit in galleries(made.html)["errors"]["digits"]:
         rows = [near["rows"][place] for place in digit["near"]]
-        wanted = nearest(images[[digit["row"] - 1]], images, 5, np.array([digit["row"] - 1]))
+        row = np.array([digit["row"] - 1])
+        wanted, _ = Nearest(images).search(images[row], 5, row)
         assert [row - 1 for row in rows] == wanted[0].tolist()
         classes = {near["labels"][place] for place in digit["near"]}
         doubtful += classes == {int(np.argmax(digit["probabilities"]))}

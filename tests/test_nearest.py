@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import digit_images
 
-from pipeline.report.nearest import AT_A_TIME, nearest
+from pipeline.nearest import AT_A_TIME, Nearest
 
 
 def coarse(image: np.ndarray) -> np.ndarray:
@@ -19,25 +19,36 @@ def coarse(image: np.ndarray) -> np.ndarray:
 def test_the_nearest_are_those_of_a_search_of_all(own: bool) -> None:
     images, _ = digit_images(60)
     rows = np.array([3, 17, 42])
-    found = nearest(images[rows], images, 4, rows if own else None)
+    found, far = Nearest(images).search(images[rows], 4, rows if own else None)
     points = [coarse(image) for image in images]
-    for row, neighbours in zip(rows, found, strict=True):
+    for row, neighbours, its in zip(rows, found, far, strict=True):
         distances = [((points[row] - point) ** 2).sum() for point in points]
         order = np.argsort(distances, kind="stable")
         wanted = [other for other in order if not own or other != row][:4]
         assert neighbours.tolist() == wanted
+        assert its == pytest.approx(np.sqrt(np.array(distances)[wanted]))
         assert (row in neighbours) is not own
 
 
 def test_equals_come_in_the_order_of_their_rows() -> None:
     images = np.repeat(digit_images(1)[0], AT_A_TIME + 5, axis=0)
     everyone = np.arange(len(images))
-    found = nearest(images, images, len(images), everyone)
+    found, _ = Nearest(images).search(images, len(images), everyone)
     for row in (0, 7, AT_A_TIME + 1):
         assert found[row].tolist() == [other for other in everyone if other != row]
 
 
 def test_of_few_training_images_all_but_one_are_found() -> None:
     images, _ = digit_images(3)
-    assert nearest(images, images, 5, np.arange(3)).shape == (3, 2)
-    assert nearest(images[:0], images, 5).shape == (0, 2)
+    assert Nearest(images).search(images, 5, np.arange(3))[0].shape == (3, 2)
+    assert Nearest(images).search(images, 5)[0].shape == (3, 3)
+    assert Nearest(images).search(images[:0], 5)[0].shape == (0, 3)
+
+
+def test_what_is_far_is_farther_than_any_training_digit_from_the_others() -> None:
+    images, _ = digit_images(60)
+    nearest = Nearest(images)
+    _, distances = nearest.search(images, 1, np.arange(60))
+    assert nearest.far == distances.max() > 0
+    blank = np.zeros((1, 28, 28, 1), np.uint8)
+    assert nearest.search(blank, 1)[1][0, 0] > nearest.far
