@@ -134,7 +134,8 @@ def digit(row: int | None, graph: Graph, test: bool) -> None:
     preprocess, ensemble = graph.task("preprocess"), graph.task("ensemble")
     for task in (preprocess, ensemble):
         if wrong := artifacts.damage(task):
-            raise UserError(f"{wrong}: run `{graph.command_here('ensemble')}`")
+            remedy = f"run `{graph.command_here('ensemble')}`, or choose what was trained"
+            raise UserError(f"{chosen(graph)}: {wrong}: {remedy}")
     images = np.load(preprocess.writes[f"{'test' if test else 'train'}_images"], mmap_mode="r")
     labels = np.load(preprocess.writes["train_labels"], mmap_mode="r")
     every = np.load(ensemble.writes["test" if test else "oof"])
@@ -166,6 +167,11 @@ def drawn(digit: Any) -> list[str]:
     """A digit, uint8 (28, 28), as lines of text in five shades."""
     shades = " ░▒▓█"
     return ["".join(shades[(int(pixel) + 63) // 64] * 2 for pixel in row).rstrip() for row in digit]
+
+
+def chosen(graph: Graph) -> str:
+    """The dataset and preset that a command is about, which the user may not have meant."""
+    return f"--dataset {graph.dataset.name} --config {graph.preset.name}"
 
 
 def runs(data: Dataset, ledger_path: Path) -> None:

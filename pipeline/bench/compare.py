@@ -64,8 +64,8 @@ def run(dataset: str, *words: str) -> None:
     folds = first.split.folds
     verdict = (
         f"{second.name} against {first.name}: {gain.accuracy:+.5f} ± {gain.uncertainty:.5f} "
-        f"(one standard error, {len(right[0]):,} rows), loss {gain.loss:+.5f}, lower in "
-        f"{gain.lower} of {folds} fold{'s' * (folds > 1)}; "
+        f"(one standard error, {len(right[0]):,} rows); mean loss {gain.loss:+.5f} nats, which is "
+        f"lower in {gain.lower} of {folds} fold{'s' * (folds > 1)}; "
         f"{conclusion(gain.accuracy, gain.uncertainty, (first.name, second.name))}"
     )
     print(verdict)
@@ -95,7 +95,7 @@ def run(dataset: str, *words: str) -> None:
 def conclusion(difference: float, uncertainty: float, names: tuple[str, str]) -> str:
     """What a difference says: which preset is better, if it exceeds two standard errors."""
     if abs(difference) <= 2 * uncertainty:
-        return "within two standard errors: chance explains it"
+        return "within two standard errors, which may be chance"
     better = names[difference > 0]
     return f"{better} is better, by more than two standard errors"
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from pipeline import artifacts, calibration
+from pipeline import artifacts, calibration, show
 from pipeline.download import SOURCES
 from pipeline.errors import UserError
 from pipeline.stages import Graph
@@ -16,7 +16,8 @@ def require(graph: Graph) -> None:
     """Raise UserError if the networks, their temperature or the training digits are not there."""
     for task in (graph.task("preprocess"), *graph.all("train"), graph.task("ensemble")):
         if wrong := artifacts.damage(task):
-            raise UserError(f"{wrong}: run `{graph.command_here('ensemble')}`")
+            remedy = f"run `{graph.command_here('ensemble')}`, or choose what was trained"
+            raise UserError(f"{show.chosen(graph)}: {wrong}: {remedy}")
 
 
 class Networks:
