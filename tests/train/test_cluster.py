@@ -11,6 +11,7 @@ import re
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -55,12 +56,19 @@ def manifests(project: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """A head without a core, and two nodes with one each."""
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    made.add_node(num_cpus=1)
-    made.add_node(num_cpus=1)
-    yield made
-    made.shutdown()
+    """A head without a core, and two nodes with one each.
+
+    Its folds take their shares of the cores in a folder of their own: beside them, other tests
+    train too.
+    """
+    with tempfile.TemporaryDirectory(prefix="ray-") as home, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", home)  # a short path, below which Ray has its sockets
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        made.add_node(num_cpus=1)
+        made.add_node(num_cpus=1)
+        patch.undo()
+        yield made
+        made.shutdown()
 
 
 def test_two_nodes_train_a_fold_each_and_write_what_a_local_run_writes(
