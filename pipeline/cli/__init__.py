@@ -143,7 +143,6 @@ app.command()(bench.compare)
 app.command()(bench.bench)
 app.command()(bench.cost)
 app.command()(bench.reproduce)
-app.add_typer(kaggle.app, name="kaggle")
 
 
 def _refuse_another_clone() -> None:
