@@ -131,11 +131,8 @@ def digit(row: int | None, graph: Graph, test: bool) -> None:
     """
     import numpy as np
 
+    require(graph, "preprocess", "ensemble")
     preprocess, ensemble = graph.task("preprocess"), graph.task("ensemble")
-    for task in (preprocess, ensemble):
-        if wrong := artifacts.damage(task):
-            remedy = f"run `{graph.command_here('ensemble')}`, or choose what was trained"
-            raise UserError(f"{chosen(graph)}: {wrong}: {remedy}")
     images = np.load(preprocess.writes[f"{'test' if test else 'train'}_images"], mmap_mode="r")
     labels = np.load(preprocess.writes["train_labels"], mmap_mode="r")
     every = np.load(ensemble.writes["test" if test else "oof"])
@@ -169,9 +166,13 @@ def drawn(digit: Any) -> list[str]:
     return ["".join(shades[(int(pixel) + 63) // 64] * 2 for pixel in row).rstrip() for row in digit]
 
 
-def chosen(graph: Graph) -> str:
-    """The dataset and preset that a command is about, which the user may not have meant."""
-    return f"--dataset {graph.dataset.name} --config {graph.preset.name}"
+def require(graph: Graph, *stage_names: str) -> None:
+    """Raise UserError if the results of a stage are not there, with what to run or to choose."""
+    for task in graph.tasks:
+        if task.stage in stage_names and (wrong := artifacts.damage(task)):
+            chosen = f"--dataset {graph.dataset.name} --config {graph.preset.name}"
+            remedy = f"run `{graph.command_here('ensemble')}`, or choose what was trained"
+            raise UserError(f"{chosen}: {wrong}: {remedy}")
 
 
 def runs(data: Dataset, ledger_path: Path) -> None:
@@ -249,18 +250,18 @@ def _stale(data: Dataset, name: str) -> str | None:
 
     The name is that of a preset that comes with the pipeline, or of a file where the user is.
     """
-    words = [name] if name in config.preset_names() else [f"{name}.toml"]
-    words = [word for word in words if word == name or (stages.here() / word).exists()]
-    for word in words:
-        try:
-            preset = config.load(word if word == name else str(stages.here() / word))
-        except UserError as error:
-            return str(error)
-        tasks = stages.graph(data, preset).up_to("ensemble")
-        with artifacts.stat_cache(stages.ROOT) as cache:
-            reasons = artifacts.staleness(tasks, cache)
-        return next((f"{task}: {reason}" for task, reason in reasons.items() if reason), None)
-    return None
+    ours = name in config.preset_names()
+    word = name if ours else str(stages.here() / f"{name}.toml")
+    if not ours and not Path(word).exists():
+        return None
+    try:
+        preset = config.load(word)
+    except UserError as error:
+        return str(error)
+    tasks = stages.graph(data, preset).up_to("ensemble")
+    with artifacts.stat_cache(stages.ROOT) as cache:
+        reasons = artifacts.staleness(tasks, cache)
+    return next((f"{task}: {reason}" for task, reason in reasons.items() if reason), None)
 
 
 def submissions(ledger_path: Path) -> None:

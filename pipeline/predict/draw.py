@@ -19,10 +19,10 @@ import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import artifacts
+from pipeline import artifacts, show
 from pipeline.errors import UserError, explained
 from pipeline.nearest import Nearest
-from pipeline.predict import find, networks
+from pipeline.predict import find
 from pipeline.predict.networks import Networks
 from pipeline.predict.normalise import normalise
 from pipeline.stages import Graph
@@ -211,7 +211,7 @@ def draw(graph: Graph, port: int, browser: bool) -> None:
     Raises:
         UserError: there are no networks, or the port is taken.
     """
-    networks.require(graph)
+    show.require(graph, "preprocess", "train", "ensemble")
     with Server(port) as server:
         print("loading the networks", flush=True)
         server.load(graph)

@@ -6,7 +6,6 @@ probabilities. Where tf2onnx is installed, it is written as ONNX too, for other 
 """
 
 import importlib.util
-import json
 import os
 import warnings
 from pathlib import Path
@@ -75,7 +74,7 @@ def ensemble(graph: Graph) -> Any:
 
     layers, ops = keras.layers, keras.ops
     keras.utils.clear_session()  # it numbers layers, and equal ensembles have equal names
-    metrics = json.loads(graph.task("ensemble").writes["metrics"].read_text(encoding="utf-8"))
+    metrics = artifacts.metadata(graph.task("ensemble").manifest)
     pixels = keras.Input((28, 28, 1), name="pixels")
     each = []
     for number, task in enumerate(graph.all("train"), start=1):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline import artifacts, show
 from pipeline.errors import UserError, explained
 from pipeline.nearest import Nearest
-from pipeline.predict import networks, picture
+from pipeline.predict import picture
 from pipeline.predict.networks import Networks
 from pipeline.predict.normalise import digits_in
 from pipeline.stages import Graph
@@ -52,7 +52,7 @@ def predict(
     Raises:
         UserError: there are no networks, or the CSV cannot be written.
     """
-    networks.require(graph)
+    show.require(graph, "preprocess", "train", "ensemble")
     if table and table.is_dir():
         raise UserError(f"{table} is a folder; give --csv the name of a file")
     pictures = (_read(word, path, many) for word, path in _files(words))

@@ -6,18 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from pipeline import artifacts, calibration, show
+from pipeline import artifacts, calibration
 from pipeline.download import SOURCES
-from pipeline.errors import UserError
 from pipeline.stages import Graph
-
-
-def require(graph: Graph) -> None:
-    """Raise UserError if the networks, their temperature or the training digits are not there."""
-    for task in (graph.task("preprocess"), *graph.all("train"), graph.task("ensemble")):
-        if wrong := artifacts.damage(task):
-            remedy = f"run `{graph.command_here('ensemble')}`, or choose what was trained"
-            raise UserError(f"{show.chosen(graph)}: {wrong}: {remedy}")
 
 
 class Networks:
@@ -30,7 +21,7 @@ class Networks:
     """
 
     def __init__(self, graph: Graph) -> None:
-        """Load the networks that `require` found."""
+        """Load the networks; `show.require` says beforehand whether they are there."""
         from pipeline.backend import keras, tf
 
         tasks = graph.all("train")
