@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browser import CHROMIUM, Page, browser
 from numpy.typing import NDArray
 
 from pipeline import artifacts, cli, code, stages
@@ -360,6 +361,15 @@ def digits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
         return Ended(int(caught.value.code or 0), captured.out.splitlines(), captured.err)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """A page of a real browser, where there is one."""
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    with browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
 
 
 @pytest.fixture

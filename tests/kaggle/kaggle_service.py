@@ -56,6 +56,8 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
+
 COMPETITION = "digit-recognizer"
 ARCHIVE = f"{COMPETITION}.zip"
 
@@ -262,6 +264,15 @@ class KaggleService:
             "no_proxy": "",
             "NO_PROXY": "",
         }
+
+    def adopt(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Make `environment` this process's own, with a new folder for `home`, for one test."""
+        home.mkdir()
+        environment = self.environment(home)
+        for name in set(os.environ) - set(environment):
+            monkeypatch.delenv(name)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
 
     @property
     def port(self) -> int:

@@ -7,7 +7,6 @@ really do, and whole commands, are tested in test_session.py.
 import contextlib
 import io
 import json
-import os
 import re
 import shutil
 import sys
@@ -131,13 +130,7 @@ def kaggle(
 ) -> Iterator[Kaggle]:
     """A Kaggle that this process talks to."""
     with KernelService(contents(tiny_folder), tmp_path / "sessions") as service:
-        home = tmp_path / "home"
-        home.mkdir()
-        environment = service.environment(home)
-        for name in set(os.environ) - set(environment):
-            monkeypatch.delenv(name)
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
+        service.adopt(tmp_path / "home", monkeypatch)
         monkeypatch.setattr(client, "call", in_process)
         monkeypatch.setattr(client, "FIRST_PAUSE", 0.01)
         monkeypatch.setattr(client, "LONGEST_PAUSE", 0.02)

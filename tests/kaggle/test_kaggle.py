@@ -47,13 +47,7 @@ def service(files: dict[str, bytes], project: Path, monkeypatch: pytest.MonkeyPa
     _, labels = digit_images(20)
     solution = {i: int(label) for i, label in enumerate(labels, start=1)}
     with KaggleService(files, solution) as running:
-        home = project / "home"
-        home.mkdir()
-        environment = running.environment(home)
-        for name in set(os.environ) - set(environment):
-            monkeypatch.delenv(name)
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
+        running.adopt(project / "home", monkeypatch)
         monkeypatch.setenv("DIGITS_PAUSE_SECONDS", "0.05")
         monkeypatch.setenv("DIGITS_STALL_SECONDS", "60")
         yield running

@@ -3,7 +3,6 @@
 The protocol and its failures are tested in test_engine.py.
 """
 
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -27,13 +26,7 @@ def service(
     """A Kaggle that commands talk to, with the little project's files."""
     with KernelService(contents(little_copy / "tiny"), tmp_path / "sessions") as running:
         shutil.copy(PACKAGE.parent / "pyproject.toml", little_copy)
-        home = tmp_path / "home"
-        home.mkdir()
-        environment = running.environment(home)
-        for name in set(os.environ) - set(environment):
-            monkeypatch.delenv(name)
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
+        running.adopt(tmp_path / "home", monkeypatch)
         monkeypatch.setenv("DIGITS_PAUSE_SECONDS", "0.05")
         yield running
         assert running.strays == [], "another host was contacted"

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 import ridge
-from browser import CHROMIUM, Page, browser
+from browser import Page
 from conftest import Digits
 from handwriting import from_strokes
 
@@ -171,14 +171,6 @@ def test_ctrl_c_ends_it(graph: Graph, digits: Digits, monkeypatch: pytest.Monkey
 
 
 # --- in a browser ---------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed")
-    with browser(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
 
 
 LABEL = "document.body.dataset.label"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, Page, browser
+from browser import Page
 from conftest import digit_images
 
 from pipeline import artifacts
@@ -305,14 +305,6 @@ def test_the_page_of_the_competition_has_no_test_accuracy(competition: str) -> N
 
 
 # --- in a browser ---------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed")
-    with browser(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
 
 
 SHOWN = "document.querySelectorAll('#cards li').length"
