@@ -206,10 +206,10 @@ def _tables(
 ) -> Iterator[NDArray[Any]]:
     """A table of whole numbers from 0 up to `highest` of each column, some rows at a time.
 
-    NumPy's C parser does the work, faster than pandas'. It is lenient (it skips empty
-    lines and takes signs and spaces), so two counts over the bytes come first: no byte but digits,
-    commas and line ends, and in each line exactly the commas that such a table has. Only if
-    something is wrong are the rows checked one by one, to say where.
+    NumPy's C parser does the work, faster than pandas'. It is lenient (it skips empty lines and
+    takes signs and spaces), so two counts over the bytes come first: no byte but digits, commas and
+    line ends, and in each line exactly the commas that such a table has. Only if something is wrong
+    are the rows checked one by one, to say where.
     """
     try:
         file = path.open("rb")

@@ -26,9 +26,9 @@ class Nearest:
 
     @cached_property
     def far(self) -> float:
-        """The largest distance of a training digit to the nearest other one; `COMPARED` are tried.
+        """The largest distance between a training digit and its nearest neighbour.
 
-        What is farther than this from all training digits may be no digit.
+        Measured on `COMPARED` of them. What is farther from all training digits may be no digit.
         """
         rows = np.unique(np.linspace(0, len(self._small) - 1, COMPARED).astype(np.int64))
         _, distances = self._search(self._small[rows], 1, rows)

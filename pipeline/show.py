@@ -121,8 +121,8 @@ def digit(row: int | None, graph: Graph, test: bool) -> None:
     """Print one image, and the probabilities from the networks that have not seen it.
 
     Args:
-        row: counted from 1, as in the report; None for the ensemble's surest error, or in the
-            test set, whose labels nobody has, for the prediction that it is least sure of.
+        row: counted from 1, as in the report; None for the ensemble's most confident error, or
+            in the test set, whose labels nobody has, for its least confident prediction.
         graph: the tasks.
         test: a row of test.csv, not of train.csv.
 
@@ -140,9 +140,9 @@ def digit(row: int | None, graph: Graph, test: bool) -> None:
     rows = np.flatnonzero(~np.isnan(sure))
     kind = "held-out rows"
     if test:
-        kind, rows = "least sure predictions", rows[sure[rows].argsort()]
+        kind, rows = "least confident predictions", rows[sure[rows].argsort()]
     elif len(errors := rows[predicted[rows] != labels[rows]]):
-        kind, rows = "surest errors", errors[(-sure[errors]).argsort()]
+        kind, rows = "most confident errors", errors[(-sure[errors]).argsort()]
     named = f"{kind}: {', '.join(str(each + 1) for each in rows[:9])}"
     if row is None:
         row = int(rows[0]) + 1

@@ -180,7 +180,7 @@ def test_show_draws_a_digit_and_its_probabilities(
     assert not [line for line in lines if " true" in line]
 
 
-def test_show_without_a_row_shows_the_surest_error(
+def test_show_without_a_row_shows_the_most_confident_error(
     project: Path, tiny: list[str], digits: Digits
 ) -> None:
     graph = stages.load(tiny[1], "sprint")
@@ -201,11 +201,11 @@ def test_show_without_a_row_shows_the_surest_error(
     artifacts.run(fold, graph.tasks, force=True, work=mistaken)
     artifacts.run(graph.task("ensemble"), graph.tasks)
     first, *lines = digits("show", *tiny).lines
-    surest, other = rows[5] + 1, rows[3] + 1
-    assert first == f"row {surest}; surest errors: {surest}, {other}"
-    assert lines == digits("show", str(surest), *tiny).lines
-    assert f"surest errors: {surest}, {other}" in digits("show", "81", *tiny).error
-    assert re.match(r"row \d+; least sure", digits("show", "--test", *tiny).lines[0])
+    worst, other = rows[5] + 1, rows[3] + 1
+    assert first == f"row {worst}; most confident errors: {worst}, {other}"
+    assert lines == digits("show", str(worst), *tiny).lines
+    assert f"most confident errors: {worst}, {other}" in digits("show", "81", *tiny).error
+    assert re.match(r"row \d+; least confident", digits("show", "--test", *tiny).lines[0])
 
 
 @pytest.mark.parametrize(

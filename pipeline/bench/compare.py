@@ -64,8 +64,8 @@ def run(dataset: str, *words: str) -> None:
     folds = first.split.folds
     verdict = (
         f"{second.name} against {first.name}: {gain.accuracy:+.5f} ± {gain.uncertainty:.5f} "
-        f"(one standard error, {len(right[0]):,} rows); mean loss {gain.loss:+.5f} nats, which is "
-        f"lower in {gain.lower} of {folds} fold{'s' * (folds > 1)}; "
+        f"(one standard error, {len(right[0]):,} rows); the mean loss changes by {gain.loss:+.5f} "
+        f"nats, and is lower in {gain.lower} of {folds} fold{'s' * (folds > 1)}; "
         f"{conclusion(gain.accuracy, gain.uncertainty, (first.name, second.name))}"
     )
     print(verdict)

@@ -39,9 +39,9 @@ def digit(
     preset: PresetOption = "default",
     test: Annotated[bool, typer.Option("--test", help="A row of test.csv, not train.csv.")] = False,
 ) -> None:
-    """Show one digit, and the predictions of the networks that have not seen it.
+    """Show one digit, and the probabilities from the networks that have not seen it.
 
-    Without a row, shows the error of which the ensemble is surest, and names more.
+    Without a row, shows the most confident error, and names more.
     """
     show.digit(row, stages.load(dataset, preset), test)
 

@@ -15,7 +15,7 @@ from pipeline.errors import UserError
 from pipeline.kaggle.pack import pack, package
 
 TEXT = Path(__file__).with_name("notebook.md")
-# What travels beside the package: which versions it needs, and `make` for whoever prefers it.
+# Packed along with the package: the versions it needs, and the Makefile.
 BESIDE = ("Makefile", "pyproject.toml")
 CELLS = re.compile(r"^```python( hidden)?\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 # The competition's number, from notebooks that Kaggle exported: it attaches the files by itself.
