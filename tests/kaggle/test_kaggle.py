@@ -148,8 +148,7 @@ def test_a_large_download_that_stalls_is_resumed(project, service, tmp_path):
     large = contents(write_digits(tmp_path / "large", train_rows=4000, test_rows=20))
     with KaggleService(large) as bigger:
         fail(bigger, "download", "stall")
-        for name, value in bigger.environment(project / "home").items():
-            os.environ[name] = value  # the fixture's monkeypatch restores them
+        os.environ.update(bigger.environment(project / "home"))  # the fixture restores it
         done = digits(project, "download")
         assert done.returncode == 0, done.stderr
         resumed = [r for r in bigger.requests if r.call == "GET file" and "Range" in r.headers]
