@@ -26,9 +26,9 @@ class Nearest:
 
     @cached_property
     def far(self) -> float:
-        """The largest distance between a training digit and its nearest neighbour.
+        """How far the most isolated of `COMPARED` training digits is from its nearest neighbour.
 
-        Measured on `COMPARED` of them. What is farther from all training digits may be no digit.
+        An image farther than this from every training digit may not show a digit at all.
         """
         rows = np.unique(np.linspace(0, len(self._small) - 1, COMPARED).astype(np.int64))
         _, distances = self._search(self._small[rows], 1, rows)
