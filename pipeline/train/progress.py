@@ -56,6 +56,7 @@ class TrainingBar(_Bars):
         done: epochs that an earlier run completed.
         runs: the time that the whole command takes, in times of this fold (see `runs`).
         folder: the staging folder, to keep the time left in.
+        ending: the time that predictions take after the last epoch, in epochs (see `ending`).
     """
 
     def __init__(
@@ -66,13 +67,14 @@ class TrainingBar(_Bars):
         done: int,
         runs: float = 1,
         folder: Path | None = None,
+        ending: float = 0,
     ) -> None:
         super().__init__(progress.TaskProgressColumn(), "{task.fields[left]}", transient=True)
         # The bars of folds in parallel would overwrite each other.
         self.disable = self.disable or multiprocessing.parent_process() is not None
         self.title, self.epochs, self.steps, self.epoch = title, epochs, steps, done
         self.bar = self.add_task(title, total=epochs * steps, completed=done * steps, left="")
-        self.runs, self.folder = runs, folder
+        self.runs, self.folder, self.whole = runs, folder, epochs + ending
         self.began, self.first = time.monotonic(), done
         self.measured_from = (0.0, 0)
         self.forecast_due, self.end = True, 0.0
@@ -100,20 +102,20 @@ class TrainingBar(_Bars):
             self.measured_from = now, completed
         elif self.forecast_due and now - since > FORECAST_SECONDS:
             self.forecast_due = False
-            fold = (now - since) / (completed - first) * self.steps * self.epochs
+            step = (now - since) / (completed - first)
+            fold = step * self.steps * self.whole
             every = f", {duration(fold * self.runs)} for all folds" * (self.runs > 1)
             self.print(
                 f"{self.title}: about {duration(fold)} for {self.epochs} epochs{every} on this "
                 f"machine, measured over {completed - first} steps"
             )
-            share = 1 - completed / (self.steps * self.epochs)
-            self._keep(fold * (share + self.runs - 1))
+            self._keep(fold * self.runs - step * completed)
 
     def epoch_done(self, row: Mapping[str, float]) -> None:
         """Print the epoch's row of the history, and the time left."""
         self.epoch = int(row["epoch"])
         each = (time.monotonic() - self.began) / (self.epoch - self.first)
-        left = each * (self.epochs - self.epoch + self.epochs * (self.runs - 1))
+        left = each * (self.whole * self.runs - self.epoch)
         self.print(f"{self.title}, {_epoch(row, self.epochs)}; {duration(left)} left")
         self._keep(left)
 
@@ -167,6 +169,20 @@ def runs(params: Train, later: Sequence[Train], rows: int, jobs: int = 1) -> flo
             for count, network in zip(images, networks, strict=True)
         ]
     return max(1.0, sum(images) / images[0] / jobs)
+
+
+def ending(params: Train, rows: int, images: int) -> float:
+    """How long a fold's predictions take after its last epoch, in epochs.
+
+    A prediction is the forward pass of a training step, a third of it.
+
+    Args:
+        params: of the fold.
+        rows: that it is trained on.
+        images: held out and of the test set; predicted as often as there are shifts.
+    """
+    shifts = (2 * params.predict_shift + 1) ** 2
+    return shifts * images / 3 / rows
 
 
 @functools.cache

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.config import Train
 from pipeline.train import progress
-from pipeline.train.progress import Board, TrainingBar, flops_per_image, runs
+from pipeline.train.progress import Board, TrainingBar, ending, flops_per_image, runs
 from pipeline.watch import PROGRESS, duration
 
 ROW = {
@@ -93,6 +93,26 @@ def test_the_time_left_is_that_of_the_whole_command_and_is_kept(
     left = 7 * (3 + 2.5 * 5)
     assert capsys.readouterr().out.endswith("; 2 min left\n")
     assert json.loads((tmp_path / PROGRESS).read_text())["left"] == round(left, 1)
+
+
+def test_the_predictions_after_the_last_epoch_count(
+    sleep: Callable[[float], None], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with TrainingBar("fold 1", 5, steps=10, done=1, runs=3, folder=tmp_path, ending=2) as bar:
+        run_steps(bar, range(0, 6), sleep, 0.6)
+        assert ": about 42 s for 5 epochs, 2 min for all folds on" in capsys.readouterr().out
+        # Three folds of five epochs and their predictions, without the 15 steps done.
+        assert json.loads((tmp_path / PROGRESS).read_text())["left"] == pytest.approx(
+            0.6 * (3 * 70 - 15)
+        )
+        sleep(2.4)
+        bar.epoch_done(ROW)
+    assert capsys.readouterr().out.endswith(f"; {duration(6 * (3 * 7 - 2))} left\n")
+
+
+def test_a_prediction_takes_a_third_of_a_training_step() -> None:
+    assert ending(Train(), rows=1000, images=600) == pytest.approx(0.2)
+    assert ending(Train(predict_shift=1), rows=1000, images=600) == pytest.approx(9 * 0.2)
 
 
 def test_folds_alike_take_equally_long() -> None:
