@@ -96,7 +96,7 @@ def train(
     held_out = np.load(fold_ids) == fold
     rows = np.flatnonzero(~held_out)[: params.limit or None]
     unseen_images, unseen_labels = images[held_out], labels[held_out]
-    submitted_images = np.load(test_images, mmap_mode="r")
+    unlabelled_images = np.load(test_images, mmap_mode="r")
 
     batch_size = min(params.batch_size, len(rows))
     steps = len(rows) // batch_size
@@ -113,8 +113,8 @@ def train(
         print(f"{title}: resuming after epoch {len(state.history)}")
     events = Events(folder, resumed=bool(state.history)) if folder else None
     share, done = runs(params, later, len(rows), jobs), len(state.history)
-    last = ending(params, len(rows), len(unseen_images) + len(submitted_images))
-    with TrainingBar(title, params.epochs, steps, done, share, weights.parent, last) as bar:
+    after = ending(params, len(rows), len(unseen_images) + len(unlabelled_images))
+    with TrainingBar(title, params.epochs, steps, done, share, weights.parent, after) as bar:
         for epoch in range(len(state.history), params.epochs):
             if params.patience and epoch > state.best_epoch(params.monitor) + params.patience:
                 break
@@ -149,7 +149,7 @@ def train(
         with runtime.spread(params.devices):
             final = over_shifts(network, params.predict_shift)
         unseen = predict(final, unseen_images)
-        np.save(test, predict(final, submitted_images))
+        np.save(test, predict(final, unlabelled_images))
     np.save(oof, unseen)
     layers = _save_network(network, weights, params.predict_shift)
     checkpoint.write_history(history, state.history)  # all epochs may be an earlier run's

@@ -174,7 +174,7 @@ def runs(params: Train, later: Sequence[Train], rows: int, jobs: int = 1) -> flo
 def ending(params: Train, rows: int, images: int) -> float:
     """How long a fold's predictions take after its last epoch, in epochs.
 
-    A prediction is the forward pass of a training step, a third of it.
+    Predicting an image takes only a forward pass: about a third of the work of training on it.
 
     Args:
         params: of the fold.
