@@ -13,13 +13,13 @@ import os
 import sys
 
 if sys.platform == "win32":
-    sys.exit(
+    raise SystemExit(
         "digits: Windows has no file locks as they are used here; type `wsl --install`, and then "
         "the same commands in the Ubuntu that it starts"
     )
 
 # Python mistakes a partially written bytecode file for a complete one. On a disk that is almost
-# full, this package could then not be imported again, even with space.
-_disk = os.statvfs(__path__[0])
+# full (commands run in the project's folder), this package could not be imported again, even later.
+_disk = os.statvfs(".")
 if _disk.f_bavail * _disk.f_frsize < 16 << 20:
     sys.dont_write_bytecode = True

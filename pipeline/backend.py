@@ -14,19 +14,18 @@ import traceback
 import warnings
 from pathlib import Path
 
-from pipeline import memory
 from pipeline.errors import UserError
 
 # Variables of Keras, TensorFlow and its libraries that could change a result, by their beginnings.
-SETTINGS = (
-    *("KERAS_BACKEND", "KERAS_MAX_", "KERAS_NNX_", "TF_AUTO_", "TF_CUBLAS_", "TF_CUDNN_"),
-    *("TF_DETERMINISTIC_", "TF_DISABLE_", "TF_ENABLE_", "TF_MKL_", "TF_USE_", "TF_XLA_"),
-    *("XLA_", "ONEDNN_", "DNNL_", "NVIDIA_TF32_OVERRIDE"),
-)
+SETTINGS = ("KERAS_", "TF_", "XLA_", "ONEDNN_", "DNNL_", "NVIDIA_TF32_OVERRIDE")
+# Terraform's, another program's.
+TERRAFORM = ("TF_CLI_", "TF_DATA_DIR", "TF_IN", "TF_LOG", "TF_PLUGIN_", "TF_VAR_", "TF_WORKSPACE")
+# Those of them that only say where things are, how much memory to take, or what to log.
+HARMLESS = ("KERAS_HOME", "TF_CPP_", "TF_FORCE_GPU_ALLOW_GROWTH", "TF_GPU_ALLOCATOR", *TERRAFORM)
 
-memory.check()
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-for _name in sorted(name for name in os.environ if name.startswith(SETTINGS)):
+_names = (name for name in os.environ if name.startswith(SETTINGS))
+for _name in sorted(name for name in _names if not name.startswith(HARMLESS)):
     if (_value := os.environ.pop(_name)) != "tensorflow":
         print(
             f"ignoring {_name}={_value} from the environment: it could change results", flush=True

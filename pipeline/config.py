@@ -6,7 +6,6 @@ short list of differences from the defaults below, or from the preset that `base
 """
 
 import dataclasses
-import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
@@ -51,7 +50,7 @@ class Split:
 class Train:
     """How one fold is trained. The folds differ only in their rows and their random numbers."""
 
-    network: str = _param("strided", "name of a function in train/networks.py")
+    network: str = _param("strided", "name of a module in train/networks/")
     width: int = _param(32, "channels of the network's first layers", 1, 1024)
     dropout: float = _param(0.0, "share of the last features dropped in training", 0, 0.95)
 
@@ -94,6 +93,19 @@ class Train:
     devices: int = _param(1, "GPUs that share each batch (MirroredStrategy)", 1, 64)
     seed: int = _param(0, "seed of weights, order, dropout and augmentation", 0, 2**31 - 1)
     limit: int = _param(0, "for trials: train on at most this many rows; 0 = all")
+
+    @property
+    def used(self) -> "Train":
+        """The same, with every parameter at its default that has no effect on the results."""
+        without_effect = {"steps_per_execution"}
+        if not (self.patience or self.restore_best_weights):
+            without_effect.add("monitor")
+        if self.optimizer == "adam":
+            without_effect.add("rho")
+        if not (self.rotation or self.zoom or self.shift or self.shear):
+            without_effect.add("augment_after")
+        defaults = {name: getattr(Train, name) for name in without_effect}
+        return dataclasses.replace(self, **defaults)
 
 
 @dataclass(frozen=True)
@@ -148,9 +160,9 @@ def preset_names() -> list[str]:
 
 
 def network_names() -> list[str]:
-    """The networks in train/networks.py, without importing Keras."""
-    source = (Path(__file__).parent / "train" / "networks.py").read_text(encoding="utf-8")
-    return re.findall(r"^@network\ndef (\w+)\(", source, re.MULTILINE)
+    """List the networks in train/networks/, without importing Keras."""
+    folder = Path(__file__).parent / "train" / "networks"
+    return sorted(path.stem for path in folder.glob("[a-z]*.py"))
 
 
 def load(word: str) -> Preset:
@@ -329,7 +341,7 @@ def parse(tables: Mapping[str, Any], name: str, where: str) -> Preset:
         if "network" in values and values["network"] not in (names := network_names()):
             near = nearest(values["network"], names)
             raise UserError(
-                f"{where}: train.network: train/networks.py has no network "
+                f"{where}: train.network: train/networks/ has no network "
                 f"{values['network']!r}{near}; it has {', '.join(names)}"
             )
         parts[table] = TABLES[table](**values)

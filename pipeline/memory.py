@@ -4,7 +4,8 @@ import contextlib
 import resource
 from pathlib import Path
 
-from pipeline.errors import RESUMES, ExternalError
+from pipeline.endings import RESUMES
+from pipeline.errors import ExternalError
 
 # What the smallest run was seen to need, rounded down: memory, and address space with it.
 MEMORY = 600 << 20

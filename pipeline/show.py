@@ -10,10 +10,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifacts, config, stages, watch
+from pipeline import artifacts, config, environment, files, stages, watch
+from pipeline.artifacts import Task
 from pipeline.config import Preset
-from pipeline.download import SOURCES, Dataset
-from pipeline.download import dataset as find_dataset
+from pipeline.datasets import SOURCES, Dataset
+from pipeline.datasets import dataset as find_dataset
 from pipeline.errors import UserError
 from pipeline.kaggle import inside
 from pipeline.stages import Graph
@@ -23,26 +24,55 @@ CHANCE = 0.2
 
 
 def status(graph: Graph, verify: bool) -> None:
-    """Print whether each task is fresh, stale (and why) or missing, and how long it took.
+    """Print the state of each task and how long it took, and what `make submission` would do.
 
     Args:
         graph: the tasks.
         verify: read every file again, whatever its timestamps; `make` then knows what was found.
     """
     with artifacts.stat_cache(stages.ROOT, trusted=not verify) as cache:
-        reasons = artifacts.staleness(graph.tasks, cache)
+        states = artifacts.states(graph.tasks, cache)
     width = max(14, *(len(task.name) for task in graph.tasks))
     for task in graph.tasks:
-        reason = reasons[task.name]
-        state = "fresh" if reason is None else "missing" if reason == "missing" else "stale"
+        state = states[task.name]
+        word: str = state.word
+        why = state.reason if word != "missing" else ""
         seconds = artifacts.metadata(task.manifest).get("seconds")
         took = " " * 10 if seconds is None else f"{seconds:8.1f} s"
-        why = f"  {reason}" if state == "stale" else ""
-        if reason is not None and (process := artifacts.holder(task)):
-            state, why = "running", f"  {', '.join([*watch.reached(task), f'process {process}'])}"
-        elif reason is not None and (found := watch.reached(task)) and artifacts.resumable(task):
-            why += f"  resumes after {found[0]}"
-        print(f"{task.name:<{width}} {state:<8}{took}{why}".rstrip())
+        if not state.fresh and (process := artifacts.holder(task)):
+            word, why = "running", ", ".join([*watch.reached(task), f"process {process}"])
+        elif not state.fresh and task.stage == "train" and (epoch := _resumes(task)):
+            why = f"{why}  resumes after {epoch}".strip()
+        print(f"{task.name:<{width}} {word:<8}{took}  {why}".rstrip())
+    print_differences(graph)
+    due = [task for task in graph.tasks if states[task.name].word in ("missing", "stale")]
+    if not due:
+        print(f"`{graph.command_here('submission')}` has nothing to do")
+        return
+    folds = [task for task in due if task.stage == "train"]
+    names = [task.name for task in due if task not in folds]
+    if folds:
+        names.insert(0, folds[0].name if len(folds) == 1 else f"train ({len(folds)} folds)")
+    seconds = stages.recorded_seconds(due)
+    took = "time not known yet" if seconds is None else f"about {seconds / 60:.1f} min as recorded"
+    waiting = [name for name, state in states.items() if state.word == "waiting"]
+    then = f"; then {', '.join(waiting)}, unless their inputs come out the same" if waiting else ""
+    print(f"`{graph.command_here('submission')}` runs {', '.join(names)}: {took}{then}")
+
+
+def _resumes(task: Task) -> str:
+    """Say after which epoch the next run here goes on; empty if it starts anew."""
+    found = environment.without_gpu(task.preset.train.precision)
+    there = found and (task.staging / f"checkpoint-{found.name}.npz").exists()
+    reached = watch.reached(task)
+    return reached[0] if there and reached and artifacts.resumable(task) else ""
+
+
+def print_differences(graph: Graph) -> None:
+    """Print in which way the folds of an ensemble were trained differently, if they were."""
+    found = {task.name: artifacts.metadata(task.manifest) for task in graph.all("train")}
+    for line in environment.differences({name: its for name, its in found.items() if its}):
+        print(f"the folds were not trained alike: {line}")
 
 
 def result(graph: Graph) -> None:
@@ -58,6 +88,10 @@ def result(graph: Graph) -> None:
     submission, found = write.writes["submission"], artifacts.metadata(write.manifest)
     if not found or not submission.exists():
         raise UserError(f"there is no submission yet: run `{graph.command_here('submission')}`")
+    if line := artifacts.first_due(graph.up_to("write")):
+        remedy = graph.command_here("submission")
+        print(f"{line}; this is the result of the earlier run, `{remedy}` brings it up to date")
+    print_differences(graph)
     print(
         f"out-of-fold accuracy {found['oof_accuracy']:.5f} ± {found['oof_standard_error']:.5f} "
         f"(one standard error, {found['oof_rows']:,} rows)"
@@ -131,10 +165,10 @@ def digit(row: int | None, graph: Graph, test: bool) -> None:
     """
     import numpy as np
 
-    require(graph, "preprocess", "ensemble")
+    made_of = graph.ensemble()
     preprocess, ensemble = graph.task("preprocess"), graph.task("ensemble")
     images = np.load(preprocess.writes[f"{'test' if test else 'train'}_images"], mmap_mode="r")
-    labels = np.load(preprocess.writes["train_labels"], mmap_mode="r")
+    labels = np.load(made_of["train_labels"], mmap_mode="r")
     every = np.load(ensemble.writes["test" if test else "oof"])
     predicted, sure = every.argmax(axis=1), every.max(axis=1)
     rows = np.flatnonzero(~np.isnan(sure))
@@ -166,15 +200,6 @@ def drawn(digit: Any) -> list[str]:
     return ["".join(shades[(int(pixel) + 63) // 64] * 2 for pixel in row).rstrip() for row in digit]
 
 
-def require(graph: Graph, *stage_names: str) -> None:
-    """Raise UserError if the results of a stage are not there, with what to run or to choose."""
-    for task in graph.tasks:
-        if task.stage in stage_names and (wrong := artifacts.damage(task)):
-            chosen = f"--dataset {graph.dataset.name} --config {graph.preset.name}"
-            remedy = f"run `{graph.command_here('ensemble')}`, or choose what was trained"
-            raise UserError(f"{chosen}: {wrong}: {remedy}")
-
-
 def runs(data: Dataset, ledger_path: Path) -> None:
     """Print the presets trained on a dataset: one group per split, the best out of fold first."""
     from pipeline.kaggle import ledger
@@ -190,7 +215,7 @@ def runs(data: Dataset, ledger_path: Path) -> None:
     rows = []
     for run in found:
         written = stages.ROOT / "submissions" / f"{data.name}-{run['preset']}.json"
-        outputs = (artifacts.read_json(written) or {}).get("outputs", {})
+        outputs = (files.read_json(written) or {}).get("outputs", {})
         error = standard_error(run["accuracy"], run["rows"])
         rows.append(
             [
@@ -209,13 +234,13 @@ def runs(data: Dataset, ledger_path: Path) -> None:
 
 def _run(data: Dataset, folder: Path) -> dict[str, Any] | None:
     """The estimate and training time of the preset in a folder; None if no fold was trained."""
-    averaged = artifacts.read_json(folder / "ensemble" / "manifest.json")
+    averaged = files.read_json(folder / "ensemble" / "manifest.json")
     inputs = averaged["inputs"] if averaged else {}
     used = {path: digest for path, digest in inputs.items() if path.endswith("/oof.npy")}
     manifests = [stages.ROOT / Path(path).with_name("manifest.json") for path in used]
     if not averaged:
         manifests = sorted(folder.glob("fold-*/manifest.json"))
-    folds = [fold for fold in map(artifacts.read_json, manifests) if fold]
+    folds = [fold for fold in map(files.read_json, manifests) if fold]
     if not averaged and not folds:
         return None
     split = next(Path(path) for path in (averaged or folds[0])["inputs"] if "/folds/" in path)
@@ -233,10 +258,10 @@ def _run(data: Dataset, folder: Path) -> dict[str, Any] | None:
         now = {path: digest for fold in folds for path, digest in fold["outputs"].items()}
         if not used.items() <= now.items():
             run |= {"seconds": None, "state": "stale: folds were trained again since"}
-        elif artifacts.fingerprint(stages.ROOT / split) != inputs[str(split)]:
+        elif files.fingerprint(stages.ROOT / split) != inputs[str(split)]:
             run["state"] = "stale: other rows are held out since"
-        elif reason := _stale(data, folder.name):
-            run["state"] = f"stale: {reason}"
+        else:
+            run["state"] = _stale(data, folder.name)
     else:
         rows = sum(its["held_out_rows"] for its in measured)
         right = sum(its["held_out_accuracy"] * its["held_out_rows"] for its in measured)
@@ -245,23 +270,21 @@ def _run(data: Dataset, folder: Path) -> dict[str, Any] | None:
     return run
 
 
-def _stale(data: Dataset, name: str) -> str | None:
-    """Why training and averaging a preset anew would not leave the same; None if not known.
+def _stale(data: Dataset, name: str) -> str:
+    """Say why training and averaging a preset anew would not leave the same; empty if it would.
 
     The name is that of a preset that comes with the pipeline, or of a file where the user is.
     """
     ours = name in config.preset_names()
     word = name if ours else str(stages.here() / f"{name}.toml")
     if not ours and not Path(word).exists():
-        return None
+        return f"unknown: there is no {name}.toml in this folder"
     try:
         preset = config.load(word)
     except UserError as error:
-        return str(error)
-    tasks = stages.graph(data, preset).up_to("ensemble")
-    with artifacts.stat_cache(stages.ROOT) as cache:
-        reasons = artifacts.staleness(tasks, cache)
-    return next((f"{task}: {reason}" for task, reason in reasons.items() if reason), None)
+        return f"unknown: {error}"
+    line = artifacts.first_due(stages.graph(data, preset).up_to("ensemble"))
+    return f"stale: {line}" if line else ""
 
 
 def submissions(ledger_path: Path) -> None:
@@ -329,7 +352,7 @@ def sample_submission(file: Path, dataset: str | None) -> Path:
     Raises:
         UserError: it is missing.
     """
-    params = (artifacts.read_json(file.with_suffix(".json")) or {}).get("params")
+    params = (files.read_json(file.with_suffix(".json")) or {}).get("params")
     named = params.get("dataset") if isinstance(params, dict) else None
     name = find_dataset(dataset or "kaggle").name
     if dataset is None and isinstance(named, str):

@@ -1,15 +1,17 @@
 """Stage 3: decide which rows each fold holds out."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.config import Split
 from pipeline.errors import UserError
 
+if TYPE_CHECKING:
+    from pipeline.config import Split
 
-def split(train_labels: Path, fold_ids: Path, params: Split) -> dict[str, Any]:
+
+def split(train_labels: Path, fold_ids: Path, params: "Split") -> dict[str, Any]:
     """Draw stratified folds.
 
     Args:
@@ -30,10 +32,9 @@ def split(train_labels: Path, fold_ids: Path, params: Split) -> dict[str, Any]:
     rows = np.bincount(labels)
     rarest = int(rows.argmin())
     if rows[rarest] < max(folds, 2):
-        remedy = "lower split.folds or add rows" if folds > 2 else "add rows"
         raise UserError(
             f"{train_labels}: class {rarest} has {rows[rarest]} rows, too few for "
-            f"{max(folds, 2)} parts; {remedy} of this class"
+            f"{max(folds, 2)} parts; lower split.folds, or add rows of this class"
         )
     if folds == 1:
         parts = StratifiedShuffleSplit(1, test_size=params.holdout, random_state=params.seed)
@@ -45,7 +46,8 @@ def split(train_labels: Path, fold_ids: Path, params: Split) -> dict[str, Any]:
             ids[held_out] = fold
     except ValueError as error:
         raise UserError(
-            f"{train_labels}: split.holdout is too small ({error}); raise it"
+            f"{train_labels}: split.holdout = {params.holdout} leaves one of its two parts with "
+            f"fewer rows than there are classes ({error}); choose a value nearer to 0.5"
         ) from error
     np.save(fold_ids, ids)
     return {"held_out": np.bincount(ids[ids >= 0], minlength=folds).tolist()}

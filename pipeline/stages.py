@@ -11,28 +11,18 @@ import os
 import shlex
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import config
+from pipeline import artifacts, config
 from pipeline.artifacts import Files, Task
 from pipeline.config import Preset
-from pipeline.download import Dataset, user_files
-from pipeline.download import dataset as find_dataset
+from pipeline.datasets import SOURCES, Dataset, user_files
+from pipeline.datasets import dataset as find_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 LEDGER = ROOT / "submissions" / "ledger.csv"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What a task is for: a graph, and in a stage that runs per fold, one preset and fold of it."""
-
-    graph: "Graph"
-    dataset: Dataset
-    preset: Preset
-    fold: int = 0
 
 
 @dataclass(frozen=True)
@@ -44,16 +34,18 @@ class Stage:
         help: what it does, for `--help`.
         function: "pipeline.split:split", called with the paths and parameters below, by name; it
             returns metadata for the manifest.
-        folder: where its files go; filled in from a Choice.
+        folder: where its files go. Here, in `writes`, `params`, `modules` and `manifest`,
+            {dataset.…}, {preset.…} and {fold} stand for those of the task.
         reads: files that earlier stages write: "split.fold_ids", which is named fold_ids here, or
-            "fold_oof=train.oof" to name it otherwise. Of a stage that runs per fold, these are the
-            files of all folds, in lists, by preset. "?" at the end: only where the labels of the
-            test set are public.
+            "fold_oof=train.oof" to name it otherwise. A per-fold stage's file arrives as {preset:
+            [path of fold 0, …]}. "?" at the end: only where the labels of the test set are public.
         writes: file names in `folder`, named as their stems or as above; "?" as above.
-        params: the stage's own parameters, and nothing else's: a change of them makes it stale.
-        code: what counts as its code beside the function: definitions that a parameter names, and
-            files in other languages (see `code.fingerprints`).
+        params: the stage's own parameters, and nothing else's, by the function's arguments: a text,
+            or a value made from the task. A change of them makes it stale.
+        modules: modules of this package that a parameter chooses, by the function's arguments.
         files: what it reads that no stage writes.
+        ages: whether a change of its code makes it stale; for a source that is read from elsewhere,
+            no.
         per_fold: whether it runs once for each fold of each member of the preset.
         manifest: the manifest's file name in `folder`.
     """
@@ -64,9 +56,10 @@ class Stage:
     folder: str
     reads: tuple[str, ...]
     writes: tuple[str, ...]
-    params: Callable[[Choice], Mapping[str, Any]] = lambda choice: {}
-    code: Callable[[Choice], tuple[str, ...]] = lambda choice: ()
-    files: Callable[[Choice], Mapping[str, Files]] = lambda choice: {}
+    params: Mapping[str, str | Callable[[Dataset, Preset, int], Any]] = field(default_factory=dict)
+    modules: Mapping[str, str] = field(default_factory=dict)
+    files: Callable[[Dataset], Mapping[str, Files]] = lambda dataset: {}
+    ages: Callable[[Dataset], bool] = lambda dataset: True
     per_fold: bool = False
     manifest: str = "manifest.json"
 
@@ -80,9 +73,10 @@ STAGES = (
         folder="data/{dataset.name}/raw",
         reads=(),
         writes=("train.csv", "test.csv", "sample_submission.csv", "solution.csv?"),
-        params=lambda choice: {"source": choice.dataset.source},
-        code=lambda choice: (f"pipeline.download.{choice.dataset.source}:fetch",),
-        files=lambda choice: {"files": user_files(choice.dataset)},
+        params={"source": "{dataset.source}"},
+        modules={"module": "pipeline.download.{dataset.source}"},
+        files=lambda dataset: {"files": user_files(dataset)},
+        ages=lambda dataset: dataset.source == "sample",
     ),
     Stage(
         name="preprocess",
@@ -99,7 +93,7 @@ STAGES = (
         folder="data/{dataset.name}/folds/{preset.split.name}",
         reads=("preprocess.train_labels",),
         writes=("fold_ids.npy",),
-        params=lambda choice: {"params": choice.preset.split.used},
+        params={"params": lambda dataset, preset, fold: preset.split},
     ),
     Stage(
         name="train",
@@ -108,8 +102,11 @@ STAGES = (
         folder="data/{dataset.name}/{preset.name}/fold-{fold}",
         reads=(*ARRAYS, "split.fold_ids"),
         writes=("weights.keras", "history.csv", "oof.npy", "test.npy", "augmented.npy"),
-        params=lambda choice: {"fold": choice.fold, "params": choice.preset.train},
-        code=lambda choice: (f"pipeline.train.networks:{choice.preset.train.network}",),
+        params={
+            "fold": lambda dataset, preset, fold: fold,
+            "params": lambda dataset, preset, fold: preset.train,
+        },
+        modules={"network": "pipeline.train.networks.{preset.train.network}"},
         per_fold=True,
     ),
     Stage(
@@ -130,10 +127,10 @@ STAGES = (
         folder="submissions",
         reads=("ensemble.test", "ensemble.metrics", "download.sample_submission"),
         writes=("submission={dataset.name}-{preset.name}.csv",),
-        params=lambda choice: {
-            "dataset": choice.dataset.name,
-            "source": choice.dataset.source,
-            "preset": choice.preset.name,
+        params={
+            "dataset": "{dataset.name}",
+            "source": "{dataset.source}",
+            "preset": "{preset.name}",
         },
         manifest="{dataset.name}-{preset.name}.json",
     ),
@@ -148,16 +145,38 @@ STAGES = (
             *("write.submission", "download.solution?"),
         ),
         writes=("page={dataset.name}-{preset.name}.html",),
-        params=lambda choice: {
-            "source": choice.dataset.source,
-            "title": f"{choice.dataset.name}, {choice.preset.name}",
-            "command": choice.graph.command("submission"),
+        params={
+            "title": "{dataset.name}, {preset.name}",
+            "command": lambda dataset, preset, fold: command("submission", dataset, preset),
+            "class_names": lambda dataset, preset, fold: list(SOURCES[dataset.source].class_names),
+            "members": lambda dataset, preset, fold: {
+                _short(member): asdict(member.train.used) for member in preset.members
+            },
         },
-        code=lambda choice: ("report/page.html",),
-        files=lambda choice: {"ledger": LEDGER} if LEDGER.exists() else {},
+        files=lambda dataset: {
+            "template": ROOT / "pipeline" / "report" / "page.html",
+            **({"ledger": LEDGER} if LEDGER.exists() else {}),
+        },
         manifest="{dataset.name}-{preset.name}.html.json",
     ),
 )
+
+
+def recorded_seconds(tasks: list[Task]) -> float | None:
+    """Add up how long tasks took when they last ran, from their manifests; None if not known.
+
+    A fold that has never been trained counts as another of its preset.
+    """
+    total = 0.0
+    for task in tasks:
+        place = task.folder.parent if task.stage == "train" else task.folder
+        manifests = [task.manifest, *sorted(place.glob("fold-*/manifest.json"))]
+        known = (artifacts.metadata(path).get("seconds") for path in manifests)
+        seconds = next((each for each in known if each is not None), None)
+        if seconds is None and task.stage == "train":
+            return None
+        total += seconds or 0.0
+    return total
 
 
 @dataclass(frozen=True)
@@ -181,29 +200,50 @@ class Graph:
         """The tasks of a stage and of those before it."""
         return self.tasks[: self.tasks.index(self.all(stage)[-1]) + 1]
 
-    def command(self, target: str, folder: Path | None = None) -> str:
-        """What to type to make a target, in the project's folder or in another one."""
-        away = folder is not None and not folder.samefile(ROOT)
-        words = ["make", *(["-C", str(ROOT)] if away else []), target]
-        for variable, default, name, path in (
-            ("DATASET", "kaggle", self.dataset.name, self.dataset.path),
-            ("CONFIG", "default", self.preset.name, self.preset.path),
-        ):
-            word = name if not path else str(path) if away else os.path.relpath(path, ROOT)
-            if word != default:
-                words.append(f"{variable}={word}")
-        return shlex.join(words)
+    def ensemble(self) -> dict[str, Any]:
+        """Find the files that the ensemble was made of; say first if it is not fresh.
+
+        Returns:
+            Paths by the names of what the stage reads; and "weights", {preset: [fold 0's, …]}.
+
+        Raises:
+            UserError: it is missing or damaged, or one of these files has changed since.
+        """
+        remedy = self.command_here("ensemble")
+        tasks = self.up_to("ensemble")
+        found = artifacts.made_of(tasks[-1], remedy)
+        folds = {
+            member: [artifacts.made_beside(path, ROOT, remedy) for path in paths]
+            for member, paths in found["fold_oof"].items()
+        }
+        if line := artifacts.first_due(tasks):
+            print(f"{line}; this is of the earlier run, `{remedy}` brings it up to date")
+        return found | {"weights": folds}
 
     def command_here(self, target: str) -> str:
         """What to type to make a target where the user is, with the same Python."""
         none = os.environ.get("VENV") == "none"  # make passes on what its command line has
         python = [f"PYTHON={os.environ['PYTHON']}"] if "PYTHON" in os.environ else []
         more = ["VENV=none", *python] if none else []
-        return shlex.join([*shlex.split(self.command(target, here())), *more])
+        return shlex.join([*shlex.split(command(target, self.dataset, self.preset, here())), *more])
+
+
+def command(target: str, dataset: Dataset, preset: Preset, folder: Path | None = None) -> str:
+    """Return what to type to make a target, in the project's folder or in another one."""
+    away = folder is not None and not folder.samefile(ROOT)
+    words = ["make", "-C", str(ROOT), target] if away else ["make", target]
+    for variable, default, name, path in (
+        ("DATASET", "kaggle", dataset.name, dataset.path),
+        ("CONFIG", "default", preset.name, preset.path),
+    ):
+        word = name if not path else str(path) if away else os.path.relpath(path, ROOT)
+        if word != default:
+            words.append(f"{variable}={word}")
+    return shlex.join(words)
 
 
 def here() -> Path:
-    """The folder that the user is in, which is not the current one after `make -C`."""
+    """Return the folder that the user is in, which is not the current one after `make -C`."""
     return Path(os.environ.get("DIGITS_HERE") or Path.cwd())
 
 
@@ -213,67 +253,74 @@ def load(dataset: str, preset: str) -> Graph:
 
 
 def graph(dataset: Dataset, preset: Preset) -> Graph:
-    """The tasks for a dataset and a preset."""
-    empty = Graph(dataset, preset, [])
-    made: Made = {}
+    """Make the tasks for a dataset and a preset."""
+    made: dict[str, list[Task]] = {}
     for stage in STAGES:
-        choices = [Choice(empty, dataset, preset)]
+        choices = [(preset, 0)]
         if stage.per_fold:
-            folds = range(preset.split.folds)
-            members = preset.members
-            choices = [Choice(empty, dataset, m, fold) for m in members for fold in folds]
-        made[stage.name] = [(choice, _task(stage, choice, made)) for choice in choices]
-    return Graph(dataset, preset, [task for group in made.values() for _, task in group])
+            choices = [(it, fold) for it in preset.members for fold in range(preset.split.folds)]
+        # The preset is part of a task's name only where several are trained at once.
+        several = stage.per_fold and (preset.others or preset.name.startswith("sweeps/"))
+        made[stage.name] = [
+            _task(stage, dataset, member, fold, made, bool(several)) for member, fold in choices
+        ]
+    return Graph(dataset, preset, [task for group in made.values() for task in group])
 
 
-Made = dict[str, list[tuple[Choice, Task]]]
-
-
-def _task(stage: Stage, choice: Choice, made: Made) -> Task:
+def _task(
+    stage: Stage,
+    dataset: Dataset,
+    preset: Preset,
+    fold: int,
+    made: Mapping[str, list[Task]],
+    several: bool,
+) -> Task:
     def filled(template: str) -> str:
-        return template.format(dataset=choice.dataset, preset=choice.preset, fold=choice.fold)
+        return template.format(dataset=dataset, preset=preset, fold=fold)
 
-    name = stage.name
+    def present(entries: tuple[str, ...]) -> list[str]:
+        return [e.removesuffix("?") for e in entries if dataset.labels_public or e[-1] != "?"]
+
+    words = [stage.name]
     if stage.per_fold:
-        # The preset is part of the name only where several are trained at once.
-        preset = choice.graph.preset
-        several = preset.others or preset.name.startswith("sweeps/")
-        name += f" {_short(choice.preset)}" * bool(several) + f" fold {choice.fold}"
+        words += [_short(preset)] if several else []
+        words.append(f"fold {fold}")
     folder = ROOT / filled(stage.folder)
-    writes = [entry.rpartition("=") for entry in _present(stage.writes, choice)]
+    writes = [entry.rpartition("=") for entry in present(stage.writes)]
+    params = {
+        name: filled(value) if isinstance(value, str) else value(dataset, preset, fold)
+        for name, value in stage.params.items()
+    }
     return Task(
-        name=name,
+        name=" ".join(words),
         stage=stage.name,
         root=ROOT,
         manifest=folder / filled(stage.manifest),
         function=stage.function,
+        preset=preset,
+        fold=fold,
         writes={name or Path(file).stem: folder / filled(file) for name, _, file in writes},
-        reads={**_reads(stage, choice, made), **stage.files(choice)},
-        params=stage.params(choice),
-        code=stage.code(choice),
+        reads={**_reads(present(stage.reads), made), **stage.files(dataset)},
+        params=params,
+        modules={name: filled(module) for name, module in stage.modules.items()},
+        ages=stage.ages(dataset),
     )
 
 
-def _reads(stage: Stage, choice: Choice, made: Made) -> dict[str, Files]:
+def _reads(entries: list[str], made: Mapping[str, list[Task]]) -> dict[str, Files]:
     reads: dict[str, Files] = {}
     per_fold = {each.name for each in STAGES if each.per_fold}
-    for entry in _present(stage.reads, choice):
+    for entry in entries:
         name, _, source = entry.rpartition("=")
         maker, _, file = source.partition(".")
         by_preset: dict[str, list[Path]] = defaultdict(list)
-        for its, task in made[maker]:
+        for task in made[maker]:
             path = task.manifest if file == "manifest" else task.writes[file]
-            by_preset[_short(its.preset)].append(path)
+            by_preset[_short(task.preset)].append(path)
         reads[name or file] = dict(by_preset) if maker in per_fold else path
     return reads
 
 
-def _present(entries: tuple[str, ...], choice: Choice) -> list[str]:
-    """Without the "?", and without those that need public labels if there are none."""
-    public = choice.dataset.labels_public
-    return [entry.removesuffix("?") for entry in entries if public or not entry.endswith("?")]
-
-
 def _short(preset: Preset) -> str:
-    """The name of a member, without the folders of a trial or a sweep."""
+    """Return the name of a member, without the folders of a trial or a sweep."""
     return Path(preset.name).name

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from pipeline import csvs
-from pipeline.artifacts import add_metadata, fingerprint, metadata, read_json, require_fresh
+from pipeline.artifacts import add_metadata, metadata, require_fresh
 from pipeline.errors import ExternalError, UserError
+from pipeline.files import fingerprint, read_json
 from pipeline.kaggle import client, ledger
 from pipeline.kaggle.client import CallError, Submission, with_retries
 from pipeline.kaggle.ledger import Entry

@@ -46,17 +46,17 @@ def _look(graph: Graph) -> tuple[Any, bool]:
 
     folds = graph.all("train")
     with artifacts.stat_cache(folds[0].root) as cache:
-        reasons = artifacts.staleness(folds, cache)
+        states = artifacts.states(folds, cache)
     table, running = Table("", "", "loss", "held out", "", "accuracy", "", box=None), False
     for column in table.columns:
         column.no_wrap = True
     for task in folds:
         process = artifacts.holder(task)
         running = running or process is not None
-        rows = history(task.writes["history"] if not reasons[task.name] else _staged(task))
+        rows = history(task.writes["history"] if states[task.name].fresh else _staged(task))
         if process:
             state = ", ".join(reached(task)) or "running"
-        elif reasons[task.name] is None:
+        elif states[task.name].fresh:
             state = "trained"
         else:
             state = f"stopped after epoch {len(rows)}" if rows else "waiting"
@@ -88,7 +88,7 @@ def reached(task: Task) -> list[str]:
     The time left is that of the whole command.
     """
     rows = history(_staged(task))
-    epochs = f"epoch {len(rows)} of {task.params['params'].epochs}" if rows else ""
+    epochs = f"epoch {len(rows)} of {task.preset.train.epochs}" if rows else ""
     return [text for text in (epochs, _left(task)) if text]
 
 

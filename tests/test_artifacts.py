@@ -15,7 +15,8 @@ from conftest import PATIENCE, settle
 
 import pipeline
 from pipeline import artifacts, config
-from pipeline.artifacts import Task, Work, atomic, fingerprint, run, staleness
+from pipeline.artifacts import Task, Work, run, staleness
+from pipeline.files import atomic, fingerprint
 from pipeline.errors import ExternalError, UserError
 
 # --- writing -------------------------------------------------------------------------------------
@@ -50,15 +51,15 @@ def test_atomic_leaves_nothing_when_the_first_write_raises(tmp_path: Path) -> No
 
 
 def test_write_json_can_be_read_again(tmp_path: Path) -> None:
-    artifacts.write_json(tmp_path / "a.json", {"k": [1, "é"]})
-    assert artifacts.read_json(tmp_path / "a.json") == {"k": [1, "é"]}
+    files.write_json(tmp_path / "a.json", {"k": [1, "é"]})
+    assert files.read_json(tmp_path / "a.json") == {"k": [1, "é"]}
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "null", '"text"'])
 def test_read_json_accepts_objects_only(tmp_path: Path, content: str) -> None:
     (tmp_path / "a.json").write_text(content)
-    assert artifacts.read_json(tmp_path / "a.json") is None
-    assert artifacts.read_json(tmp_path / "absent.json") is None
+    assert files.read_json(tmp_path / "a.json") is None
+    assert files.read_json(tmp_path / "absent.json") is None
 
 
 # --- fingerprints of files -----------------------------------------------------------------------

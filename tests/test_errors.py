@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from pipeline.errors import REMEDIES, ExternalError, UserError, ending, explained
+from pipeline.endings import REMEDIES, ending, explained
+from pipeline.errors import ExternalError, UserError
 
 
 class ResourceExhaustedError(Exception):

@@ -37,8 +37,8 @@ def test_one_bad_value_of_one_fold_makes_no_ensemble(
     manifest = json.loads(spoilt.manifest.read_text())
     del manifest["sha256"]
     label = spoilt.label(spoilt.writes[name])
-    manifest["outputs"][label] = artifacts.fingerprint(spoilt.writes[name])
-    artifacts.write_json(spoilt.manifest, manifest)
+    manifest["outputs"][label] = files.fingerprint(spoilt.writes[name])
+    files.write_json(spoilt.manifest, manifest)
     with pytest.raises(UserError, match=rf"fold-1/{name}\.npy contains values that are not finite"):
         artifacts.run(next(task for task in tasks if task.stage == "ensemble"), tasks)
     assert not (project / "data" / "tiny" / "demo" / "ensemble" / "oof.npy").exists()

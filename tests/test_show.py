@@ -67,7 +67,7 @@ def test_verify_finds_silent_corruption(
     path = project / "data/tiny/arrays/test_images.npy"
     with artifacts.stat_cache(project) as cache:
         stat = path.stat()
-        known = artifacts.fingerprint(path)
+        known = files.fingerprint(path)
         path.write_bytes(path.read_bytes()[:-1] + b"\0")
         now = path.stat()
         assert now.st_size == stat.st_size
@@ -242,7 +242,7 @@ def test_runs_lists_the_best_first(project: Path, tiny_folder: Path, digits: Dig
     add_metadata(ensemble, "oof_accuracy", 0.5)
     add_metadata(ensemble, "fold_accuracies", [0.5])
     entry = ledger.Entry(*"abc", "tiny", "sprint", *"defgh", public_score="0.49")
-    sent = artifacts.fingerprint(sprint.task("write").writes["submission"])
+    sent = files.fingerprint(sprint.task("write").writes["submission"])
     ledger.write(stages.LEDGER, [entry, replace(entry, sha256=sent, public_score="0.48")])
     _, best, second = digits(*command).lines
     assert best.split()[0] == "fast"

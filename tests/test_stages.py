@@ -36,7 +36,7 @@ def preset(name: str, text: str, folder: Path) -> Preset:
 
 def sample(chosen: Preset) -> Graph:
     """The graph of a preset on the sample."""
-    return stages.graph(download.dataset("sample"), chosen)
+    return stages.graph(datasets.dataset("sample"), chosen)
 
 
 def written(task: Task) -> list[Path]:
@@ -47,7 +47,7 @@ def written(task: Task) -> list[Path]:
 @pytest.fixture
 def graphs(tmp_path: Path) -> list[Graph]:
     """The graphs of every source with every preset."""
-    words = [*download.NAMED, str(write_digits(tmp_path / "tiny"))]
+    words = [*datasets.NAMED, str(write_digits(tmp_path / "tiny"))]
     return [stages.load(word, name) for word in words for name in config.preset_names()]
 
 
@@ -174,7 +174,7 @@ def test_the_command_that_makes_a_graph_can_be_typed(tmp_path: Path) -> None:
     elsewhere = fast.command("submission", Path("/"))
     assert elsewhere == f"make -C {tmp_path} submission DATASET=sample CONFIG=fast"
     digits, mine = write_digits(tmp_path / "tiny"), preset("mine", "", tmp_path / "tiny")
-    graph = stages.graph(download.dataset(str(digits)), mine)
+    graph = stages.graph(datasets.dataset(str(digits)), mine)
     assert graph.command("write", tmp_path) == "make write DATASET=tiny CONFIG=tiny/mine.toml"
     assert f"DATASET={digits} CONFIG={digits}/mine.toml" in graph.command("write", Path("/"))
 

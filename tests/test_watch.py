@@ -23,7 +23,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from pipeline import artifacts
-with artifacts.locked(Path(sys.argv[1]), "a fold"):
+with files.locked(Path(sys.argv[1]), "a fold"):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -84,10 +84,10 @@ def test_status_shows_where_a_stopped_fold_will_continue(
 def test_status_promises_no_resuming_of_other_work(
     digits: Digits, tiny_folder: Path, fold: Task
 ) -> None:
-    origin = artifacts.read_json(fold.staging / artifacts.ORIGIN)
+    origin = files.read_json(fold.staging / artifacts.ORIGIN)
     assert origin is not None
     origin["params"]["train.epochs"] = 7
-    artifacts.write_json(fold.staging / artifacts.ORIGIN, origin)
+    files.write_json(fold.staging / artifacts.ORIGIN, origin)
     assert states(digits, tiny_folder)["train fold 0"] == "missing"
 
 

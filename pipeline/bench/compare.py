@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import artifacts, show, stages
+from pipeline import artifacts, files, show, stages
 from pipeline.bench import paired
 from pipeline.config import Preset
-from pipeline.download import SOURCES
+from pipeline.datasets import SOURCES
 from pipeline.errors import UserError
 from pipeline.report import pictures
 
@@ -87,7 +87,7 @@ def run(dataset: str, *words: str) -> None:
             for mine, its in (right, right[::-1])
         ],
     )
-    with artifacts.atomic(page) as temporary:
+    with files.atomic(page) as temporary:
         temporary.write_text(html, encoding="utf-8")
     print(f"the digits that only one gets right: {os.path.relpath(page, stages.here())}")
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import stages
-from pipeline.download import dataset as find_dataset
+from pipeline.datasets import dataset as find_dataset
 from pipeline.download.arrays import write_csvs
 from pipeline.errors import UserError
 

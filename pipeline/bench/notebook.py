@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.backend import keras
-from pipeline.train.networks import NETWORKS
+from pipeline.train.networks import notebook
 
 BATCH_SIZE = 86
 EPOCHS = 30
@@ -45,7 +45,7 @@ def train(
     generator = ImageDataGenerator(
         rotation_range=10, zoom_range=0.1, width_shift_range=0.1, height_shift_range=0.1
     )
-    model = NETWORKS["notebook"](32, 0.5)
+    model = notebook.network(32, 0.5)
     model.compile(
         optimizer=keras.optimizers.RMSprop(1e-3, rho=0.9),
         loss=keras.losses.CategoricalCrossentropy(from_logits=True),

@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifacts, config, stages
+from pipeline import artifacts, config, files, stages
 from pipeline.bench import make, tables
-from pipeline.download import dataset as find_dataset
+from pipeline.datasets import dataset as find_dataset
 from pipeline.errors import UserError
 from pipeline.stages import Graph
 
@@ -71,7 +71,7 @@ def main(dataset: str) -> None:
 
 def _measured(path: Path, arguments: list[str]) -> dict[str, Any]:
     """What an earlier run measured, or else a process of its own measures now."""
-    known = artifacts.read_json(path)
+    known = files.read_json(path)
     if known is not None:
         return known
     print(f"measuring {path.stem}", flush=True)
@@ -85,7 +85,7 @@ def _measured(path: Path, arguments: list[str]) -> dict[str, Any]:
     if process.returncode:
         raise UserError(f"{path.stem} could not be measured; the reason is printed above")
     found: dict[str, Any] = json.loads(line)
-    artifacts.write_json(path, found)
+    files.write_json(path, found)
     return found
 
 
@@ -93,8 +93,8 @@ def _trained(graph: Graph) -> dict[str, Any] | None:
     """The estimate and the seconds of a preset that takes too long to be trained here each time."""
     folds, ensemble = graph.all("train"), graph.task("ensemble")
     with artifacts.stat_cache(stages.ROOT) as cache:
-        reasons = artifacts.staleness(graph.tasks, cache)
-    if any(reasons[task.name] for task in [*folds, ensemble]):
+        states = artifacts.states(graph.tasks, cache)
+    if not all(states[task.name].fresh for task in [*folds, ensemble]):
         print("best has not been trained, which takes too long to do here; left out")
         return None
     seconds = [sum(artifacts.metadata(task.manifest)["epoch_seconds"]) for task in folds]

@@ -18,7 +18,7 @@ from pipeline.artifacts import Task
 from pipeline.bench import paired
 from pipeline.calibration import apply_out_of_fold
 from pipeline.config import Preset
-from pipeline.download import Dataset
+from pipeline.datasets import Dataset
 from pipeline.ensemble import gather
 from pipeline.errors import UserError
 from pipeline.stages import Graph
@@ -128,7 +128,7 @@ def run(
     sweep = load(path)
     base = stages.graph(data, sweep.base)
     shared = base.up_to("split")
-    artifacts.require_fresh(shared, base.command("split"))
+    artifacts.require_fresh(shared, base.command_here("split"))
     folds = {
         name: [stages.graph(data, preset).all("train") for preset in presets]
         for name, presets in sweep.arms.items()

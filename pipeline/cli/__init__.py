@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import artifacts, config, download, errors, stages
+from pipeline import artifacts, config, datasets, endings, stages
 from pipeline.cli import bench, export, hand, kaggle, look
 from pipeline.cli.options import (
     AcceleratorOption,
@@ -23,8 +23,12 @@ from pipeline.cli.options import (
 )
 from pipeline.errors import UserError
 from pipeline.stages import STAGES, Stage
-from pipeline.train.engines import ACCELERATOR, select, train_folds
+from pipeline.train.engines import ACCELERATOR, select, train_folds, train_same
 
+SAME = (
+    "After a change of code that should change no result: train one fold of each network again, "
+    "and if it comes out the same, record the others as fresh."
+)
 app = typer.Typer(
     help="Digit Recognizer, from the competition's CSVs to a score. Each stage is a command that "
     "does its work if it is due; `make` runs them in order. To start: make demo",
@@ -71,6 +75,7 @@ def _command_per_fold(stage: Stage) -> Callable[..., None]:
         folds: Annotated[str, typer.Option("--fold", "--folds", help="Such as 2 or 0,2.")] = "all",
         epochs: Annotated[int | None, typer.Option(min=1, help="Fewer epochs: a trial.")] = None,
         limit: Annotated[int | None, typer.Option(min=1, help="Fewer rows: a trial.")] = None,
+        same: Annotated[bool, typer.Option("--same", help=SAME)] = False,
         jobs: JobsOption = None,
         engine: EngineOption = "local",
         address: AddressOption = None,
@@ -79,8 +84,11 @@ def _command_per_fold(stage: Stage) -> Callable[..., None]:
         chosen = config.load(preset)
         if epochs is not None or limit is not None:
             chosen = config.trial(chosen, epochs=epochs, limit=limit)
-        graph = stages.graph(download.dataset(dataset), chosen)
+        graph = stages.graph(datasets.dataset(dataset), chosen)
         wanted = select(graph.all(stage.name), folds)
+        if same:
+            train_same(wanted, graph.tasks)
+            return
         train_folds(wanted, graph.tasks, force, jobs, engine, address, accelerator)
 
     return command
@@ -172,7 +180,7 @@ def main() -> None:
         if type(error).__name__ == "NoArgsIsHelpError":  # commands to choose from, and none chosen
             print(error.format_message(), file=sys.stderr)  # type: ignore[union-attr]
             sys.exit(2)
-        line, code = errors.ending(error)
+        line, code = endings.ending(error)
         line = " ".join(line.split()).replace(f"{stages.ROOT}/", "")
         print(f"digits: {line}", file=sys.stderr)
     sys.exit(code)

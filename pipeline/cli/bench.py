@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import download
+from pipeline import datasets
 from pipeline.cli.options import (
     AcceleratorOption,
     AddressOption,
@@ -32,7 +32,7 @@ def sweep(
     changes. With seeds = [1, 2], each is trained with these seeds. Nothing is trained twice.
     """
     import_module("pipeline.bench.sweep").run(
-        file, download.dataset(dataset), jobs, engine, address, accelerator
+        file, datasets.dataset(dataset), jobs, engine, address, accelerator
     )
 
 

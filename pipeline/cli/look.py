@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import config, download, show, stages
+from pipeline import config, datasets, show, stages
 from pipeline.cli.options import DatasetOption, PresetOption
 
 
@@ -48,7 +48,7 @@ def digit(
 
 def runs(dataset: DatasetOption = "kaggle") -> None:
     """List the presets trained on a dataset, the best out of fold first, and what is stale."""
-    show.runs(download.dataset(dataset), stages.LEDGER)
+    show.runs(datasets.dataset(dataset), stages.LEDGER)
 
 
 def ledger(

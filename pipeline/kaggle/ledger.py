@@ -5,7 +5,7 @@ import csv
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from pipeline import artifacts
+from pipeline import files
 from pipeline.errors import UserError
 
 
@@ -47,7 +47,7 @@ def read(path: Path) -> list[Entry]:
 
 def write(path: Path, entries: list[Entry]) -> None:
     """Replace the ledger, atomically; the caller holds its lock."""
-    with artifacts.atomic(path) as new, new.open("w", encoding="utf-8", newline="") as file:
+    with files.atomic(path) as new, new.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(entry) for entry in entries)
@@ -61,5 +61,5 @@ def record_score(path: Path, ref: str, status: str, public_score: str) -> None:
 
 
 def locked(path: Path) -> contextlib.AbstractContextManager[None]:
-    """Hold the ledger's lock (see `artifacts.locked`)."""
-    return artifacts.locked(path.with_name(f".{path.name}.lock"), path.name)
+    """Hold the ledger's lock (see `files.locked`)."""
+    return files.locked(path.with_name(f".{path.name}.lock"), path.name)

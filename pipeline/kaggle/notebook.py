@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifacts, config
+from pipeline import config, files
 from pipeline.config import PRESETS, Preset
 from pipeline.errors import UserError
 from pipeline.kaggle.pack import pack, package
@@ -61,7 +61,7 @@ def write(path: Path, preset: Preset, root: Path) -> int:
         "nbformat": 4,
         "nbformat_minor": 5,
     }
-    with artifacts.atomic(path) as new:
+    with files.atomic(path) as new:
         new.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path.stat().st_size
 

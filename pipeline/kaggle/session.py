@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifacts, errors, installed
+from pipeline import endings, files, installed
 from pipeline.artifacts import Task
 from pipeline.errors import ExternalError, UserError
 from pipeline.kaggle import HOME, inside
@@ -26,7 +26,6 @@ JOB = "job.json"
 # How the session ended, in the output: the "line" and "code" of a command, and whether it is
 # "final", because the same job would end like this again.
 RESULT = "result.json"
-CHECKPOINT = "checkpoint.npz"  # as in train/checkpoint.py, which needs NumPy
 CSVS = ("train", "test", "sample_submission")
 ARRAYS = ("train_images", "train_labels", "test_images")
 # Folds at a time without GPUs: Kaggle's machines have four cores.
@@ -44,16 +43,17 @@ def packed(task: Task) -> dict[str, Any]:
         "function": task.function,
         "reads": {name: task.label(path) for name, path in reads.items()},
         "writes": {name: task.label(path) for name, path in task.writes.items()},
-        "fold": task.params["fold"],
-        "params": asdict(task.params["params"]),
-        "code": list(task.code),
+        "fold": task.fold,
+        "params": asdict(task.preset.train),
+        "modules": dict(task.modules),
     }
 
 
 def unpacked(values: Mapping[str, Any], root: Path) -> Task:
     """The task that `packed` described, in the project at `root`."""
-    from pipeline.config import Train
+    from pipeline.config import Preset, Train
 
+    train = Train(**values["params"])
     return Task(
         name=values["name"],
         stage="train",
@@ -62,8 +62,10 @@ def unpacked(values: Mapping[str, Any], root: Path) -> Task:
         function=values["function"],
         reads={name: root / path for name, path in values["reads"].items()},
         writes={name: root / path for name, path in values["writes"].items()},
-        params={"fold": values["fold"], "params": Train(**values["params"])},
-        code=tuple(values["code"]),
+        preset=Preset(train=train),
+        fold=values["fold"],
+        params={"fold": values["fold"], "params": train},
+        modules=values["modules"],
     )
 
 
@@ -98,17 +100,14 @@ def run(job: Mapping[str, Any], root: Path) -> None:
         line, code = "the session's time was over", 1
         final = not any(task.manifest.exists() for task in folds)
     except Exception as error:
-        line, code = errors.ending(error)
+        line, code = endings.ending(error)
         final = trained and code == 2
         if not isinstance(error, UserError | ExternalError):
             traceback.print_exc(file=sys.stdout)
     if line:
         print(line, flush=True)
-    for task in folds:
-        if (task.staging / CHECKPOINT).exists():  # names that begin with a dot may not be kept
-            (task.staging / CHECKPOINT).replace(task.folder / CHECKPOINT)
     result = {"line": line, "code": code, "final": final}
-    artifacts.write_json(working / RESULT, result)
+    files.write_json(working / RESULT, result)
 
 
 def _check_packages(root: Path) -> None:
@@ -133,7 +132,7 @@ def _make_arrays(job: Mapping[str, Any], folds: list[Task]) -> None:
     csvs = {name: attached / f"{name}.csv" for name in CSVS}
     preprocess(**csvs, **{name: reads[name] for name in ARRAYS})
     for name, path in reads.items():
-        if artifacts.fingerprint(path) != job["inputs"][name]:
+        if files.fingerprint(path) != job["inputs"][name]:
             raise UserError(
                 f"{name} here and on Kaggle differ: the files here are not the competition's; "
                 "DATASET=kaggle downloads those"

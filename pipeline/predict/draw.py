@@ -19,8 +19,9 @@ import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import artifacts, show
-from pipeline.errors import UserError, explained
+from pipeline import artifacts
+from pipeline.endings import explained
+from pipeline.errors import UserError
 from pipeline.nearest import Nearest
 from pipeline.predict import find
 from pipeline.predict.networks import Networks
@@ -211,7 +212,7 @@ def draw(graph: Graph, port: int, browser: bool) -> None:
     Raises:
         UserError: there are no networks, or the port is taken.
     """
-    show.require(graph, "preprocess", "train", "ensemble")
+    graph.ensemble()
     with Server(port) as server:
         print("loading the networks", flush=True)
         server.load(graph)

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from pipeline import artifacts
-from pipeline.artifacts import atomic
 from pipeline.calibration import TINY
 from pipeline.errors import UserError
+from pipeline.files import atomic
 from pipeline.stages import Graph, here
 
 # Test images on which the model is compared with the ensemble.

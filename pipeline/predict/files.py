@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import artifacts, show
-from pipeline.errors import UserError, explained
+from pipeline import show
+from pipeline.endings import explained
+from pipeline.errors import UserError
+from pipeline.files import atomic
 from pipeline.nearest import Nearest
 from pipeline.predict import picture
 from pipeline.predict.networks import Networks
@@ -52,7 +54,7 @@ def predict(
     Raises:
         UserError: there are no networks, or the CSV cannot be written.
     """
-    show.require(graph, "preprocess", "train", "ensemble")
+    graph.ensemble()
     if table and table.is_dir():
         raise UserError(f"{table} is a folder; give --csv the name of a file")
     pictures = (_read(word, path, many) for word, path in _files(words))
@@ -69,7 +71,7 @@ def predict(
     if table:
         names = loaded[0].class_names if loaded else [str(number) for number in range(10)]
         with (
-            artifacts.atomic(table) as temporary,
+            atomic(table) as temporary,
             temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
         ):
             csv.writer(file).writerows([["file", "label", "probability", *names], *rows])

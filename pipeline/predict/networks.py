@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from pipeline import artifacts, calibration
-from pipeline.download import SOURCES
+from pipeline.datasets import SOURCES
 from pipeline.stages import Graph
 
 
@@ -21,16 +21,22 @@ class Networks:
     """
 
     def __init__(self, graph: Graph) -> None:
-        """Load the networks; `show.require` says beforehand whether they are there."""
+        """Load the networks of which the ensemble consists; raises what `Graph.ensemble` does."""
+        weights = graph.ensemble()["weights"]
         from pipeline.backend import keras, tf
 
-        tasks = graph.all("train")
-        self.names = [task.name.removeprefix("train ") for task in tasks]
+        self.names = [
+            f"{member} fold {fold}" if len(weights) > 1 else f"fold {fold}"
+            for member, paths in weights.items()
+            for fold in range(len(paths))
+        ]
         self.class_names = list(SOURCES[graph.dataset.source].class_names)
         metrics = artifacts.metadata(graph.task("ensemble").manifest)
         self.temperature = float(metrics["temperature"])
         networks = [
-            keras.saving.load_model(task.writes["weights"], compile=False) for task in tasks
+            keras.saving.load_model(path, compile=False)
+            for paths in weights.values()
+            for path in paths
         ]
 
         def logits(pixels: Any) -> Any:

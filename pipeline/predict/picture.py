@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pipeline.errors import UserError, explained
+from pipeline.endings import explained
+from pipeline.errors import UserError
 
 # Formats that are read, by Pillow's names, and the suffixes by which a folder is searched for them.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")

@@ -8,23 +8,21 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import csvs
-from pipeline.artifacts import fingerprint, metadata, read_json
 from pipeline.calibration import reliability
-from pipeline.config import Train
-from pipeline.download import SOURCES
+from pipeline.environment import differences
+from pipeline.files import fingerprint, read_json
 from pipeline.kaggle import ledger as ledgers
 from pipeline.nearest import Nearest
 from pipeline.report import pictures
 
-TEMPLATE = Path(__file__).with_name("page.html")
 # With more errors than this the page would be slow; the most confident ones are shown.
 SHOWN = 5000
 UNSURE_SHOWN = 200
@@ -45,9 +43,11 @@ def report(
     manifests: Mapping[str, Sequence[Path]],
     submission: Path,
     page: Path,
-    source: str,
+    template: Path,
     title: str,
     command: str,
+    class_names: Sequence[str],
+    members: Mapping[str, Mapping[str, Any]],
     solution: Path | None = None,
     ledger: Path | None = None,
 ) -> dict[str, Any]:
@@ -68,9 +68,11 @@ def report(
             of its network.
         submission: the CSV.
         page: the HTML file to be written.
-        source: where the dataset comes from, a key of `download.SOURCES`.
+        template: page.html.
         title: the dataset and the preset.
         command: what to type to make the submission again.
+        class_names: what the ten classes are called.
+        members: how each preset's networks were trained: the values of `config.Train`.
         solution: the labels of the test set, if they are public.
         ledger: the submissions so far, if there are any.
 
@@ -80,12 +82,12 @@ def report(
     """
     from jinja2 import StrictUndefined, Template
 
-    names = SOURCES[source].class_names
+    names = tuple(class_names)
     images, labels = np.load(train_images), np.load(train_labels)
     images_to_predict, folds = np.load(test_images), np.load(fold_ids)
     oof_probabilities, test_probabilities = np.load(oof), np.load(test)
     held_out = np.flatnonzero(folds >= 0)
-    params = {preset: _params(paths[0]) for preset, paths in manifests.items()}
+    params = {preset: SimpleNamespace(**values) for preset, values in members.items()}
 
     curves = {
         preset: [np.genfromtxt(path, delimiter=",", names=True, ndmin=1) for path in paths]
@@ -110,18 +112,18 @@ def report(
     near = _add_nearest(galleries, images, labels, images_to_predict)
     doubtful = sum(_doubtful(digit, near["labels"]) for digit in galleries["errors"]["digits"])
 
-    text = TEMPLATE.read_text(encoding="utf-8")
-    template = Template(
+    text = template.read_text(encoding="utf-8")
+    made = Template(
         text, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    html = template.render(
+    html = made.render(
         title=title,
         command=command,
         score=_score(submission, ledger),
         params=params,
         metrics=json.loads(metrics.read_text(encoding="utf-8")),
         names=names,
-        run=_run([metadata(path) for paths in manifests.values() for path in paths]),
+        run=_run(manifests),
         data=_data(images, images_to_predict),
         examples=[
             (name, pictures.strip(images[labels == label][:10])) for label, name in enumerate(names)
@@ -145,13 +147,6 @@ def report(
     page.write_text(html, encoding="utf-8")
     error = validation["calibration_error"]
     return {"oof_errors": len(wrong), "doubtful_labels": doubtful, "calibration_error": error}
-
-
-def _params(manifest: Path) -> Train:
-    """How a fold was trained, from its manifest, which may be older than this code."""
-    params = (read_json(manifest) or {})["params"]
-    names = [field.name for field in fields(Train) if f"train.{field.name}" in params]
-    return Train(**{name: params[f"train.{name}"] for name in names})
 
 
 def _score(submission: Path, ledger: Path | None) -> str:
@@ -218,15 +213,27 @@ def _gallery(
     }
 
 
-def _run(folds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Where the folds were trained, with what, and for how long."""
-    return {
-        "devices": sorted({f"{it['device']} ({it['device_reason']})" for it in folds}),
-        "precisions": sorted({f"{it['precision']} ({it['precision_reason']})" for it in folds}),
-        "versions": folds[0]["versions"],
-        "seconds": sum(sum(it["epoch_seconds"]) for it in folds),
-        "folds": len(folds),
+def _run(manifests: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
+    """Where the folds were trained, with what, for how long, and how they differ in that."""
+    folds = {
+        f"{preset} fold {fold}" if len(manifests) > 1 else f"fold {fold}": _metadata(path)
+        for preset, paths in manifests.items()
+        for fold, path in enumerate(paths)
     }
+    every = list(folds.values())
+    return {
+        "devices": sorted({f"{it['device']} ({it['device_reason']})" for it in every}),
+        "precisions": sorted({f"{it['precision']} ({it['precision_reason']})" for it in every}),
+        "differences": differences(folds),
+        "versions": every[0]["versions"],
+        "seconds": sum(sum(it["epoch_seconds"]) for it in every),
+        "folds": len(every),
+    }
+
+
+def _metadata(manifest: Path) -> dict[str, Any]:
+    found: dict[str, Any] = (read_json(manifest) or {}).get("metadata", {})
+    return found
 
 
 def _data(images: NDArray[np.uint8], test_images: NDArray[np.uint8]) -> dict[str, Any]:
@@ -242,7 +249,10 @@ def _data(images: NDArray[np.uint8], test_images: NDArray[np.uint8]) -> dict[str
 
 
 def _augmentation(
-    params: Train, images: NDArray[np.uint8], labels: NDArray[np.uint8], names: Sequence[str]
+    params: SimpleNamespace,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+    names: Sequence[str],
 ) -> list[tuple[str, str]] | None:
     """Some images, each followed by what training made of it; None if it augmented none.
 
@@ -265,11 +275,11 @@ def _layers(manifest: Path) -> list[dict[str, Any]]:
     Returns:
         For each its kind, shape, number of parameters, and the logarithm of its output's size.
     """
-    layers: list[dict[str, Any]] = metadata(manifest)["layers"]
+    layers: list[dict[str, Any]] = _metadata(manifest)["layers"]
     return [{**it, "magnitude": math.log10(math.prod(it["shape"]))} for it in layers]
 
 
-def _losses(params: Train, folds: Sequence[NDArray[np.void]]) -> dict[str, float]:
+def _losses(params: SimpleNamespace, folds: Sequence[NDArray[np.void]]) -> dict[str, float]:
     """The means of the folds' last training loss and held-out loss, and the floor of the first.
 
     The floor is the entropy of a smoothed label, in nats, which no network can go below.

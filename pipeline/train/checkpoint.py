@@ -6,22 +6,29 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.artifacts import atomic
+from pipeline.files import atomic
 
-CHECKPOINT = "checkpoint.npz"
+if TYPE_CHECKING:
+    from pipeline.environment import Environment
+
 # What NumPy raises for a missing or damaged checkpoint. RuntimeError: a flipped bit may claim that
 # the archive is encrypted, or of a later version.
 DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile)
 
 
+def name(environment: "Environment") -> str:
+    """Name the checkpoint of a fold in an environment: a run in another cannot continue it."""
+    return f"checkpoint-{environment.name}.npz"
+
+
 @dataclass
 class State:
-    """How far a fold has come: a checkpoint without the variables of model and optimiser."""
+    """A checkpoint without the variables of model and optimiser."""
 
     run: str  # identifies fold, parameters and rows; a checkpoint of another run is not resumed
     history: list[dict[str, float]] = field(default_factory=list)  # rows, as in history.csv
@@ -55,10 +62,11 @@ def restore(path: Path, model: Any, run: str) -> State:
             rest = json.loads(str(arrays["state"]))
             rest["best_weights"] = [arrays[f"best_{i}"] for i in range(rest["best_weights"])]
             state = State(**rest)
-        if state.run != run:
-            raise ValueError("a checkpoint of another run")
     except DAMAGE:
         print("the checkpoint of the previous run is damaged; starting anew")
+        return State(run)
+    if state.run != run:
+        print("the checkpoint there is of another run; starting anew")
         return State(run)
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
@@ -66,7 +74,7 @@ def restore(path: Path, model: Any, run: str) -> State:
 
 
 def history(path: Path) -> list[dict[str, float]]:
-    """The rows of the epochs that a checkpoint contains; none if it is missing or damaged."""
+    """Read the epochs' rows from a checkpoint; none if it is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return list(json.loads(str(arrays["state"]))["history"])

@@ -25,7 +25,8 @@ from rich.console import Console
 from pipeline import artifacts
 from pipeline.artifacts import Task
 from pipeline.config import Train
-from pipeline.errors import ExternalError, UserError, ending, ran_out
+from pipeline.endings import ending, ran_out
+from pipeline.errors import ExternalError, UserError
 from pipeline.train import checkpoint, node
 from pipeline.train.checkpoint import CHECKPOINT
 from pipeline.train.connection import NoClusterError, connect
@@ -388,7 +389,7 @@ class _Cluster:
                 self._compare(where["ray_node"], where["versions"])
                 self.board.show(task, [], where)
                 continue
-            with artifacts.atomic(files[name]) as temporary:
+            with files.atomic(files[name]) as temporary:
                 temporary.write_bytes(content)
             if name == CHECKPOINT:
                 rows = checkpoint.history(files[name])

@@ -14,10 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline import environment
 from pipeline.errors import UserError
 
-# Where NVIDIA's driver has a file for each GPU, nvidia0 and so on.
-DRIVER = Path("/dev")
 # What this process has taken, GPUs or core numbers. TensorFlow cannot change them later.
 _taken: list[Any] = []
 _locks: list[contextlib.ExitStack] = []
@@ -30,7 +29,7 @@ def one_for_each_gpu(count: int) -> int:
         count: how many GPUs each fold takes.
     """
     # TensorFlow's import takes seconds, which most machines are spared.
-    if len(list(DRIVER.glob("nvidia[0-9]*"))) < 2:
+    if len(list(environment.DRIVER.glob("nvidia[0-9]*"))) < 2:
         return 1
     from pipeline.backend import tf
 
@@ -80,14 +79,13 @@ def gpus(tf: Any, there: Sequence[Any], count: int) -> list[Any]:
     return list(_taken)
 
 
-def cores(tf: Any, jobs: int) -> list[int]:
+def cores(jobs: int) -> list[int]:
     """Take one of `jobs` equal shares of the cores; all cores if no share is free.
 
     This changes where the threads run, not how many there are: TensorFlow divides its sums among
     its threads, and another number of them would change the last digits of the weights.
 
     Args:
-        tf: TensorFlow, before it has run anything.
         jobs: how many folds share the machine.
     """
     if _taken or not hasattr(os, "sched_setaffinity"):  # not on macOS
@@ -95,7 +93,6 @@ def cores(tf: Any, jobs: int) -> list[int]:
     there = sorted(os.sched_getaffinity(0))
     found = _take([f"cores-{job}-of-{jobs}" for job in range(jobs)], 1)
     _taken.extend(part(there, found[0], jobs) if found else there)
-    tf.config.threading.set_intra_op_parallelism_threads(len(there))
     os.sched_setaffinity(0, _taken)
     return list(_taken)
 

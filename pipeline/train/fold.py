@@ -5,27 +5,29 @@ are in the graph. After every epoch the whole state is written to a checkpoint. 
 stopped resumes from it, and ends with the same bytes as one that was not.
 """
 
+import functools
 import hashlib
-import inspect
 import math
 import re
 import time
 import traceback
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from pipeline.config import Train
 from pipeline.errors import UserError
-from pipeline.train import checkpoint, runtime
-from pipeline.train.progress import TrainingBar, ending, runs
-from pipeline.train.tensorboard import Events
+from pipeline.train import checkpoint
+
+if TYPE_CHECKING:
+    from pipeline.config import Train
+    from pipeline.environment import Environment
 
 # Averages of weights and statistics need more steps than this to be of use.
 FEW_STEPS = 100
@@ -33,6 +35,27 @@ FEW_STEPS = 100
 PREDICT_BATCH = 500
 # Training images that are kept with their augmentations, for the report.
 EXAMPLES = 10
+
+
+class Progress:
+    """What `train` tells about a fold while it trains; this one shows nothing (see progress.py)."""
+
+    title = "train"  # what printed lines begin with
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def begin(self, rows: int, images: int, steps: int, done: int) -> None:
+        """Begin: rows to train on, images to predict, steps of an epoch, epochs done before."""
+
+    def step(self, batch: int, logs: Mapping[str, float]) -> None:
+        """End a batch, counted from 0 in its epoch, with the epoch's means so far."""
+
+    def epoch(self, row: Mapping[str, float]) -> None:
+        """End an epoch, with its row of the history."""
 
 
 def train(
@@ -46,11 +69,10 @@ def train(
     test: Path,
     augmented: Path,
     fold: int,
-    params: Train,
-    title: str = "",
-    jobs: int = 1,
-    later: Sequence[Train] = (),
-    folder: Path | None = None,
+    params: "Train",
+    network: ModuleType,
+    environment: "Environment",
+    progress: Progress,
 ) -> dict[str, Any]:
     """Train the network of one fold; resumes from the checkpoint beside `weights`, if there is one.
 
@@ -60,7 +82,7 @@ def train(
         test_images: uint8 (m, 28, 28, 1).
         fold_ids: int8 (n,).
         weights: to be written in Keras' format: the network, from pixels to logits, with the mean
-            over shifts (`networks.over_shifts`) if there is one.
+            over shifts (`layers.over_shifts`) if there is one.
         history: to be written, a CSV with a row for each epoch.
         oof: to be written, float32 (held-out rows, 10): their probabilities, in their order.
         test: to be written, float32 (m, 10).
@@ -68,28 +90,24 @@ def train(
             as it is, and then as training augments it.
         fold: the fold to hold out.
         params: how to train.
-        title: what printed lines begin with; by default the fold.
-        jobs: how many folds are trained on this machine at a time. It changes no result.
-        later: the parameters of the folds that come after this one, for the forecast.
-        folder: where the fold's files will be, for TensorBoard (see `tensorboard.Events`).
+        network: the module that `params.network` names.
+        environment: from `runtime.prepare`; a checkpoint of another one is left alone.
+        progress: what to tell about it.
 
     Returns:
-        Metadata: node, device, precision and the reasons for them, versions, the network's layers,
-        the accuracy, and the seconds of each epoch with its validation (the first includes the
-        tracing of the graph).
+        Metadata: the environment, the network's layers, the accuracy, and the seconds of each epoch
+        with its validation (the first includes the tracing of the graph).
 
     Raises:
-        UserError: there is no such network, there are not enough devices, or training diverged.
+        UserError: the network cannot be used, there are not enough devices, or training diverged.
     """
-    title = title or f"fold {fold}"
+    title = progress.title
     # 31 bits, which every library accepts, unrelated to those of the next fold.
     digest = hashlib.sha256(f"{params.seed}/{fold}".encode()).digest()
     seed = int.from_bytes(digest[:4], "big") >> 1
-    machine = runtime.prepare(seed, params.precision, params.devices, jobs)
-    print(f"device {machine.device} ({machine.device_reason})")
-    print(f"precision {machine.precision} ({machine.precision_reason})")
+    _seed_everything(seed, environment.precision)
     # Imported here because it imports Keras, which needs the settings made just now.
-    from pipeline.train.networks import over_shifts
+    from pipeline.train.layers import over_shifts
     from pipeline.train.schedule import WarmUpThenDecay
 
     images, labels = np.load(train_images, mmap_mode="r"), np.load(train_labels, mmap_mode="r")
@@ -101,27 +119,26 @@ def train(
     batch_size = min(params.batch_size, len(rows))
     steps = len(rows) // batch_size
     rate = WarmUpThenDecay(params.learning_rate, steps * params.epochs, params.warmup, params.decay)
-    with runtime.spread(params.devices):
-        model, network = _build(params, rate, steps, seed)
+    with spread(params.devices):
+        model, built = _build(params, network, rate, steps, seed)
     batches_of = _feed(images[rows], labels[rows], batch_size, seed)
-    print(f"network {params.network}, {network.count_params():,} parameters, {len(rows):,} rows")
+    print(f"network {params.network}, {built.count_params():,} parameters, {len(rows):,} rows")
 
-    identity = repr((fold, params)).encode() + labels.tobytes() + held_out.tobytes()
-    path = weights.with_name(checkpoint.CHECKPOINT)
+    identity = repr((fold, params.used)).encode() + labels.tobytes() + held_out.tobytes()
+    path = weights.with_name(checkpoint.name(environment))
     state = checkpoint.restore(path, model, hashlib.sha256(identity).hexdigest())
     if state.history:
         print(f"{title}: resuming after epoch {len(state.history)}")
-    events = Events(folder, resumed=bool(state.history)) if folder else None
-    share, done = runs(params, later, len(rows), jobs), len(state.history)
-    after = ending(params, len(rows), len(unseen_images) + len(unlabelled_images))
-    with TrainingBar(title, params.epochs, steps, done, share, weights.parent, after) as bar:
+    with progress:
+        predicted = len(unseen_images) + len(unlabelled_images)
+        progress.begin(len(rows), predicted, steps, len(state.history))
         for epoch in range(len(state.history), params.epochs):
             if params.patience and epoch > state.best_epoch(params.monitor) + params.patience:
                 break
             began = time.perf_counter()
             model.layers[0].strength.assign(float(epoch >= params.augment_after))
-            with _explained(f"{title}, epoch {epoch + 1}", params, machine.precision):
-                fitted, current = _fit_epoch(model, batches_of(epoch), steps, bar)
+            with _explained(f"{title}, epoch {epoch + 1}", params, environment.precision):
+                fitted, current = _fit_epoch(model, batches_of(epoch), steps, progress)
                 loss, accuracy = _score(predict(model, unseen_images), unseen_labels)
             row = {
                 "epoch": epoch + 1,
@@ -138,30 +155,38 @@ def train(
             state.epoch_seconds.append(round(time.perf_counter() - began, 3))
             checkpoint.save(path, model, state)
             checkpoint.write_history(history, state.history)
-            bar.epoch_done(row)
-            if events:
-                events.add([row])
+            progress.epoch(row)
 
     model.optimizer.finalize_variable_values(model.trainable_variables)
     if params.restore_best_weights:
         model.set_weights(state.best_weights)
-    with _explained(title, params, machine.precision):
-        with runtime.spread(params.devices):
-            final = over_shifts(network, params.predict_shift)
+    with _explained(title, params, environment.precision):
+        with spread(params.devices):
+            final = over_shifts(built, params.predict_shift)
         unseen = predict(final, unseen_images)
         np.save(test, predict(final, unlabelled_images))
     np.save(oof, unseen)
-    layers = _save_network(network, weights, params.predict_shift)
+    described = _save_network(built, weights, params.predict_shift)
     checkpoint.write_history(history, state.history)  # all epochs may be an earlier run's
     np.save(augmented, _augmented(images[rows[:EXAMPLES]], params, seed))
     loss, accuracy = _score(unseen, unseen_labels)
     print(f"{title}: accuracy {accuracy:.5f} on {len(unseen):,} held-out rows")
     if accuracy < 2 * np.bincount(unseen_labels).max() / len(unseen):
-        print(f"{title}: this is close to guessing: {_why_guessing(state.history, steps)}")
+        taken, worst = len(state.history) * steps, max(row["loss"] for row in state.history)
+        if worst > 10 * math.log(10) or taken >= FEW_STEPS:  # guessing has a loss of log(10)
+            print(
+                f"{title}: this is close to guessing: training diverged, to a loss of "
+                f"{worst:.3g}; lower train.learning_rate"
+            )
+        else:
+            print(
+                f"{title}: this is close to guessing: it took only {taken} steps, which is normal "
+                "for the first few dozen"
+            )
     return {
-        **machine.metadata(),
-        "parameters": network.count_params(),
-        "layers": layers,
+        **environment.metadata(),
+        "parameters": built.count_params(),
+        "layers": described,
         "rows": len(rows),
         "epochs": len(state.history),
         "epoch_seconds": state.epoch_seconds,
@@ -169,6 +194,39 @@ def train(
         "held_out_loss": loss,
         "held_out_accuracy": accuracy,
     }
+
+
+def _seed_everything(seed: int, precision: str) -> None:
+    from pipeline.backend import keras, tf
+
+    # Keras numbers layers; every fold of a process has to start counting from the beginning.
+    keras.utils.clear_session()  # before the policy, which it resets
+    keras.config.set_dtype_policy(precision)
+    keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
+
+
+def spread(devices: int) -> Any:
+    """Open the scope in which to build a model that is trained on several devices at once.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    return _strategy(devices).scope() if devices > 1 else nullcontext()
+
+
+# One for all folds of the process: a second one would number its collectives from the start.
+@functools.cache
+def _strategy(devices: int) -> Any:
+    from pipeline.backend import tf
+
+    there = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if devices > len(there):
+        raise UserError(
+            f"train.devices is {devices}, and TensorFlow sees {len(there)} "
+            f"{there[0].device_type}; set it to at most {len(there)}"
+        )
+    return tf.distribute.MirroredStrategy([device.name for device in there[:devices]])
 
 
 def predict(model: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -186,41 +244,40 @@ def predict(model: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 @contextmanager
-def _explained(title: str, params: Train, precision: str) -> Iterator[None]:
+def _explained(title: str, params: "Train", precision: str) -> Iterator[None]:
     """Turn values that are not finite, and errors in the user's own network, into a UserError."""
-    from pipeline.train.networks import NETWORKS, not_a_network
-
     try:
         yield
     except FloatingPointError as error:
-        remedy = f"lower train.learning_rate, which is {params.learning_rate}"
         if precision == "mixed_float16":
-            remedy += ', or set train.precision to "float32"'
-        diverged = f"{title}: {error} is no longer finite: training diverged"
-        raise UserError(f"{diverged}; {remedy}") from error
+            raise UserError(
+                f"{title}: {error} is no longer finite: training diverged; lower "
+                f"train.learning_rate, which is {params.learning_rate}, or set train.precision to "
+                '"float32"'
+            ) from error
+        raise UserError(
+            f"{title}: {error} is no longer finite: training diverged; lower train.learning_rate, "
+            f"which is {params.learning_rate}"
+        ) from error
     except Exception as error:
-        file = inspect.getfile(NETWORKS[params.network])
-        if file in {frame.filename for frame in traceback.extract_tb(error.__traceback__)}:
-            fault = f"{type(error).__name__}: {error} (--debug shows where)"
-            raise not_a_network(params.network, fault) from error
+        frames = traceback.extract_tb(error.__traceback__)
+        if any(frame.filename.endswith(f"networks/{params.network}.py") for frame in frames):
+            raise UserError(
+                f"train/networks/{params.network}.py: {type(error).__name__}: {error} (--debug "
+                "shows where)"
+            ) from error
         raise
 
 
-def _why_guessing(history: Sequence[Mapping[str, float]], steps: int) -> str:
-    """Why a network may be no better than guessing, from its history."""
-    taken, worst = len(history) * steps, max(row["loss"] for row in history)
-    if worst > 10 * math.log(10) or taken >= FEW_STEPS:  # guessing has a loss of log(10)
-        return f"training diverged, to a loss of {worst:.3g}; lower train.learning_rate"
-    return f"it took only {taken} steps, which is normal for the first few dozen"
-
-
-def _build(params: Train, rate: Any, steps: int, seed: int) -> tuple[Any, Any]:
-    """The compiled model that is trained, and the network within it."""
+def _build(
+    params: "Train", module: ModuleType, rate: Any, steps: int, seed: int
+) -> tuple[Any, Any]:
+    """Compile the model that is trained; return it, and the network within it."""
     from pipeline.backend import keras
     from pipeline.train.augment import RandomAffine
     from pipeline.train.networks import build
 
-    network = build(params.network, params.width, params.dropout)
+    network = build(module, params.width, params.dropout)
     # An average that reached further back than a tenth of the run would contain its first weights.
     momentum = min(params.ema_momentum, 1 - 10 / (steps * params.epochs))
     augmentation = RandomAffine(params.rotation, params.zoom, params.shift, params.shear, seed)
@@ -244,7 +301,7 @@ def _build(params: Train, rate: Any, steps: int, seed: int) -> tuple[Any, Any]:
     return model, network
 
 
-def _augmented(images: NDArray[np.uint8], params: Train, seed: int) -> NDArray[np.uint8]:
+def _augmented(images: NDArray[np.uint8], params: "Train", seed: int) -> NDArray[np.uint8]:
     """Images, uint8 (k, 28, 28, 1), each followed by 9 augmentations of it: (k, 10, 28, 28, 1)."""
     from pipeline.train.augment import RandomAffine
 
@@ -279,7 +336,7 @@ def _feed(images: NDArray[np.uint8], labels: NDArray[np.uint8], batch_size: int,
 
 
 def _fit_epoch(
-    model: Any, batches: Any, steps: int, bar: TrainingBar
+    model: Any, batches: Any, steps: int, progress: Progress
 ) -> tuple[dict[str, float], list[NDArray[Any]]]:
     """Train for one epoch; return its mean loss and accuracy, and the weights.
 
@@ -294,7 +351,7 @@ def _fit_epoch(
     def after_steps(batch: int, logs: Mapping[str, float]) -> None:
         if not math.isfinite(logs["loss"]):
             raise FloatingPointError("the loss")
-        bar.on_train_batch_end(batch, logs)
+        progress.step(batch, logs)
 
     weights: list[NDArray[Any]] = []
     callback = keras.callbacks.LambdaCallback(
@@ -336,7 +393,7 @@ def _save_network(network: Any, path: Path, shift: int) -> list[dict[str, Any]]:
         features, and the number of parameters of each.
     """
     from pipeline.backend import keras
-    from pipeline.train.networks import FusedBatchNormalization, over_shifts
+    from pipeline.train.layers import FusedBatchNormalization, over_shifts
 
     def plain(layer: Any) -> Any:
         # The file can be loaded without this package.

@@ -23,15 +23,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
-from pipeline import artifacts, download
+from pipeline import artifacts, datasets, files
 from pipeline.artifacts import Task
 from pipeline.errors import ExternalError, UserError
 from pipeline.kaggle import HOME, client, credentials, kernels, session
 from pipeline.kaggle.client import CallError
 from pipeline.kaggle.kernels import PREFIX, Pushed, Quota, State
 from pipeline.kaggle.pack import pack, package
-from pipeline.kaggle.session import CHECKPOINT, RESULT
-from pipeline.train import checkpoint
+from pipeline.kaggle.session import RESULT
 from pipeline.train.progress import EPOCH, Board
 
 # Seconds that a session may take; Kaggle ends it after 9 to 12 hours.
@@ -55,7 +54,7 @@ def train_on_kaggle(folds: list[Task], tasks: list[Task], force: bool, accelerat
         ExternalError: no GPU hours are left, or the run failed, was cancelled or ended too early.
     """
     dataset = folds[0].folder.relative_to(folds[0].root).parts[1]
-    if dataset in download.NAMED and dataset != "kaggle":
+    if dataset in datasets.NAMED and dataset != "kaggle":
         raise UserError(
             f"ENGINE=kaggle trains on the competition's files, and {dataset} is other data; use "
             "DATASET=kaggle or ENGINE=local"
@@ -64,7 +63,7 @@ def train_on_kaggle(folds: list[Task], tasks: list[Task], force: bool, accelerat
         for task in folds:
             artifacts.check_inputs(task, tasks, cache)
     kaggle = _Kaggle(folds, tasks, force, accelerator)
-    with artifacts.locked(folds[0].folder.parent / ".kaggle.lock", "train on Kaggle"):
+    with files.locked(folds[0].folder.parent / ".kaggle.lock", "train on Kaggle"):
         try:
             kaggle.train()
         except KeyboardInterrupt:
@@ -86,7 +85,7 @@ def name(tasks: list[Task], accelerator: str) -> str:
                 "name": task.name,
                 "params": task.values(),
                 "code": task.fingerprints(),
-                "inputs": [artifacts.fingerprint(path, cache) for path in task.inputs],
+                "inputs": [files.fingerprint(path, cache) for path in task.inputs],
             }
             for task in folds
         ]
@@ -106,7 +105,7 @@ def job(folds: list[Task], accelerator: str) -> dict[str, Any]:
     return {
         "gpus": accelerator != "none",
         "seconds": SESSION,
-        "inputs": {name: artifacts.fingerprint(path) for name, path in _reads(folds).items()},
+        "inputs": {name: files.fingerprint(path) for name, path in _reads(folds).items()},
         "folds": [session.packed(task) for task in folds],
     }
 
@@ -208,25 +207,21 @@ class _Kaggle:
             if self._path(task, task.manifest.name) in names:
                 artifacts.run(task, self.tasks, self.force, partial(self._fetch_fold, task))
                 self.left.remove(task)
-            elif self._path(task, CHECKPOINT) in names:
-                with contextlib.suppress(_UnfinishedError):
-                    work = partial(self._fetch_checkpoint, task)
-                    artifacts.run(task, self.tasks, self.force, work)
         if RESULT not in names:
             return {}
         with TemporaryDirectory() as folder:
             path = Path(folder, RESULT)
-            return self._fetch({RESULT: path}, lambda: artifacts.read_json(path))
+            return self._fetch({RESULT: path}, lambda: files.read_json(path))
 
     def _fetch_fold(self, task: Task, writes: Mapping[str, Path]) -> dict[str, Any]:
         """Fetch a fold's files, checked against its manifest; return its metadata."""
         path = writes["weights"].with_name(f"there-{task.manifest.name}")
 
         def checked() -> dict[str, Any] | None:
-            manifest = artifacts.read_json(path)
+            manifest = files.read_json(path)
             outputs = (manifest or {}).get("outputs", {})
             for name, file in writes.items():
-                if artifacts.fingerprint(file) != outputs.get(task.label(task.writes[name])):
+                if files.fingerprint(file) != outputs.get(task.label(task.writes[name])):
                     return None
             return manifest
 
@@ -238,21 +233,7 @@ class _Kaggle:
             f"{metadata['held_out_rows']:,} held-out rows",
             flush=True,
         )
-        return {**metadata, "kernel": f"{self.user}/{self.slug}"}
-
-    def _fetch_checkpoint(self, task: Task, writes: Mapping[str, Path]) -> dict[str, Any]:
-        """Put a checkpoint where a run here resumes from it, unless one here has got further."""
-        path = writes["weights"].with_name(CHECKPOINT)
-        with artifacts.atomic(path) as temporary:
-
-            def checked() -> int | None:
-                return len(checkpoint.history(temporary)) or None
-
-            epochs = self._fetch({self._path(task, CHECKPOINT): temporary}, checked)
-            if path.exists() and len(checkpoint.history(path)) >= epochs:
-                temporary.write_bytes(path.read_bytes())
-        print(f"{task.name}: unfinished; ENGINE=local continues after epoch {epochs}", flush=True)
-        raise _UnfinishedError
+        return {**metadata, "kernel": f"{self.user}/{self.slug}", "code": manifest["code"]}
 
     def _path(self, task: Task, file: str) -> str:
         return (session.output(task) / file).as_posix()
@@ -285,8 +266,8 @@ class _Kaggle:
         if code == 2:
             raise UserError(f"Kaggle: {line}")
         self._print_log()
-        due = artifacts.staleness([task for task in self.tasks if task.stage == "train"])
-        kept = [name for name, reason in due.items() if reason is None]
+        states = artifacts.states([task for task in self.tasks if task.stage == "train"])
+        kept = [name for name, state in states.items() if state.fresh]
         finished = f"kept: {', '.join(kept)}" if kept else "no fold is finished"
         remedy = "ENGINE=local trains here" if result.get("final") else AGAIN
         raise ExternalError(f"Kaggle: {line}; {finished}; {remedy}")
@@ -465,10 +446,6 @@ class _Kaggle:
             raise UserError(f"{said}; is {answer.user} your user name (KAGGLE_USERNAME)?")
         if answer.error:
             raise ExternalError(said)
-
-
-class _UnfinishedError(Exception):
-    """A fold has come back without being finished."""
 
 
 def _no_hours(quota: Quota) -> ExternalError:

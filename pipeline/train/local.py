@@ -5,21 +5,23 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pipeline import artifacts
 from pipeline.artifacts import Task
 from pipeline.errors import ExternalError
-from pipeline.train import devices
+from pipeline.train import checkpoint, devices
 
 
 def train_here(folds: list[Task], tasks: list[Task], force: bool, jobs: int | None) -> None:
     """Train folds on this machine (see `engines.train_folds`)."""
     if jobs is None:
-        jobs = devices.one_for_each_gpu(max(task.params["params"].devices for task in folds))
+        jobs = devices.one_for_each_gpu(max(task.preset.train.devices for task in folds))
     if jobs == 1 or len(folds) == 1:
         return _one_by_one(folds, tasks, force, jobs)
     return _in_processes(folds, tasks, force, jobs)
@@ -55,14 +57,23 @@ def _one_by_one(folds: list[Task], tasks: list[Task], force: bool, jobs: int) ->
 
 def _train(task: Task, later: list[Task], tasks: list[Task], force: bool, jobs: int) -> None:
     """Train one fold; `later` are those that come after it."""
-    work = partial(
-        task.work,
-        title=task.name.removeprefix("train "),
-        jobs=jobs,
-        later=[other.params["params"] for other in later],
-        folder=task.folder,
-    )
-    artifacts.run(task, tasks, force, work)
+    artifacts.run(task, tasks, force, partial(work, task, later, jobs))
+
+
+def work(task: Task, later: list[Task], jobs: int, writes: Mapping[str, Path]) -> Mapping[str, Any]:
+    """Train one fold in this process, and show how far it is; return its metadata."""
+    from pipeline.train import runtime
+    from pipeline.train.progress import TrainingBar
+
+    params = task.preset.train
+    environment = runtime.prepare(params.precision, params.devices, jobs)
+    others = [path.name for path in task.staging.glob("checkpoint-*.npz")]
+    if others and checkpoint.name(environment) not in others:
+        print(
+            f"{task.name}: {others[0]} is of another machine or version, whose number format, "
+            "device or threads differ; it stays there, and this fold starts anew"
+        )
+    return task.work(writes, environment=environment, progress=TrainingBar(task, later, jobs))
 
 
 def await_all(futures: list["Future[Any]"]) -> None:

@@ -4,6 +4,7 @@ The time left is that of the whole command: of this fold and of those after it.
 """
 
 import functools
+import importlib
 import json
 import math
 import multiprocessing
@@ -11,20 +12,22 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from rich import progress
 from rich.console import Console
 
-from pipeline.artifacts import Task, atomic
+from pipeline.artifacts import Task
 from pipeline.config import Train
+from pipeline.files import atomic
 from pipeline.kaggle import inside
+from pipeline.train import fold
+from pipeline.train.tensorboard import Events
 from pipeline.watch import PROGRESS, duration
 
 # Seconds of steps after which the run's duration is forecast.
 FORECAST_SECONDS = 2.0
-# A line that `TrainingBar.epoch_done` prints, as it is found in the log of another machine.
+# A line that `TrainingBar.epoch` prints, as it is found in the log of another machine.
 EPOCH = re.compile(r"(?P<title>.+), epoch (?P<epoch>\d+)/\d+: .*; (?P<left>.+ left)$")
 
 
@@ -46,51 +49,55 @@ class _Bars(progress.Progress):
             super().stop()
 
 
-class TrainingBar(_Bars):
-    """Shows epoch, loss, accuracy and the time left while its `with` block runs.
+class TrainingBar(fold.Progress):
+    """Shows a fold's epoch, loss, accuracy and the time left, and writes TensorBoard's events.
 
     Args:
-        title: what each line begins with.
-        epochs: of this fold.
-        steps: of an epoch.
-        done: epochs that an earlier run completed.
-        runs: the time that the whole command takes, in times of this fold (see `runs`).
-        folder: the staging folder, to keep the time left in.
-        ending: the time that predictions take after the last epoch, in epochs (see `ending`).
+        task: the fold.
+        later: the tasks that come after it, for the time that the whole command takes.
+        jobs: how many folds are trained at a time.
     """
 
-    def __init__(
-        self,
-        title: str,
-        epochs: int,
-        steps: int,
-        done: int,
-        runs: float = 1,
-        folder: Path | None = None,
-        ending: float = 0,
-    ) -> None:
-        super().__init__(progress.TaskProgressColumn(), "{task.fields[left]}", transient=True)
+    def __init__(self, task: Task, later: Sequence[Task] = (), jobs: int = 1) -> None:
+        self.title, self.task, self.jobs = task.name.removeprefix("train "), task, jobs
+        self.epochs = task.preset.train.epochs
+        self.later = [other.preset.train for other in later]
+        self.bars = _Bars(progress.TaskProgressColumn(), "{task.fields[left]}", transient=True)
         # The bars of folds in parallel would overwrite each other.
-        self.disable = self.disable or multiprocessing.parent_process() is not None
-        self.title, self.epochs, self.steps, self.epoch = title, epochs, steps, done
-        self.bar = self.add_task(title, total=epochs * steps, completed=done * steps, left="")
-        self.runs, self.folder, self.whole = runs, folder, epochs + ending
-        self.began, self.first = time.monotonic(), done
+        self.bars.disable = self.bars.disable or multiprocessing.parent_process() is not None
         self.measured_from = (0.0, 0)
         self.forecast_due, self.end = True, 0.0
 
-    def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
+    def __enter__(self) -> "TrainingBar":
+        self.bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bars.stop()
+
+    def begin(self, rows: int, images: int, steps: int, done: int) -> None:
+        """Show the bar; see `fold.Progress`."""
+        params = self.task.preset.train
+        self.steps, self.done = steps, done
+        self.runs = runs(params, self.later, rows, self.jobs)
+        self.whole = self.epochs + ending(params, rows, images)
+        self.bar = self.bars.add_task(
+            self.title, total=self.epochs * steps, completed=done * steps, left=""
+        )
+        self.began, self.first = time.monotonic(), done
+        self.events = Events(self.task.folder, resumed=done > 0)
+
+    def step(self, batch: int, logs: Mapping[str, float]) -> None:
         """Move the bar; Keras calls this whenever the graph returns to Python."""
-        logs = logs or {}
-        completed = self.epoch * self.steps + batch + 1
+        completed = self.done * self.steps + batch + 1
         self._forecast(completed)
         left = self.end and f"{duration(max(0.0, self.end - time.monotonic()))} left"
-        self.update(
+        self.bars.update(
             self.bar,
             completed=completed,
             left=left or "",
             description=(
-                f"{self.title}, epoch {self.epoch + 1}/{self.epochs}, "
+                f"{self.title}, epoch {self.done + 1}/{self.epochs}, "
                 f"loss {logs.get('loss', 0):.4f}, accuracy {logs.get('accuracy', 0):.4f}"
             ),
         )
@@ -103,27 +110,27 @@ class TrainingBar(_Bars):
         elif self.forecast_due and now - since > FORECAST_SECONDS:
             self.forecast_due = False
             step = (now - since) / (completed - first)
-            fold = step * self.steps * self.whole
-            every = f", {duration(fold * self.runs)} for all folds" * (self.runs > 1)
-            self.print(
-                f"{self.title}: about {duration(fold)} for {self.epochs} epochs{every} on this "
+            one = step * self.steps * self.whole
+            every = f", {duration(one * self.runs)} for all folds" if self.runs > 1 else ""
+            self.bars.print(
+                f"{self.title}: about {duration(one)} for {self.epochs} epochs{every} on this "
                 f"machine, measured over {completed - first} steps"
             )
-            self._keep(fold * self.runs - step * completed)
+            self._keep(one * self.runs - step * completed)
 
-    def epoch_done(self, row: Mapping[str, float]) -> None:
+    def epoch(self, row: Mapping[str, float]) -> None:
         """Print the epoch's row of the history, and the time left."""
-        self.epoch = int(row["epoch"])
-        each = (time.monotonic() - self.began) / (self.epoch - self.first)
-        left = each * (self.whole * self.runs - self.epoch)
-        self.print(f"{self.title}, {_epoch(row, self.epochs)}; {duration(left)} left")
+        self.done = int(row["epoch"])
+        each = (time.monotonic() - self.began) / (self.done - self.first)
+        left = each * (self.whole * self.runs - self.done)
+        self.bars.print(f"{self.title}, {_epoch(row, self.epochs)}; {duration(left)} left")
+        self.events.add([row])
         self._keep(left)
 
     def _keep(self, left: float) -> None:
         self.end = time.monotonic() + left
-        if self.folder:
-            with atomic(self.folder / PROGRESS) as temporary:
-                temporary.write_text(json.dumps({"left": round(left, 1), "at": time.time()}))
+        with atomic(self.task.staging / PROGRESS) as temporary:
+            temporary.write_text(json.dumps({"left": round(left, 1), "at": time.time()}))
 
 
 class Board(_Bars):
@@ -139,20 +146,20 @@ class Board(_Bars):
         place = f"{where['node']} ({where['ray_node'][:8]}), {gpus}"
         self.move(task, len(history), place)
         if self.disable:
-            epochs = task.params["params"].epochs
+            epochs = task.preset.train.epochs
             state = f", {_epoch(history[-1], epochs)}" if history else ": started"
             self.print(f"{task.name} on {place}{state}")
 
     def move(self, task: Task, epoch: int, where: str) -> None:
         """Move a fold's bar."""
         if task.name not in self.bars:
-            epochs = task.params["params"].epochs
+            epochs = task.preset.train.epochs
             self.bars[task.name] = self.add_task(task.name, total=epochs, where=where)
         self.update(self.bars[task.name], completed=epoch, where=where)
 
 
 def runs(params: Train, later: Sequence[Train], rows: int, jobs: int = 1) -> float:
-    """How long a command takes that trains several folds, in times of its first one.
+    """Compute the total training time of several folds, in units of the first.
 
     Args:
         params: of the first fold.
@@ -172,7 +179,7 @@ def runs(params: Train, later: Sequence[Train], rows: int, jobs: int = 1) -> flo
 
 
 def ending(params: Train, rows: int, images: int) -> float:
-    """How long a fold's predictions take after its last epoch, in epochs.
+    """Estimate the time of a fold's predictions after its last epoch, in epochs.
 
     Predicting an image takes only a forward pass: about a third of the work of training on it.
 
@@ -187,16 +194,16 @@ def ending(params: Train, rows: int, images: int) -> float:
 
 @functools.cache
 def flops_per_image(network: str, width: int) -> int:
-    """Multiplications and additions of one training step, per image.
+    """Count the multiplications and additions of one training step, per image.
 
     Convolutions and dense layers, forward and, twice as many, backward; without the gradient of the
     pixels, which is not computed.
     """
     from pipeline.backend import keras
-    from pipeline.train.networks import NETWORKS
 
+    module = importlib.import_module(f"pipeline.train.networks.{network}")
     total, first = 0, True
-    for layer in NETWORKS[network](width, 0).layers:
+    for layer in module.network(width, 0).layers:
         if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
             places = math.prod(layer.output.shape[1:-1])
             total += 2 * places * math.prod(layer.kernel.shape) * (2 if first else 3)

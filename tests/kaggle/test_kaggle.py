@@ -461,8 +461,8 @@ def test_a_csv_of_one_label_is_only_sent_by_force(service, project, submission):
     manifest = submission.with_suffix(".json")
     content = json.loads(manifest.read_text())
     del content["sha256"]
-    content["outputs"] = {name: artifacts.fingerprint(submission) for name in content["outputs"]}
-    artifacts.write_json(manifest, content)
+    content["outputs"] = {name: files.fingerprint(submission) for name in content["outputs"]}
+    files.write_json(manifest, content)
     done = digits(project, "submit", *FAST)
     assert done.returncode == 2
     assert "predicts 3 for 20 of 20 rows" in only_line(done.stderr)
@@ -637,9 +637,9 @@ def test_a_csv_that_the_competition_would_refuse_is_not_sent(service, project, s
 
 def test_a_csv_from_public_labels_is_recognised_under_any_name(service, project, submission):
     """A dataset with the competition's number of rows, whose labels are public."""
-    manifest = artifacts.read_json(submission.with_suffix(".json"))
+    manifest = files.read_json(submission.with_suffix(".json"))
     manifest["params"]["source"] = "mnist"
-    artifacts.write_json(submission.with_suffix(".json"), manifest)
+    files.write_json(submission.with_suffix(".json"), manifest)
     header, *rows = submission.read_text().splitlines()
     (project / "copy.csv").write_text("\r\n".join([header, *rows[::-1], ""]), newline="")
     done = digits(project, "submit", "copy.csv")

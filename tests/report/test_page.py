@@ -79,7 +79,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     lines = ["ImageId,Label", *(f"{i + 1},{label}" for i, label in enumerate(test_labels))]
     (home / "solution.csv").write_text("\n".join(lines) + "\n")
     (home / "submission.csv").write_text("the submission\n")
-    sent = artifacts.fingerprint(home / "submission.csv")
+    sent = files.fingerprint(home / "submission.csv")
     entry = ledger.Entry("now", "f", sent, *"abcdefg", public_score="0.99123")
     others = [replace(entry, public_score=""), replace(entry, sha256="other", public_score="0.5")]
     ledger.write(home / "ledger.csv", [entry, *others])
@@ -142,7 +142,7 @@ def write_fold(folder: Path, fold: int, params: Train) -> None:
         ],
     }
     values = {"fold": fold, **{f"train.{key}": value for key, value in asdict(params).items()}}
-    artifacts.write_json(folder / "manifest.json", {"params": values, "metadata": metadata})
+    files.write_json(folder / "manifest.json", {"params": values, "metadata": metadata})
 
 
 def galleries(page: str) -> dict[str, Any]:

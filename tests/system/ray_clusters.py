@@ -261,7 +261,7 @@ def train(weights, history, params, **others):
         time.sleep(SECONDS)
         rows.append(dict.fromkeys(("loss", "accuracy", "val_loss", "val_accuracy"), 0.5))
         rows[-1]["epoch"] = epoch
-        with artifacts.atomic(weights.with_name("checkpoint.npz")) as path, path.open("wb") as file:
+        with files.atomic(weights.with_name("checkpoint.npz")) as path, path.open("wb") as file:
             state = np.array(json.dumps({"history": rows}))
             np.savez(file, state=state, variable_0=np.zeros(1_000_000, np.float32))
     for path in (weights, *others.values()):

@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline import code, stages
-from pipeline.artifacts import Task, Work, atomic, run, staleness
+from pipeline.artifacts import Task, Work, run, staleness
+from pipeline.files import atomic
 from pipeline.errors import UserError
 
 # --- four small tasks: one, two that read its file, and one that reads theirs --------------------

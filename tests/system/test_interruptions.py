@@ -23,7 +23,8 @@ import pytest
 from conftest import PACKAGE, PATIENCE, contents, killed_at, settle, works
 
 from pipeline import artifacts, code
-from pipeline.artifacts import Task, Work, atomic, fingerprint, run, staleness
+from pipeline.artifacts import Task, Work, run, staleness
+from pipeline.files import atomic, fingerprint
 from pipeline.errors import UserError
 
 EPOCHS = 3
@@ -192,7 +193,7 @@ def test_a_staging_folder_that_was_partly_removed_is_not_resumed_from(tmp_path: 
             break
         shutil.rmtree(task.staging)
         copy.rename(task.staging)
-    assert artifacts.read_json(task.staging / artifacts.ORIGIN) is None
+    assert files.read_json(task.staging / artifacts.ORIGIN) is None
 
 
 def test_the_staging_folder_of_a_fresh_task_is_removed(tmp_path: Path) -> None:
@@ -221,7 +222,7 @@ def test_what_dead_processes_left_half_written_is_removed_by_the_next_write(tmp_
     }
     for name in names.values():
         (tmp_path / name).touch()
-    artifacts.write_json(tmp_path / "a.json", {})
+    files.write_json(tmp_path / "a.json", {})
     kept = {path.name for path in tmp_path.iterdir()} - {"a.json"}
     assert kept == {names[who] for who in ("a living process's", "another file's", "of no process")}
 
@@ -409,7 +410,7 @@ def test_every_byte_of_a_manifest_counts(tmp_path: Path) -> None:
         damaged[place] ^= 1 << place % 8
         task.manifest.write_bytes(damaged)
         if staleness([task])["long"] is None:
-            assert artifacts.read_json(task.manifest) is not None
+            assert files.read_json(task.manifest) is not None
             unchanged = bytes(damaged).split() == intact.split()
             assert unchanged, f"byte {place} is {damaged[place : place + 1]}"
     for length in range(len(intact) - 1):
@@ -439,13 +440,13 @@ def test_a_flipped_bit_with_the_old_dates_is_found_and_silent_corruption_by_veri
     reason()
     file, manifest = (
         tmp_path / "data" / artifacts.STAT_CACHE,
-        artifacts.read_json(task.manifest),
+        files.read_json(task.manifest),
     )
-    known = artifacts.read_json(file)
+    known = files.read_json(file)
     assert known is not None
     assert manifest is not None
     known[str(path)][4] = manifest["outputs"]["data/set/long/x.txt"]
-    artifacts.write_json(file, known)
+    files.write_json(file, known)
     assert reason() is None
     assert reason(trusted=False) is not None
     assert reason() is not None, "what was found is remembered"

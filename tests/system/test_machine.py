@@ -212,7 +212,7 @@ def test_a_full_disk_leaves_no_partial_bytecode(
     ],
 )
 def test_an_error_of_the_system_ends_with_a_remedy(error: OSError, said: str) -> None:
-    assert said in errors.explained(error)
+    assert said in endings.explained(error)
 
 
 # --- no permission to write, or to read -----------------------------------------------------------

@@ -1,0 +1,77 @@
+"""The datasets and their sources: what `DATASET=` names, before anything is downloaded.
+
+Standard library only: every command imports this module.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import UserError
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the rest of the pipeline needs to know about a source."""
+
+    labels_public: bool  # whether the labels of its test set are known, so that solution.csv exists
+    class_names: tuple[str, ...] = tuple("0123456789")
+
+
+GARMENTS = "T-shirt,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
+SOURCES = {
+    "kaggle": Source(labels_public=False),
+    "sample": Source(labels_public=True),
+    "mnist": Source(labels_public=True),
+    "fashion": Source(labels_public=True, class_names=tuple(GARMENTS.split(","))),
+    "local": Source(labels_public=False),  # a folder, zip or tar of your own
+}
+NAMED = tuple(name for name in SOURCES if name != "local")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset that DATASET= names."""
+
+    name: str  # of its folder in data/
+    source: str  # a key of SOURCES
+    path: Path | None = None  # the folder, zip or tar of the source "local"
+
+    @property
+    def labels_public(self) -> bool:
+        """Whether the labels of its test set are known."""
+        return SOURCES[self.source].labels_public
+
+
+def dataset(word: str) -> Dataset:
+    """The dataset that `DATASET=word` names.
+
+    Args:
+        word: the name of a source, or the path of a folder, zip or tar.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if word in NAMED:
+        return Dataset(word, word)
+    path = Path(word).expanduser()
+    if not path.exists():
+        raise UserError(
+            f"there is no dataset {word!r}: choose from {', '.join(NAMED)}, or give the path of a "
+            "folder, zip or tar with train.csv, test.csv and sample_submission.csv"
+        )
+    stem = path.resolve().stem.removesuffix(".tar") if path.is_file() else path.resolve().name
+    name = re.sub(r"[^A-Za-z0-9_]+", "-", stem).strip("-") or "local"
+    if name in NAMED:
+        raise UserError(f"{word}: rename it; {name} is the name of a built-in dataset")
+    return Dataset(name, "local", path.resolve())
+
+
+def user_files(data: Dataset) -> Mapping[str, Path]:
+    """The user's own files that a dataset is made from; raises UserError if one is missing."""
+    if data.path is None:
+        return {}
+    from pipeline.download import local
+
+    return local.files(data.path)

@@ -1,0 +1,391 @@
+"""Fingerprints of code: which modules a stage consists of, and whether they still say the same.
+
+A stage's code is its module and every module of this package that it imports, in whatever style,
+and so on. Modules are compared as syntax trees, without comments, docstrings, annotations and the
+texts inside `raise`, `assert`, `print` and `warnings.warn`. What cannot be followed is refused.
+
+Standard library only: every `digits STAGE` asks whether its code has changed.
+"""
+
+import ast
+import contextlib
+import functools
+import hashlib
+import importlib
+import marshal
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder, SourceFileLoader
+from importlib.util import cache_from_source
+from pathlib import Path
+from types import CodeType
+from typing import Any, TypeGuard
+
+from pipeline.errors import UserError
+
+PACKAGE = "pipeline"
+SUFFIXES = ("/__init__.py", *EXTENSION_SUFFIXES, ".py", ".pyc")  # in Python's order
+# What loads code, or reads its own text, so that what it brings is not seen here.
+UNSEEN = {
+    *("__import__", "__loader__", "__spec__", "__builtins__", "exec", "eval", "runpy", "pkgutil"),
+    *("__file__", "__path__", "__doc__", "__annotations__", "get_type_hints", "get_annotations"),
+    *("inspect", "linecache", "builtins", "zipimport", "singledispatch", "singledispatchmethod"),
+    *("importlib.util", "importlib.resources", "importlib.machinery", "importlib.reload"),
+    *("sys.path", "sys.meta_path", "sys.path_hooks", "site.addsitedir", "SourceFileLoader"),
+    *("redirect_stdout", "redirect_stderr"),  # with which a message becomes a value
+}
+# Functions that only look: a message may gain or lose a call of one.
+LOOKING = {
+    *("len", "str", "repr", "int", "float", "round", "min", "max", "sum", "sorted", "set", "list"),
+    *("tuple", "type", "abs", "map", "isinstance"),
+}
+TYPE_CHECKING = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+# Annotations with which a dataclass makes something else than a field.
+MARKERS = ("ClassVar", "InitVar", "KW_ONLY")
+ACTIONS = (ast.Call, ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom)
+
+
+def fingerprints(modules: Iterable[str], root: Path) -> dict[str, str]:
+    """Fingerprint the code that some modules consist of.
+
+        fingerprints(["pipeline.split"], root)  # {"errors.py": "0c1…", "split.py": "9ab…", …}
+
+    Args:
+        modules: their names.
+        root: the project's folder, which contains `pipeline/`.
+
+    Returns:
+        SHA-256 of each module's shape, in hexadecimal, by the file's path below `pipeline/`; for a
+        module that `load` has loaded, of the code that this process runs.
+
+    Raises:
+        UserError: a file is not valid Python, or does something that cannot be followed.
+    """
+    return dict(_fingerprints(tuple(modules), root))
+
+
+@functools.cache  # every fold asks
+def _fingerprints(modules: tuple[str, ...], root: Path) -> tuple[tuple[str, str], ...]:
+    paths = closure(modules, root).values()
+    places = {path.relative_to(root / PACKAGE).as_posix(): _read(path, root) for path in paths}
+    return tuple(sorted((place, module.digest) for place, module in places.items()))
+
+
+def closure(modules: Iterable[str], root: Path) -> dict[str, Path]:
+    """Find the files of some modules and of all that they import, by the modules' names."""
+    there, found = _modules(root), dict[str, Path]()
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        if name in there and name not in found:
+            found[name] = there[name]
+            waiting += _read(there[name], root).imports
+        if "." in name:  # Python executes the packages around a module
+            waiting.append(name.rpartition(".")[0])
+    return found
+
+
+@functools.cache
+def _modules(root: Path) -> dict[str, Path]:
+    """Find the file of each module of the package, by the module's name."""
+    found: dict[str, Path] = {}
+    for suffix in reversed(SUFFIXES):
+        for path in (root / PACKAGE).rglob(f"*{suffix.rpartition('/')[2]}"):
+            words = str(path.relative_to(root)).removesuffix(suffix).split("/")
+            if "__pycache__" not in words and "." not in words[-1]:
+                found[".".join(words)] = path
+    return found
+
+
+def forget() -> None:
+    """Read every file again the next time: code has been edited."""
+    for cached in (_fingerprints, _modules, _read):
+        cached.cache_clear()
+
+
+# --- one module ----------------------------------------------------------------------------------
+
+
+class _Module:
+    """The digest of a module's shape, and the names of what it imports, modules or not."""
+
+    def __init__(self, path: Path, content: bytes, root: Path) -> None:
+        self.imports: set[str] = set()
+        self.digest = hashlib.sha256(content).hexdigest()
+        self._root, self._place = root, path.relative_to(root)
+        if path.suffix != ".py":  # a compiled module
+            return
+        try:
+            tree = ast.parse(content)
+        except SyntaxError as error:
+            raise UserError(f"{self._place}, line {error.lineno}: {error.msg}") from error
+        nodes = list(_walk(tree))
+        self._names: dict[str, str] = {}  # what a name that an import binds refers to
+        for node in nodes:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                self._note_import(node)
+        plain = {part for node in nodes if (part := _plain_part(node))}
+        for node in nodes:
+            self._note(node, node in plain)
+        shape = _Shape(nodes).of(tree)
+        self.digest = hashlib.sha256(repr(shape).encode()).hexdigest()
+
+    def _note_import(self, node: ast.Import | ast.ImportFrom) -> None:
+        base = ""
+        if isinstance(node, ast.ImportFrom):
+            base = self._absolute("." * node.level + (node.module or ""))
+            self.imports.add(base)
+        for alias in node.names:
+            name = f"{base}.{alias.name}".lstrip(".")
+            self._names[alias.asname or alias.name] = name
+            self.imports.add(name)
+            if alias.name == "*":  # may import what the package's __all__ names
+                self.imports |= {n for n in _modules(self._root) if n.startswith(f"{base}.")}
+            for hidden in {name, name.partition(".")[0], base, alias.name} & UNSEEN:
+                raise self._unseen(node, hidden)
+            top = name.partition(".")[0]
+            if top != PACKAGE and _beside(top, self._root):
+                raise UserError(
+                    f"{self._place}, line {node.lineno}: {top} is beside the package, where a "
+                    f"change of it would go unnoticed; move it into {PACKAGE}/"
+                )
+
+    def _note(self, node: ast.AST, plain: bool) -> None:
+        """Note what a node may import; raise UserError if that cannot be told."""
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            word = node.value  # for import_module, `python -m`, sys.modules, getattr, …
+            if word.startswith((f"{PACKAGE}.", ".")):
+                self.imports.add(self._absolute(word))
+            file = word.startswith(PACKAGE) and "." not in word.partition("/")[0]
+            if word in UNSEEN or (file and (self._root / word).exists()):
+                raise self._unseen(node, word)
+        elif isinstance(node, ast.Name | ast.Attribute):
+            name = self._dotted(node)
+            self.imports.add(name)
+            if name in UNSEEN or name.rpartition(".")[2] in UNSEEN:
+                raise self._unseen(node, name)
+            if name in ("importlib.import_module", "sys.modules") and not plain:
+                raise self._unseen(node, f"{name} with a computed name")
+
+    def _dotted(self, node: ast.AST) -> str:
+        """Spell a name or attribute in full: "h.f" after `import pipeline.h as h`."""
+        words: list[str] = []
+        while isinstance(node, ast.Attribute):
+            words.append(node.attr)
+            node = node.value
+        if not isinstance(node, ast.Name):
+            return words[0]
+        return ".".join([self._names.get(node.id, node.id), *reversed(words)])
+
+    def _absolute(self, name: str) -> str:
+        """Turn ".x", as this module writes it, into "pipeline.x"."""
+        level = len(name) - len(name.lstrip("."))
+        if not level:
+            return name
+        package = self._place.with_suffix("").parts[:-level]
+        return ".".join([*package, *filter(None, [name.lstrip(".")])])
+
+    def _unseen(self, node: ast.expr | ast.stmt, what: str) -> UserError:
+        return UserError(
+            f"{self._place}, line {node.lineno}: {what} cannot be followed, so a change of what it "
+            "brings would go unnoticed; import a module by its name, and declare a file among "
+            "what the stage reads"
+        )
+
+
+@functools.cache
+def _read(path: Path, root: Path) -> _Module:
+    return _Module(path, _loaded.get(path) or path.read_bytes(), root)
+
+
+@functools.cache
+def _beside(name: str, root: Path) -> bool:
+    return (root / f"{name}.py").is_file() or any((root / name).glob("*.py"))
+
+
+def _plain_part(node: ast.AST) -> ast.AST | None:
+    """Return the part of a node that names what it loads: f of f("x"), m of m["x"], m.keys()."""
+    if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+        return node.func
+    if isinstance(node, ast.Subscript):
+        own = isinstance(node.slice, ast.Name) and node.slice.id == "__name__"
+        known = own or isinstance(node.slice, ast.Constant)
+        return node.value if known or not isinstance(node.ctx, ast.Load) else None
+    if isinstance(node, ast.Attribute) and node.attr in ("keys", "update"):
+        return node.value
+    return None
+
+
+def _walk(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield a node and all below it, except what only a type checker executes."""
+    yield node
+    for child in node.orelse if _for_types(node) else ast.iter_child_nodes(node):
+        yield from _walk(child)
+
+
+def _for_types(node: ast.AST) -> TypeGuard[ast.If]:
+    return isinstance(node, ast.If) and ast.unparse(node.test) in TYPE_CHECKING
+
+
+# --- what counts of a syntax tree ----------------------------------------------------------------
+
+
+class _Shape:
+    """Turns syntax trees into nested lists, without what changes no result.
+
+    Args:
+        nodes: all nodes of the module, to see which names it gives another meaning.
+    """
+
+    def __init__(self, nodes: Sequence[ast.AST]) -> None:
+        self._bound: set[str] = set()
+        for node in nodes:
+            if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+                self._bound.add(node.id)
+            elif isinstance(node, ast.alias):
+                self._bound.add(node.asname or node.name)
+            else:
+                self._bound.add(str(getattr(node, "name", getattr(node, "arg", ""))))
+
+    def of(self, node: Any, mute: bool = False) -> Any:
+        """Turn a node, or a list of nodes, into lists; empty fields are left out.
+
+        Args:
+            node: of the syntax tree.
+            mute: leave texts out.
+        """
+        if isinstance(node, list):
+            return [self.of(each, mute) for each in node if not _is_text_alone(each)]
+        if not isinstance(node, ast.AST):
+            return node
+        if mute and _is_text(node):
+            return [self.of(part.value, mute) for part in _parts(node)]
+        shape: list[Any] = [type(node).__name__]
+        spoken = self._spoken(node)
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            shape += [self.of(node.exc.func), self._said([*node.exc.args, *node.exc.keywords])]
+        for name in node._fields:
+            value = getattr(node, name, None)
+            if value in (None, []) or name in ("ctx", "type_comment"):
+                continue  # whether a name is read or bound follows from its place
+            if name in ("annotation", "returns"):
+                marks = [mark for mark in MARKERS if mark in ast.unparse(value)]
+                value = [*marks, *self._actions(value, mute)]
+            elif name in spoken:
+                value = self._said(value)
+            elif name == "body" and _for_types(node):
+                value = []
+            else:
+                value = self.of(value, mute)
+            if value != []:
+                shape += [name, value]
+        return shape
+
+    def _spoken(self, node: ast.AST) -> tuple[str, ...]:
+        """Name the fields of a node in which text is only meant for a reader."""
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            return ("exc",)
+        if isinstance(node, ast.Assert):
+            return ("msg",)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "warnings.warn":
+            return ("args",)
+        if isinstance(node, ast.Call) and self._is_builtin(node.func, {"print"}):
+            files = {ast.unparse(k.value) for k in node.keywords if k.arg in ("file", None)}
+            return ("args",) if files <= {"sys.stdout", "sys.stderr"} else ()
+        return ()
+
+    def _said(self, values: Any) -> list[Any]:
+        """Keep of arguments that contain text what they do, and of others everything."""
+        said: list[Any] = []
+        for value in values if isinstance(values, list) else [values]:
+            text = any(map(_is_text, ast.walk(value)))
+            said += self._actions(value, mute=True) if text else [self.of(value)]
+        return said
+
+    def _actions(self, node: ast.AST, mute: bool) -> list[Any]:
+        """List the calls and the like in an expression, except those that only look."""
+        only_looks = isinstance(node, ast.Call) and (
+            self._is_builtin(node.func, LOOKING)
+            or (isinstance(node.func, ast.Attribute) and _is_text(node.func.value))
+        )
+        if isinstance(node, ACTIONS) and not only_looks:
+            return [self.of(node, mute)]
+        return [each for child in ast.iter_child_nodes(node) for each in self._actions(child, mute)]
+
+    def _is_builtin(self, node: ast.AST, names: set[str]) -> bool:
+        rebound = {"*", "print"} & self._bound if names == {"print"} else {"*"} & self._bound
+        return isinstance(node, ast.Name) and node.id in names - self._bound and not rebound
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.JoinedStr) or (
+        isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+
+
+def _parts(text: ast.AST) -> list[ast.FormattedValue]:
+    parts = getattr(text, "values", [])  # of an f-string
+    return [part for part in parts if isinstance(part, ast.FormattedValue)]
+
+
+def _is_text_alone(node: Any) -> bool:
+    """Check for a docstring, or another string that is a statement."""
+    return isinstance(node, ast.Expr) and _is_text(node.value)
+
+
+# --- what runs -----------------------------------------------------------------------------------
+
+_loaded: dict[Path, bytes] = {}  # the texts of the modules that this process runs
+
+
+def load(modules: Iterable[str], root: Path) -> None:
+    """Import some modules and all that they import, and note what is imported.
+
+    From then on `fingerprints` tells what this process runs, whatever is edited meanwhile.
+
+    Raises:
+        UserError: a module that was imported before has been edited since.
+    """
+    package = sys.modules[PACKAGE].__path__[0]
+    if not Path(package).samefile(root / PACKAGE):  # in tests: the code of another folder
+        return
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+    for name, path in closure(modules, root).items():
+        if name in sys.modules and path not in _loaded:
+            _check_imported(path, root)
+        with contextlib.suppress(ImportError):  # what the stage can do without
+            importlib.import_module(name)
+    forget()
+
+
+class _Finder(PathFinder):
+    """Finds this package's modules, to be compiled from the bytes that are noted."""
+
+    @classmethod
+    def find_spec(cls, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        spec = super().find_spec(name, path, target) if name.startswith(f"{PACKAGE}.") else None
+        if spec and isinstance(spec.loader, SourceFileLoader):
+            spec.loader = _Loader(spec.loader.name, spec.loader.path)
+        return spec
+
+
+class _Loader(SourceFileLoader):
+    """Compiles a module from its source, as Python's cache takes another edit for the same."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        content = self.get_data(self.path)
+        _loaded[Path(self.path)] = content
+        return self.source_to_code(content, self.path)
+
+
+def _check_imported(path: Path, root: Path) -> None:
+    """Raise UserError if a module was imported with another text than its file has now."""
+    cached, content = Path(cache_from_source(path)), path.read_bytes()
+    _loaded[path] = content
+    if path.suffix != ".py" or not cached.exists():
+        return
+    imported = marshal.loads(cached.read_bytes()[16:])  # noqa: S302, Python's own
+    if imported != compile(content, path, "exec"):
+        cached.unlink()
+        raise UserError(f"{path.relative_to(root)} has just been edited; run the command again")
