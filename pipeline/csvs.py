@@ -92,65 +92,9 @@ def check_fit(
     _check_ids(sample_submission, ids, np.arange(1, test_rows + 1), test)
 
 
-def check_submission(path: Path, sample: Path) -> int:
-    """Check that a CSV is exactly as the sample submission prescribes; returns its number of rows.
-
-    Args:
-        path: the CSV to check.
-        sample: sample_submission.csv.
-
-    Raises:
-        UserError: header, line ends, ids, their order, or a label are wrong; the message says
-            where.
-    """
-    read_labels(path)  # in which no number may be in quotes
-    rows, deviations = compare_submission(path, sample)
-    if deviations:
-        raise UserError(deviations[0])
-    return rows
-
-
-def compare_submission(path: Path, sample: Path) -> tuple[int, list[str]]:
-    """Check that the competition will take a CSV, which reads it by id.
-
-    Returns:
-        its number of rows, and how it differs from `sample` in what does not matter to Kaggle.
-
-    Raises:
-        UserError: a column, an id or a label is wrong; the message says where.
-    """
-    ids, _ = read_labels(path, quoted=True)
-    wanted, _ = read_labels(sample)
-    _check_count(path, ids, wanted, sample)
-    unknown = np.flatnonzero(~np.isin(ids, wanted))
-    if len(unknown):
-        line, wrong = unknown[0] + 2, ids[unknown[0]]
-        raise UserError(f"{path}, line {line}, column ImageId: {wrong} is not an id of {sample}")
-    missing = np.setdiff1d(wanted, ids)
-    if len(missing):
-        raise UserError(f"{path}: ImageId {missing[0]} has no row, and another has several")
-    deviations = []
-    moved = np.flatnonzero(ids != wanted)
-    if len(moved):
-        place = f"{path}, line {moved[0] + 2}, column ImageId"
-        deviations.append(f"{place}: the ids are in another order than in {sample}")
-    content = path.read_bytes()
-    header, end = first_line(sample)
-    if content.startswith(BOM):
-        deviations.append(f"{path}, line 1: it begins with a byte order mark (BOM)")
-    if first_line(path)[0] != header or content.count(b'"') != header.count(b'"'):
-        deviations.append(f"{path}, line 1: its quotes are not those of {sample}")
-    lines = content.split(end)
-    if any(b"\r" in line or b"\n" in line for line in lines):
-        deviations.append(f"{path}: its lines end differently from those of {sample} (LF or CR LF)")
-    elif len(lines) != len(ids) + 2 or lines[-1]:
-        deviations.append(f"{path}: it has empty lines, or its last line has no line end")
-    return len(ids), deviations
-
-
 def _check_ids(path: Path, ids: NDArray[np.int64], wanted: NDArray[np.int64], source: Path) -> None:
     """Check the ids of a CSV, and their order, against those that `source` prescribes."""
-    _check_count(path, ids, wanted, source)
+    check_count(path, ids, wanted, source)
     wrong = np.flatnonzero(ids != wanted)
     if len(wrong):
         place = wrong[0]
@@ -160,15 +104,16 @@ def _check_ids(path: Path, ids: NDArray[np.int64], wanted: NDArray[np.int64], so
         )
 
 
-def _check_count(
+def check_count(
     path: Path, ids: NDArray[np.int64], wanted: NDArray[np.int64], source: Path
 ) -> None:
+    """Raise UserError if a CSV has not as many rows as `source` has ids."""
     if len(ids) != len(wanted):
         raise UserError(f"{path}: {len(ids):,} rows, but {source} has {len(wanted):,}")
 
 
 def first_line(path: Path) -> tuple[bytes, bytes]:
-    """A CSV's header, and what ends its lines: LF or CR LF."""
+    """Return a CSV's header, and what ends its lines: LF or CR LF."""
     with path.open("rb") as file:
         line = file.readline().removeprefix(BOM)
     end = b"\r\n" if line.endswith(b"\r\n") else b"\n"
@@ -176,7 +121,7 @@ def first_line(path: Path) -> tuple[bytes, bytes]:
 
 
 def fault(path: Path) -> str | None:
-    """What is wrong with one of the competition's files; None if nothing is."""
+    """Say what is wrong with one of the competition's files; None if nothing is."""
     try:
         if path.name in ("train.csv", "test.csv"):
             read_images(path, labelled=path.name == "train.csv")
@@ -227,8 +172,9 @@ def _tables(
             piece = _without_quotes(piece) if quoted else piece
             table = _parsed(piece, columns, highest, dtype)
             if table is None:
-                raise _first_fault(path, columns, highest, quoted)
-            yield table
+                _check_rows(path, columns, highest, quoted)
+            else:
+                yield table
 
 
 def _without_quotes(lines: bytes) -> bytes:
@@ -238,7 +184,7 @@ def _without_quotes(lines: bytes) -> bytes:
 def _parsed(
     piece: bytes, columns: Sequence[str], highest: Sequence[int], dtype: type[Any]
 ) -> NDArray[Any] | None:
-    """Some lines as a table; None if anything is wrong with them."""
+    """Parse some lines as a table; None if anything is wrong with them."""
     commas = len(columns) - 1
     if piece.translate(None, b"0123456789,\r\n"):
         return None
@@ -266,82 +212,110 @@ def _check_header(path: Path, header: bytes, columns: Sequence[str]) -> None:
         found = [text]
     if found == list(columns):
         return
+    _refuse_foreign(path, found)
+    place = f"{path}, line 1"
     missing = [name for name in columns if name not in found]
     extra = [name for name in found if name not in columns]
-    twice = sorted({name for name in found if found.count(name) > 1})
-    if foreign := _foreign(found):
-        fault = foreign
-    elif [name.strip() for name in found] == list(columns):
+    if [name.strip() for name in found] == list(columns):
         padded = next(name for name in found if name != name.strip())
-        fault = f"column {padded!r} has blanks around its name; remove all blanks from the file"
-    elif len(missing) == len(columns):
-        start = ",".join(columns[:3])
-        fault = f"the first line should begin with {start}, found {text[:60]!r}"
-        if text.startswith((columns[0] + ";", columns[0] + "\t")):
-            fault += "; put commas between the columns"
-    elif missing or extra or twice:
-        faults = (("missing", missing), ("unknown", extra), ("duplicated", twice))
-        fault = "; ".join(f"column {_few(names)} {what}" for what, names in faults if names)
-    else:
-        place = next(i for i, name in enumerate(columns) if found[i] != name)
-        fault = f"expected column {columns[place]!r}, found {found[place]!r}"
-    raise UserError(f"{path}, line 1: {fault}")
-
-
-def _foreign(found: Sequence[str]) -> str | None:
-    """What a header is that other datasets are known by, and what to do; None for any other."""
-    names = set(found)
-    rename = "or name the columns as the competition does: label,pixel0,…,pixel783"
-    if found[:1] in ([""], ["Unnamed: 0"], ["index"]):
-        return f"column {found[0]!r} is a pandas index; write the CSV with to_csv(…, index=False)"
-    if "1x1" in names:
-        return f"this is mnist-in-csv (1x1, 1x2, …); take DATASET=mnist, {rename}"
-    if "pixel784" in names and "pixel0" not in names:
-        return (
-            "this is Fashion-MNIST's CSV, or another that counts from pixel1 to pixel784; take "
-            f"DATASET=fashion, {rename}"
+        raise UserError(
+            f"{place}: column {padded!r} has blanks around its name; remove all blanks from the "
+            "file"
         )
-    if found[:1] == ["id"] and names & {"pixel0", "label"}:
-        return (
-            "this is Kannada-MNIST (id, …), of another competition; remove the column 'id' of "
-            "test.csv, and give sample_submission.csv the columns ImageId (1, 2, …) and Label"
+    if len(missing) == len(columns):
+        start = ",".join(columns[:3])
+        if text.startswith((columns[0] + ";", columns[0] + "\t")):
+            raise UserError(
+                f"{place}: the first line should begin with {start}, found {text[:60]!r}; put "
+                "commas between the columns"
+            )
+        raise UserError(f"{place}: the first line should begin with {start}, found {text[:60]!r}")
+    if missing and extra:
+        raise UserError(
+            f"{place}: column {_few(missing)} is missing; column {_few(extra)} is unknown"
+        )
+    if missing:
+        raise UserError(f"{place}: column {_few(missing)} is missing")
+    if extra and not any(extra):
+        raise UserError(
+            f"{place}: {len(extra)} columns at the end have no name; remove the commas there, in "
+            "every line"
+        )
+    if extra:
+        raise UserError(f"{place}: column {_few(extra)} is unknown")
+    if twice := sorted({name for name in found if found.count(name) > 1}):
+        raise UserError(f"{place}: column {_few(twice)} is there twice")
+    first = next(i for i, name in enumerate(columns) if found[i] != name)
+    raise UserError(f"{place}: expected column {columns[first]!r}, found {found[first]!r}")
+
+
+def _refuse_foreign(path: Path, found: Sequence[str]) -> None:
+    """Raise UserError for a header that another dataset is known by, with what to do."""
+    names = set(found)
+    if found[:1] in ([""], ["Unnamed: 0"], ["index"]):
+        raise UserError(
+            f"{path}, line 1: column {found[0]!r} is a pandas index; write the CSV with "
+            "to_csv(…, index=False)"
+        )
+    if "1x1" in names:
+        raise UserError(
+            f"{path}, line 1: this is mnist-in-csv (1x1, 1x2, …); take DATASET=mnist, or name the "
+            "columns as the competition does: label,pixel0,…,pixel783"
+        )
+    if "pixel784" in names and "pixel0" not in names:
+        raise UserError(
+            f"{path}, line 1: this is Fashion-MNIST's CSV, or another that counts from pixel1 to "
+            "pixel784; take DATASET=fashion, or name the columns as the competition does: "
+            "label,pixel0,…,pixel783"
+        )
+    if found[:1] == ["id"] and "pixel0" in names:
+        raise UserError(
+            f"{path}, line 1: this is Kannada-MNIST (id, …), of another competition; remove the "
+            "column 'id' of test.csv, and give sample_submission.csv the columns ImageId (1, 2, …) "
+            "and Label"
         )
     if any("nist" in name.lower() or "writer" in name.lower() for name in names):
-        return f"this is QMNIST (writers, NIST codes); take DATASET=mnist, {rename}"
+        raise UserError(
+            f"{path}, line 1: this is QMNIST (writers, NIST codes); take DATASET=mnist, or name "
+            "the columns as the competition does: label,pixel0,…,pixel783"
+        )
     if len(found) >= 784 and all(name.isdigit() for name in found):
-        return f"there is no header, as in pjreddie's mnist_train.csv; take DATASET=mnist, {rename}"
-    return None
+        raise UserError(
+            f"{path}, line 1: there is no header, as in pjreddie's mnist_train.csv; take "
+            "DATASET=mnist, or name the columns as the competition does: label,pixel0,…,pixel783"
+        )
 
 
 def _few(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:5])) + (
-        f" and {len(names) - 5} more" if len(names) > 5 else ""
-    )
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(map(repr, names[:5])) + more
 
 
-def _first_fault(
-    path: Path, columns: Sequence[str], highest: Sequence[int], quoted: bool
-) -> UserError:
-    """The first thing that is wrong in a table that did not pass, row by row."""
+def _check_rows(path: Path, columns: Sequence[str], highest: Sequence[int], quoted: bool) -> None:
+    """Raise UserError about the first thing that is wrong in a table, row by row."""
     with path.open("rb") as file:
         for line, raw in enumerate(iter(lambda: file.readline(LINE), b""), start=1):
-            raw = _without_quotes(raw) if quoted else raw
-            if line > 1 and (wrong := _fault_of(raw, columns, highest)):
-                return UserError(f"{path}, line {line}{wrong}")
-    return UserError(f"{path}: cannot be read as a table of {len(columns)} columns of numbers")
+            place = f"{path}, line {line}"
+            if len(raw) == LINE:
+                raise UserError(f"{place}: longer than {LINE:,} bytes; no row is that long")
+            row = (_without_quotes(raw) if quoted else raw).removesuffix(b"\n").removesuffix(b"\r")
+            if line == 1 or not row:
+                continue
+            cells = row.decode("utf-8", "replace").split(",")
+            for column, cell, high in zip(columns, cells, highest, strict=False):
+                if not cell.strip():
+                    raise UserError(
+                        f"{place}, column {column}: empty; expected a whole number from 0 to {high}"
+                    )
+                if not (cell.isascii() and cell.isdigit() and _number(cell) <= high):
+                    raise UserError(
+                        f"{place}, column {column}: {cell[:20]!r} is not a whole number from 0 to "
+                        f"{high}"
+                    )
+            if len(cells) != len(columns):
+                raise UserError(f"{place}: expected {len(columns)} values, found {len(cells)}")
+    raise UserError(f"{path}: cannot be read as a table of {len(columns)} columns of numbers")
 
 
-def _fault_of(raw: bytes, columns: Sequence[str], highest: Sequence[int]) -> str | None:
-    """What is wrong with one line, if anything, and in which column."""
-    if len(raw) == LINE:
-        return f": longer than {LINE:,} bytes; no row is that long"
-    raw = raw.removesuffix(b"\n").removesuffix(b"\r")
-    if raw:
-        cells = raw.decode("utf-8", "replace").split(",")
-        for column, cell, high in zip(columns, cells, highest, strict=False):
-            if not (cell.isascii() and cell.isdigit() and int(cell.lstrip("0")[:20] or 0) <= high):
-                wrong = f"{cell[:20]!r} is not" if cell.strip() else "empty; expected"
-                return f", column {column}: {wrong} a whole number from 0 to {high}"
-        if len(cells) != len(columns):
-            return f": expected {len(columns)} values, found {len(cells)}"
-    return None
+def _number(digits: str) -> int:
+    return int(digits.lstrip("0")[:20] or 0)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from pipeline import csvs
+from pipeline import check, csvs
 from pipeline.artifacts import add_metadata, metadata, require_fresh
 from pipeline.errors import ExternalError, UserError
 from pipeline.files import fingerprint, read_json
@@ -50,7 +50,7 @@ def candidate(graph: Graph, from_competition: bool = False) -> Entry:
         for task in (download, write):  # the first is what counts; the second tells its reader
             add_metadata(task, "from_competition", True)
     csv = write.writes["submission"]
-    csvs.check_submission(csv, download.writes["sample_submission"])
+    check.check_submission(csv, download.writes["sample_submission"])
     if source != "kaggle" and not metadata(download.manifest).get("from_competition"):
         raise UserError(_refusal(csv.name, source, submit_command(graph)))
     return _entry(csv, write.params, metadata(write.manifest))
@@ -74,7 +74,7 @@ def candidate_file(csv: Path, graph: Graph) -> Entry:
     sample = download.writes["sample_submission"]
     if not sample.exists():
         raise UserError(f"{sample} is missing: run `{graph.command_here('download')}`")
-    csvs.compare_submission(csv, sample)
+    check.compare_submission(csv, sample)
     entry, labels = _entry(csv), _by_id(csv)
     for manifest in sorted(ours.glob("*.json")):
         written = manifest.with_suffix(".csv")

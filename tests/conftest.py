@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ import pytest
 from browser import CHROMIUM, Page, browser
 from numpy.typing import NDArray
 
-from pipeline import artifacts, cli, code, stages
+from pipeline import artifacts, cli, fingerprints, stages
 from pipeline.artifacts import Task, Work
 
 PACKAGE = Path(stages.__file__).parent
@@ -29,15 +29,22 @@ PIXEL_NAMES = [f"pixel{i}" for i in range(784)]
 PATIENCE = 120
 
 # A network that only the driver's copy of the package has; a worker that has it got it from there.
-LITTLE_NETWORK = '''
+LITTLE_NETWORK = '''"""A linear model on 49 averages; trains in no time."""
 
-@network
-def little(width: int, dropout: float) -> Any:
-    """A linear model on 49 averages; trains in no time."""
+from typing import Any
+
+from pipeline.backend import keras
+from pipeline.train.layers import logits
+
+layers = keras.layers
+
+
+def network(width: int, dropout: float) -> Any:
+    """Build the network."""
     pixels = keras.Input((28, 28, 1))
     x = layers.Rescaling(1 / 255)(pixels)
     x = layers.AveragePooling2D(4)(x)
-    return keras.Model(pixels, _logits(layers.Flatten()(x), dropout), name="little")
+    return keras.Model(pixels, logits(layers.Flatten()(x), dropout), name="little")
 '''
 LITTLE_PRESET = "[split]\nfolds = 2\n[train]\nnetwork = 'little'\nbatch_size = 20\nepochs = "
 LITTLE_EPOCHS = 40
@@ -134,7 +141,7 @@ def works(dataset: str, preset: str = "sprint") -> list[tuple[Task, Work | None]
     """
 
     def train(task: Task, writes: Mapping[str, Path]) -> Mapping[str, Any]:
-        return fake_training(task.reads, writes, task.params["fold"])
+        return fake_training(task.reads, writes, task.fold)
 
     def report(task: Task, writes: Mapping[str, Path]) -> Mapping[str, Any]:
         writes["page"].write_text("<!doctype html>")
@@ -241,8 +248,7 @@ def little_project(home: Path) -> Path:
     shutil.copytree(PACKAGE, project / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
     (project / "data").mkdir()
     (project / "submissions").mkdir()
-    with (project / "pipeline" / "train" / "networks.py").open("a") as file:
-        file.write(LITTLE_NETWORK)
+    (project / "pipeline" / "train" / "networks" / "little.py").write_text(LITTLE_NETWORK)
     write_digits(project / "tiny")
     (project / "little.toml").write_text(f"{LITTLE_PRESET}{LITTLE_EPOCHS}\n")
     for stage in ("download", "preprocess", "split"):
@@ -306,13 +312,13 @@ def little_copy(little: Path, tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _code_is_read_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process reads the code once, but tests edit it."""
-    uncached = code._fingerprints.__wrapped__
+    cached = fingerprints.fingerprints
 
-    def reread(entries: tuple[str, ...], root: Path) -> tuple[tuple[str, str], ...]:
-        code._parse.cache_clear()
-        return uncached(entries, root)
+    def reread(modules: Iterable[str], root: Path) -> dict[str, str]:
+        fingerprints.forget()
+        return cached(modules, root)
 
-    monkeypatch.setattr(code, "_fingerprints", reread)
+    monkeypatch.setattr(fingerprints, "fingerprints", reread)
 
 
 @pytest.fixture

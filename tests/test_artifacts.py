@@ -14,10 +14,10 @@ import pytest
 from conftest import PATIENCE, settle
 
 import pipeline
-from pipeline import artifacts, config
+from pipeline import artifacts, config, files
 from pipeline.artifacts import Task, Work, run, staleness
-from pipeline.files import atomic, fingerprint
 from pipeline.errors import ExternalError, UserError
+from pipeline.files import atomic, fingerprint
 
 # --- writing -------------------------------------------------------------------------------------
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from conftest import PACKAGE
+from pipeline.code import fingerprints
 
 from pipeline import code
-from pipeline.code import fingerprints
 from pipeline.errors import UserError
 
 SOURCE = '''\

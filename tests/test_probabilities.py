@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import works
 
-from pipeline import artifacts, probabilities, stages
+from pipeline import artifacts, files, probabilities, stages
 from pipeline.errors import UserError
 
 

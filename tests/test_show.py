@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import PACKAGE, Digits, build, contents, works
 
-from pipeline import artifacts, config, stages
+from pipeline import artifacts, config, files, stages
 from pipeline.artifacts import add_metadata
 from pipeline.kaggle import inside, ledger
 

@@ -14,7 +14,7 @@ from types import FrameType
 import pytest
 from conftest import PACKAGE, build, fake_environment, run_digits, write_digits
 
-from pipeline import artifacts, code, config, download, stages
+from pipeline import artifacts, code, config, datasets, stages
 from pipeline.artifacts import Task, staleness
 from pipeline.config import Preset
 from pipeline.stages import STAGES, Graph
@@ -94,7 +94,7 @@ def test_members_are_trained_where_they_would_be_on_their_own() -> None:
     best = sample(config.load("best"))
     names = ["best-strided", "best-halved", "best-fine"]
     assert len(best.all("train")) == 15
-    assert [task.name for task in best.all("train") if task.params["fold"] == 0] == [
+    assert [task.name for task in best.all("train") if task.fold == 0] == [
         f"train {name} fold 0" for name in names
     ]
     for name in names:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import Digits, works
 
-from pipeline import artifacts, stages
+from pipeline import artifacts, files, stages
 from pipeline.artifacts import Task
 from pipeline.train.checkpoint import write_history
 from pipeline.watch import BLOCKS, PROGRESS, WIDTH, curve, history

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.csvs import check_submission
+from pipeline.check import check, check_submission
 from pipeline.errors import UserError
-from pipeline.write import check, write
+from pipeline.write import write
 
 LABELS = [7, 2, 1, 0, 4, 1, 4, 9, 5, 9, 3, 3]
 

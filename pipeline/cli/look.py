@@ -84,4 +84,4 @@ def check(
     sample: Annotated[Path | None, typer.Option(help="The sample submission to use.")] = None,
 ) -> None:
     """Check that the competition would accept a CSV."""
-    import_module("pipeline.write").check(file, sample or show.sample_submission(file, dataset))
+    import_module("pipeline.check").check(file, sample or show.sample_submission(file, dataset))

@@ -22,7 +22,7 @@ def build(preset: str, wrong: list[int]) -> stages.Graph:
             metadata = work(writes)  # type: ignore[operator]
             fold_ids = np.load(task.reads["fold_ids"])
             oof = np.load(writes["oof"])
-            mine = np.isin(np.flatnonzero(fold_ids == task.params["fold"]), wrong)
+            mine = np.isin(np.flatnonzero(fold_ids == task.fold), wrong)
             oof[mine] = np.roll(oof[mine], 1, axis=1)
             np.save(writes["oof"], oof)
             return metadata

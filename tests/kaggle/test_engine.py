@@ -102,7 +102,7 @@ class Kaggle:
     def train(self, folds: list[Task], jobs: int | None) -> None:
         errors = []
         for task in folds:
-            fold = task.params["fold"]
+            fold = task.fold
             if fold in self.errors:
                 errors.append(self.errors[fold])
             elif fold in self.unfinished:

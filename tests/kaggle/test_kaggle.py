@@ -20,7 +20,7 @@ import pytest
 from conftest import build, contents, digit_images, fake_environment, run_digits, write_digits
 from kaggle_service import SECRETS, TOKEN, KaggleService
 
-from pipeline import artifacts, submit
+from pipeline import files, submit
 from pipeline.download import kaggle
 from pipeline.errors import UserError
 from pipeline.kaggle import client, inside, ledger

@@ -39,7 +39,7 @@ def _build(preset: Path) -> stages.Graph:
     for task in graph.up_to("ensemble"):
 
         def work(writes: Mapping[str, Path], task: Task = task) -> Mapping[str, Any]:
-            return _fit(task.reads, writes, task.params["fold"])
+            return _fit(task.reads, writes, task.fold)
 
         artifacts.run(task, graph.tasks, work=work if task.stage == "train" else None)
     return graph

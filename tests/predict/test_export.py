@@ -29,12 +29,12 @@ def untrained(task: Task, writes: Mapping[str, Path]) -> dict[str, Any]:
     from pipeline.train.fold import _save_network, predict
     from pipeline.train.networks import NETWORKS, over_shifts
 
-    keras.utils.set_random_seed(task.params["fold"])
+    keras.utils.set_random_seed(task.fold)
     network = NETWORKS["strided"](2, 0.0)
-    shift = task.params["params"].predict_shift
+    shift = task.preset.train.predict_shift
     whole = over_shifts(network, shift)
     reads: dict[str, Any] = dict(task.reads)
-    held_out = np.load(reads["fold_ids"]) == task.params["fold"]
+    held_out = np.load(reads["fold_ids"]) == task.fold
     np.save(writes["oof"], predict(whole, np.load(reads["train_images"])[held_out]))
     np.save(writes["test"], predict(whole, np.load(reads["test_images"])))
     _save_network(network, writes["weights"], shift)

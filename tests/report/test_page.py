@@ -12,7 +12,7 @@ import pytest
 from browser import Page
 from conftest import digit_images
 
-from pipeline import artifacts
+from pipeline import files
 from pipeline.config import Train
 from pipeline.download import SOURCES, Source
 from pipeline.kaggle import ledger

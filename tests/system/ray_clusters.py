@@ -273,7 +273,7 @@ def train(weights, history, params, **others):
 SIMULATION = """
 from dataclasses import replace
 import sys
-from pipeline import stages
+from pipeline import files, stages
 from pipeline.train.cluster import train_on_ray
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from pipeline import code, stages
 from pipeline.artifacts import Task, Work, run, staleness
-from pipeline.files import atomic
 from pipeline.errors import UserError
+from pipeline.files import atomic
 
 # --- four small tasks: one, two that read its file, and one that reads theirs --------------------
 

@@ -22,10 +22,10 @@ import numpy as np
 import pytest
 from conftest import PACKAGE, PATIENCE, contents, killed_at, settle, works
 
-from pipeline import artifacts, code
+from pipeline import artifacts, code, files
 from pipeline.artifacts import Task, Work, run, staleness
-from pipeline.files import atomic, fingerprint
 from pipeline.errors import UserError
+from pipeline.files import atomic, fingerprint
 
 EPOCHS = 3
 FORK = multiprocessing.get_context("fork")

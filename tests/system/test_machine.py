@@ -18,7 +18,7 @@ import pytest
 from conftest import PATIENCE, build, contents, replace_cell, write_digits
 from test_make import BEGUN, COPIED, ROOT, Project, environment, write_environment
 
-from pipeline import backend, cli, errors, memory, stages
+from pipeline import backend, cli, endings, memory, stages
 from pipeline.errors import ExternalError
 
 PRESET = "[split]\nfolds = 1\n\n[train]\nwidth = 4\nepochs = 2\nbatch_size = 16\n"

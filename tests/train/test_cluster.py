@@ -321,7 +321,7 @@ def test_what_has_no_place_says_what_it_waits_for(
         ("T4", {"CPU": 1, "GPU": 2, "accelerator_type:T4": 0.001}),
     ):
         made = engine._Cluster(connected, [task], 1, accelerator)
-        assert made._needs(task.params["params"]) == needs
+        assert made._needs(task.preset.train) == needs
     cluster.remove_node(node)
 
 
