@@ -125,6 +125,10 @@ class _Module:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 self._note_import(node)
         plain = {part for node in nodes if (part := _plain_part(node))}
+        roots = {node.value for node in nodes if isinstance(node, ast.Attribute)}
+        for node in nodes:
+            if isinstance(node, ast.Name) and node not in roots:  # getattr(package, …)
+                self._import_all_below(self._dotted(node))
         for node in nodes:
             self._note(node, node in plain)
         shape = _Shape(nodes).of(tree)
@@ -140,7 +144,7 @@ class _Module:
             self._names[alias.asname or alias.name] = name
             self.imports.add(name)
             if alias.name == "*":  # may import what the package's __all__ names
-                self.imports |= {n for n in _modules(self._root) if n.startswith(f"{base}.")}
+                self._import_all_below(base)
             for hidden in {name, name.partition(".")[0], base, alias.name} & UNSEEN:
                 raise self._unseen(node, hidden)
             top = name.partition(".")[0]
@@ -149,6 +153,9 @@ class _Module:
                     f"{self._place}, line {node.lineno}: {top} is beside the package, where a "
                     f"change of it would go unnoticed; move it into {PACKAGE}/"
                 )
+
+    def _import_all_below(self, package: str) -> None:
+        self.imports |= {name for name in _modules(self._root) if name.startswith(f"{package}.")}
 
     def _note(self, node: ast.AST, plain: bool) -> None:
         """Note what a node may import; raise UserError if that cannot be told."""
@@ -262,8 +269,6 @@ class _Shape:
             return [self.of(part.value, mute) for part in _parts(node)]
         shape: list[Any] = [type(node).__name__]
         spoken = self._spoken(node)
-        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
-            shape += [self.of(node.exc.func), self._said([*node.exc.args, *node.exc.keywords])]
         for name in node._fields:
             value = getattr(node, name, None)
             if value in (None, []) or name in ("ctx", "type_comment"):
@@ -271,6 +276,10 @@ class _Shape:
             if name in ("annotation", "returns"):
                 marks = [mark for mark in MARKERS if mark in ast.unparse(value)]
                 value = [*marks, *self._actions(value, mute)]
+            elif isinstance(node, ast.Raise) and isinstance(value, ast.Call) and name == "exc":
+                value = [self.of(value.func), *self._said([*value.args, *value.keywords])]
+            elif name in spoken and name == "keywords":  # end, flush, …
+                value = [each for part in value for each in self._actions(part, mute=True)]
             elif name in spoken:
                 value = self._said(value)
             elif name == "body" and _for_types(node):
@@ -283,15 +292,13 @@ class _Shape:
 
     def _spoken(self, node: ast.AST) -> tuple[str, ...]:
         """Name the fields of a node in which text is only meant for a reader."""
-        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
-            return ("exc",)
         if isinstance(node, ast.Assert):
             return ("msg",)
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "warnings.warn":
             return ("args",)
         if isinstance(node, ast.Call) and self._is_builtin(node.func, {"print"}):
             files = {ast.unparse(k.value) for k in node.keywords if k.arg in ("file", None)}
-            return ("args",) if files <= {"sys.stdout", "sys.stderr"} else ()
+            return ("args", "keywords") if files <= {"sys.stdout", "sys.stderr"} else ()
         return ()
 
     def _said(self, values: Any) -> list[Any]:

@@ -1,0 +1,443 @@
+"""fingerprints.py: a change of what a stage executes is seen, and one of what it says is not."""
+
+import ast
+import os
+import random
+import re
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import PACKAGE, run_digits
+
+from pipeline import fingerprints, stages
+from pipeline.errors import UserError
+from pipeline.fingerprints import closure, forget
+
+# Each form: the module m that a stage executes, and the modules it uses. K is edited.
+H = "def f():\n    return K\n"
+FOLLOWED = {
+    "import": ("import pipeline.h", {"h": H}),
+    "import as": ("import pipeline.h as x", {"h": H}),
+    "import in a function": ("def g():\n    import pipeline.h as x\n    return x.f()", {"h": H}),
+    "from": ("from pipeline.h import f", {"h": H}),
+    "from as": ("from pipeline.h import f as g", {"h": H}),
+    "from the package": ("from pipeline import h", {"h": H}),
+    "from dot": ("from . import h", {"h": H}),
+    "from dot module": ("from .h import f", {"h": H}),
+    "from two dots": ("from pipeline.s import n", {"s/n": "from ..h import f", "h": H}),
+    "star": ("from pipeline.h import *", {"h": H}),
+    "star of a package": ("from pipeline.s import *", {"s/__init__": "__all__ = ['h']", "s/h": H}),
+    "import_module": ("import importlib\nx = importlib.import_module('pipeline.h')", {"h": H}),
+    "import_module by its name": (
+        "from importlib import import_module as load\nx = load('pipeline.h')",
+        {"h": H},
+    ),
+    "import_module with a dot": (
+        "from importlib import import_module\nx = import_module('.h', __package__)",
+        {"h": H},
+    ),
+    "getattr": ("from pipeline import h\nx = getattr(h, 'f')", {"h": H}),
+    "getattr of the package": ("import pipeline\nx = getattr(pipeline, 'h')", {"h": H}),
+    "alias of a module": ("from pipeline import h\nx = h\ny = x.f()", {"h": H}),
+    "attribute chain": (
+        "import pipeline.a\nx = pipeline.h.f()",
+        {"a": "import pipeline.h", "h": H},
+    ),
+    "chain through an alias": (
+        "import pipeline.s as s\nx = s.h.f()",
+        {"s/__init__": "", "s/h": H},
+    ),
+    "sys.modules": ("import sys\nx = sys.modules['pipeline.h'].f()", {"h": H}),
+    "subprocess": (
+        "import subprocess, sys\nsubprocess.run([sys.executable, '-m', 'pipeline.h'])",
+        {"h": H},
+    ),
+    "through two modules": ("from pipeline.a import f", {"a": "from pipeline.h import f", "h": H}),
+    "if": ("if True:\n    from pipeline.h import f", {"h": H}),
+    "try": ("try:\n    from pipeline.h import f\nexcept ImportError:\n    pass", {"h": H}),
+    "else of TYPE_CHECKING": (
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    f = 0\nelse:\n"
+        "    from pipeline.h import f",
+        {"h": H},
+    ),
+    "package that patches": (
+        "import pipeline.s.h",
+        {"s/__init__": "import math\nmath.tau = K", "s/h": "x = 1"},
+    ),
+    "package that re-exports": (
+        "from pipeline.s import f",
+        {"s/__init__": "from .h import f", "s/h": H},
+    ),
+    "folder without __init__": ("from pipeline.s.h import f", {"s/h": H}),
+    "module __getattr__": (
+        "from pipeline.a import f",
+        {"a": "def __getattr__(name):\n    from pipeline import h\n    return h.f", "h": H},
+    ),
+    "function in try": (
+        "try:\n    X = 1\n    def f():\n        return K\nexcept ImportError:\n    f = 0",
+        {},
+    ),
+    "loop that fills a table": ("T = {}\nfor key, value in (('a', K),):\n    T[key] = value", {}),
+    "with": ("import contextlib\nwith contextlib.suppress(KeyError):\n    T = [K]", {}),
+    "assignment with a side effect": ("T = {}\n_ = T.setdefault('a', K)", {}),
+    "registering decorator": ("T = []\n@T.append\ndef f():\n    return K", {}),
+    "argument of a decorator": (
+        "import functools\n@functools.lru_cache(K)\ndef f():\n    pass",
+        {},
+    ),
+    "__init_subclass__": (
+        "class B:\n    def __init_subclass__(cls):\n        B.k = cls\nclass S(B):\n    k = K",
+        {},
+    ),
+    "default argument": ("def f(k=K):\n    return k", {}),
+    "class attribute": ("class C:\n    k = K", {}),
+    "order of fields": (
+        "import dataclasses\n@dataclasses.dataclass\nclass D:\n    ORDER",
+        {},
+    ),
+    "ClassVar": (
+        "import dataclasses, typing\n@dataclasses.dataclass\nclass D:\n    a: MARK",
+        {},
+    ),
+    "annotation with a call": ("T = []\ndef f(x: T.append(K)):\n    pass", {}),
+    "lambda": ("f = lambda: K", {}),
+    "comprehension": ("x = [K for _ in range(3)]", {}),
+    "text that is used": ("x = 'K'.count('1')", {}),
+    "condition of an assertion": ("def f(x):\n    assert x < K, 'too large'", {}),
+    "walrus in a message": ("def f():\n    print(f'{(k := K)} rows')\n    return k", {}),
+    "call in a message": ("def f(rng):\n    print(f'{rng.random(K)} drawn')", {}),
+    "value of an exception": (
+        "class Found(Exception):\n    pass\ndef f():\n    raise Found(K)",
+        {},
+    ),
+    "print that is another": ("def print(text):\n    T.append(text)\nT = []\nprint('K')", {}),
+    "print to a file": ("def f(file):\n    print('K', file=file)", {}),
+    "class of an error": ("def f():\n    raise ERROR('no')", {}),
+}
+EDITS = (("K", "1.0", "2.0"), ("ORDER", "a: int\n    b: int", "b: int\n    a: int"))
+EDITS += (("MARK", "int = 1", "typing.ClassVar[int] = 1"), ("ERROR", "KeyError", "ValueError"))
+REFUSED = {
+    "computed import": "import importlib\ndef f(n):\n    return importlib.import_module(n)",
+    "computed import by another name": (
+        "from importlib import import_module as i\nx = i('pipeline' + '.h')"
+    ),
+    "import_module handed on": "import importlib\nx = map(importlib.import_module, ['pipeline.h'])",
+    "__import__": "x = __import__('pipeline.h')",
+    "exec": "exec('import pipeline.h')",
+    "eval": "x = eval('1')",
+    "module beside the package": "import beside",
+    "folder beside the package": "from folder import x",
+    "docstring": "def f():\n    'K'\nx = f.__doc__",
+    "docstring by getattr": "def f():\n    'K'\nx = getattr(f, '__doc__')",
+    "annotations": "def f(x: int):\n    pass\nx = f.__annotations__",
+    "get_type_hints": "import typing\nx = typing.get_type_hints",
+    "inspect": "import inspect",
+    "own file": "from pathlib import Path\nx = Path(__file__).with_name('k.txt').read_text()",
+    "resources": "from importlib import resources",
+    "path of the package": "import pipeline.s\nx = pipeline.s.__path__",
+    "path by its name": "x = open('pipeline/k.txt').read()",
+    "sys.path": "import sys\nsys.path.append('elsewhere')",
+    "computed sys.modules": "import sys\ndef f(n):\n    return sys.modules[n]",
+    "runpy": "import runpy",
+    "pkgutil": "import pkgutil",
+    "singledispatch": "from functools import singledispatch",
+    "captured output": "import contextlib\nx = contextlib.redirect_stdout",
+    "syntax error": "def f(:",
+}
+SAME = {
+    "comment": ("x = 1", "x = 1  # one"),
+    "layout": ("x = [1, 2]", "x = [\n    1,\n    2,\n]"),
+    "docstring": ("def f():\n    'Old.'\n    return 1", "def f():\n    'New.'\n    return 1"),
+    "annotation": ("def f(x):\n    return x", "def f(x: int) -> int:\n    return x"),
+    "type of a field": (
+        "import dataclasses\n@dataclasses.dataclass\nclass D:\n    a: int = 1",
+        "import dataclasses\n@dataclasses.dataclass\nclass D:\n    a: float = 1",
+    ),
+    "import for types": (
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from pipeline.h import f",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from pipeline.s.h import f",
+    ),
+    "raise": (
+        "def f(x):\n    raise E(f'{x}: wrong')",
+        "def f(x):\n    raise E(f'bad: {x} of {len(x)}')",
+    ),
+    "raise from": ("def f():\n    raise E('a') from e", "def f():\n    raise E('b' 'c') from e"),
+    "print": ("print(f'{x:.3f} s')", "print(f'after {x:.1f} seconds', flush=True)"),
+    "print to stderr": ("print('a', file=sys.stderr)", "print('b', file=sys.stderr)"),
+    "join": ("raise E('a: ' + ', '.join(names))", "raise E('b: ' + '; '.join(sorted(names)))"),
+    "warn": ("import warnings\nwarnings.warn('a')", "import warnings\nwarnings.warn('b')"),
+    "assert": ("assert x, 'a'", "assert x, 'b'"),
+    "text in a call in a message": ("raise E(said(x, 'a'))", "raise E(said(x, 'b'))"),
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "beside.py").write_text("x = 1")
+    write(tmp_path, "h", H)
+    write(tmp_path, "s/h", H)
+    write(tmp_path, "s/__init__", "")
+    (tmp_path / "pipeline" / "k.txt").write_text("1")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "x.py").write_text("")
+    return tmp_path
+
+
+def write(root: Path, module: str, text: str) -> Path:
+    path = root / "pipeline" / f"{module}.py"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def found(root: Path) -> dict[str, str]:
+    return fingerprints.fingerprints(["pipeline.m"], root)
+
+
+@pytest.mark.parametrize("form", FOLLOWED)
+def test_every_form_of_using_code_is_seen(tmp_path: Path, form: str) -> None:
+    module, others = FOLLOWED[form]
+    results = []
+    for version in (1, 2):
+        for name, text in {"m": module, **others}.items():
+            for mark, *values in EDITS:
+                text = re.sub(rf"\b{mark}\b", values[version - 1], text)
+            write(tmp_path, name, text)
+        results.append(found(tmp_path))
+    assert results[0] != results[1]
+
+
+@pytest.mark.parametrize("form", REFUSED)
+def test_what_cannot_be_followed_is_refused_with_its_line(root: Path, form: str) -> None:
+    write(root, "m", f"\n{REFUSED[form]}")
+    with pytest.raises(UserError, match=r"^pipeline/m\.py, line [2-5]: "):
+        found(root)
+
+
+@pytest.mark.parametrize("form", SAME)
+def test_what_only_speaks_does_not_count(root: Path, form: str) -> None:
+    results = []
+    for text in SAME[form]:
+        write(root, "m", text)
+        results.append(found(root))
+    assert results[0] == results[1]
+
+
+def test_a_compiled_module_counts_by_its_bytes(tmp_path: Path) -> None:
+    write(tmp_path, "m", "import pipeline.fast")
+    suffix = fingerprints.EXTENSION_SUFFIXES[0]
+    results = []
+    for content in (b"one", b"two"):
+        (tmp_path / "pipeline" / f"fast{suffix}").write_bytes(content)
+        results.append(found(tmp_path))
+    assert results[0] != results[1]
+    assert results[0].keys() == {"m.py", f"fast{suffix}"}
+
+
+# --- the package itself ---------------------------------------------------------------------------
+
+
+def stage_modules() -> list[str]:
+    """The modules of all stages' tasks."""
+    tasks = stages.load("sample", "demo").tasks
+    return sorted({module for task in tasks if task.ages for module in task.code})
+
+
+def sites(tree: ast.Module) -> Iterator[ast.AST]:
+    """Every constant and operator of a module that is executed and does not only speak."""
+    silent: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        spoken: list[ast.AST | None] = []
+        if isinstance(node, ast.Raise):
+            spoken = [node.exc]
+        elif isinstance(node, ast.Assert):
+            spoken = [node.msg]
+        elif (
+            isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "warnings.warn")
+        ) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+            spoken = [node]
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            spoken = [*node.body]
+        spoken += [getattr(node, "annotation", None), getattr(node, "returns", None)]
+        silent |= {below for part in spoken if part for below in ast.walk(part)}
+    for node in ast.walk(tree):
+        number = isinstance(node, ast.Constant) and isinstance(
+            node.value, str | int | float | bytes
+        )
+        if node not in silent and (
+            number or isinstance(node, ast.BinOp | ast.Compare | ast.BoolOp)
+        ):
+            yield node
+
+
+def mutate(node: ast.AST) -> None:
+    """Change one constant or operator."""
+    if isinstance(node, ast.Constant):
+        value = node.value
+        more: object = "_" if isinstance(value, str) else b"_" if isinstance(value, bytes) else 1
+        node.value = not value if isinstance(value, bool) else value + more  # type: ignore[operator]
+    elif isinstance(node, ast.BinOp):
+        node.op = ast.Sub() if not isinstance(node.op, ast.Sub) else ast.Add()
+    elif isinstance(node, ast.BoolOp):
+        node.op = ast.Or() if isinstance(node.op, ast.And) else ast.And()
+    elif isinstance(node, ast.Compare):
+        node.ops[0] = ast.Gt() if not isinstance(node.ops[0], ast.Gt) else ast.Lt()
+
+
+def test_a_mutation_anywhere_in_what_a_stage_executes_is_seen() -> None:
+    """Some of the sites of each module; with DIGITS_EVERY_MUTATION=1 all of them."""
+    root, count = PACKAGE.parent, 0
+    for path in closure(stage_modules(), root).values():
+        text = path.read_text()
+        places = len(list(sites(ast.parse(text))))
+        chosen = range(places)
+        if "DIGITS_EVERY_MUTATION" not in os.environ:
+            chosen = random.Random(0).sample(chosen, min(places, 8))
+        before = fingerprints._Module(path, ast.unparse(ast.parse(text)).encode(), root).digest
+        for place in chosen:
+            tree = ast.parse(text)
+            node = list(sites(tree))[place]
+            mutate(node)
+            try:
+                after = fingerprints._Module(path, ast.unparse(tree).encode(), root).digest
+            except UserError:
+                continue  # it would be refused
+            assert after != before, f"{path}, line {node.lineno}: {ast.unparse(node)}"
+            count += 1
+    assert count > 150
+
+
+def test_every_module_of_every_stage_counts_for_it(project: Path) -> None:
+    """The files, edited one by one, as `digits status` sees them."""
+    for task in stages.load("sample", "sprint").tasks:
+        before = task.fingerprints()
+        assert task.ages == bool(before)
+        for place in before:
+            path = project / "pipeline" / place
+            text = path.read_text()
+            path.write_text(f"{text}\nEDITED = 1\n")
+            after = task.fingerprints()
+            path.write_text(text)
+            assert after.keys() == before.keys()
+            assert {name for name in before if before[name] != after[name]} == {place}
+
+
+class Reword(ast.NodeTransformer):
+    """Rewrites the text of every message."""
+
+    def visit_Raise(self, node: ast.Raise) -> ast.Raise:
+        if isinstance(node.exc, ast.Call):
+            self._reword([*node.exc.args, *node.exc.keywords])
+        return node
+
+    def visit_Assert(self, node: ast.Assert) -> ast.Assert:
+        self._reword([node.msg] if node.msg else [])
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.Call:
+        if ast.unparse(node.func) == "print" and not any(k.arg == "file" for k in node.keywords):
+            self._reword(node.args)
+        return node
+
+    def _reword(self, parts: list[ast.AST]) -> None:
+        for node in (below for part in parts for below in ast.walk(part)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                node.value = f"{node.value} (reworded)"
+
+
+def test_rewording_every_message_of_the_package_makes_nothing_stale(project: Path) -> None:
+    tasks = stages.load("sample", "best").tasks
+    before = {task.name: task.fingerprints() for task in tasks}
+    reworded = 0
+    for path in (project / "pipeline").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        old = ast.unparse(tree)
+        new = ast.unparse(Reword().visit(tree))
+        reworded += new.count("(reworded)")
+        path.write_text(new if new != old else path.read_text())
+    assert reworded > 100
+    assert {task.name: task.fingerprints() for task in tasks} == before
+
+
+def test_a_preset_depends_on_its_own_network_only(project: Path) -> None:
+    [task] = [t for t in stages.load("sample", "sprint").tasks if t.stage == "train"]
+    before = task.fingerprints()
+    for name in ("fine", "strided"):
+        path = project / "pipeline" / "train" / "networks" / f"{name}.py"
+        path.write_text(path.read_text().replace("2 * width", "3 * width"))
+        assert (task.fingerprints() != before) == (name == "strided")
+
+
+# --- what runs ------------------------------------------------------------------------------------
+
+EDIT_MEANWHILE = """
+import sys
+from pathlib import Path
+from pipeline import fingerprints
+root, edited = Path(sys.argv[1]), Path(sys.argv[1], "pipeline", "late.py")
+fingerprints.load(["pipeline.early"], root)      # imports early, which edits late, and imports it
+print(edited.read_text() == "K = 1\\n")
+print(fingerprints.fingerprints(["pipeline.late"], root)["late.py"])
+fingerprints._loaded.clear()
+fingerprints.forget()
+print(fingerprints.fingerprints(["pipeline.late"], root)["late.py"])
+import pipeline.late
+print(pipeline.late.K)
+"""
+
+
+def test_code_that_is_edited_and_put_back_is_recorded_as_it_ran(project: Path) -> None:
+    late = write(project, "late", "K = 1\n")
+    write(
+        project,
+        "early",
+        textwrap.dedent(
+            f"""
+            from pathlib import Path
+            late = Path({str(late)!r})
+            late.write_text("K = 2\\n")
+            import pipeline.late
+            late.write_text("K = 1\\n")
+            """
+        ),
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", EDIT_MEANWHILE, str(project)],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    restored, ran, on_disk, value = result.stdout.split()
+    assert (restored, value) == ("True", "2")
+    assert ran != on_disk
+
+
+def test_an_edit_within_the_same_second_runs_as_it_is_recorded(project: Path) -> None:
+    """Python's own cache tells edits apart by second and size."""
+    path = write(project, "splits", (project / "pipeline" / "split.py").read_text())
+    declared = project / "pipeline" / "stages.py"
+    declared.write_text(
+        declared.read_text().replace("pipeline.split:split", "pipeline.splits:split")
+    )
+    for stage in ("download", "preprocess", "split"):
+        ended = run_digits(project, stage, "--dataset", "sample", "--config", "sprint")
+        assert ended.returncode == 0, ended.stderr
+    [folds] = (project / "data" / "sample" / "folds").glob("*/fold_ids.npy")
+    before, text = folds.read_bytes(), path.read_text()
+    new = text.replace("np.full(len(labels), -1,", "np.full(len(labels), -2,")
+    assert len(new) == len(text) and new != text
+    stat = path.stat()
+    path.write_text(new)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    time.sleep(0.01)
+    ended = run_digits(project, "split", "--dataset", "sample", "--config", "sprint")
+    assert ended.returncode == 0, ended.stderr
+    assert "the code in splits.py has changed" in ended.stdout
+    assert folds.read_bytes() != before
+    forget()
