@@ -39,7 +39,6 @@ LOOKING = {
     *("len", "str", "repr", "int", "float", "round", "min", "max", "sum", "sorted", "set", "list"),
     *("tuple", "type", "abs", "map", "isinstance"),
 }
-TYPE_CHECKING = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 # Annotations with which a dataclass makes something else than a field.
 MARKERS = ("ClassVar", "InitVar", "KW_ONLY")
 ACTIONS = (ast.Call, ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom)
@@ -127,8 +126,8 @@ class _Module:
         plain = {part for node in nodes if (part := _plain_part(node))}
         roots = {node.value for node in nodes if isinstance(node, ast.Attribute)}
         for node in nodes:
-            if isinstance(node, ast.Name) and node not in roots:  # getattr(package, …)
-                self._import_all_below(self._dotted(node))
+            if isinstance(node, ast.Name) and node.id in self._names and node not in roots:
+                self._import_all_below(self._names[node.id])  # getattr(package, …)
         for node in nodes:
             self._note(node, node in plain)
         shape = _Shape(nodes).of(tree)
@@ -141,7 +140,9 @@ class _Module:
             self.imports.add(base)
         for alias in node.names:
             name = f"{base}.{alias.name}".lstrip(".")
-            self._names[alias.asname or alias.name] = name
+            self._names[alias.asname or alias.name.partition(".")[0]] = (
+                name if alias.asname or base else name.partition(".")[0]
+            )
             self.imports.add(name)
             if alias.name == "*":  # may import what the package's __all__ names
                 self._import_all_below(base)
@@ -223,15 +224,22 @@ def _plain_part(node: ast.AST) -> ast.AST | None:
     return None
 
 
-def _walk(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield a node and all below it, except what only a type checker executes."""
-    yield node
-    for child in node.orelse if _for_types(node) else ast.iter_child_nodes(node):
-        yield from _walk(child)
+def _walk(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield all nodes, except those that only a type checker executes."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        waiting += node.orelse if _for_types(node) else ast.iter_child_nodes(node)
+        yield node
 
 
 def _for_types(node: ast.AST) -> TypeGuard[ast.If]:
-    return isinstance(node, ast.If) and ast.unparse(node.test) in TYPE_CHECKING
+    return isinstance(node, ast.If) and _last_name(node.test) == "TYPE_CHECKING"
+
+
+def _last_name(node: ast.AST) -> str:
+    """Return the last part of a dotted name; empty for anything else."""
+    return str(getattr(node, "attr", getattr(node, "id", "")))
 
 
 # --- what counts of a syntax tree ----------------------------------------------------------------
@@ -294,8 +302,8 @@ class _Shape:
         """Name the fields of a node in which text is only meant for a reader."""
         if isinstance(node, ast.Assert):
             return ("msg",)
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "warnings.warn":
-            return ("args",)
+        if isinstance(node, ast.Call) and _last_name(node.func) == "warn":
+            return ("args",) if ast.unparse(node.func) == "warnings.warn" else ()
         if isinstance(node, ast.Call) and self._is_builtin(node.func, {"print"}):
             files = {ast.unparse(k.value) for k in node.keywords if k.arg in ("file", None)}
             return ("args", "keywords") if files <= {"sys.stdout", "sys.stderr"} else ()

@@ -50,9 +50,10 @@ def status(graph: Graph, verify: bool) -> None:
         print(f"`{graph.command_here('submission')}` has nothing to do")
         return
     folds = [task for task in due if task.stage == "train"]
-    names = [task.name for task in due if task not in folds]
-    if folds:
-        names.insert(0, folds[0].name if len(folds) == 1 else f"train ({len(folds)} folds)")
+    several = f"train ({len(folds)} folds)"
+    names = dict.fromkeys(
+        several if task in folds and len(folds) > 1 else task.name for task in due
+    )
     seconds = stages.recorded_seconds(due)
     took = "time not known yet" if seconds is None else f"about {seconds / 60:.1f} min as recorded"
     waiting = [name for name, state in states.items() if state.word == "waiting"]

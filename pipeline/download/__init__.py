@@ -10,8 +10,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pipeline import csvs
-
 
 def download(
     files: Mapping[str, Path],
@@ -40,6 +38,8 @@ def download(
         UserError: the files cannot be used, or credentials are missing.
         ExternalError: the network or the service failed.
     """
+    from pipeline import csvs  # needs NumPy, which not every command that imports this loads
+
     for path in (train, test, sample_submission):
         earlier = path.parents[1] / path.name  # path itself is in the staging folder
         if earlier.exists() and (fault := csvs.fault(earlier)):

@@ -1,6 +1,5 @@
 """Where the folds are trained: in this process, in several, on a Ray cluster, or on Kaggle."""
 
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -129,6 +128,8 @@ def train_same(folds: list[Task], tasks: list[Task]) -> None:
         folds: the tasks to look at.
         tasks: all tasks of the graph.
     """
+    import tempfile
+
     from pipeline.train.local import work
 
     with artifacts.stat_cache(folds[0].root) as cache:
