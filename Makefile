@@ -116,7 +116,6 @@ lint: tools ## check style and types
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
 
 bench: $(VENV) ; @$(DIGITS) bench --dataset $(call quoted,$(DATASET)) ## measure the presets against the notebook; half an hour
-cost: $(VENV) ; @$(DIGITS) cost --dataset $(call quoted,$(DATASET)) ## measure how time and memory grow with the data
 
 chosen = $(if $(filter file,$(origin $(1))),'',$(call quoted,$($(1))))
 reproduce: $(VENV) ; @$(DIGITS) reproduce --config $(call chosen,CONFIG) --dataset $(call chosen,DATASET) ## train the networks of well-known tutorials

@@ -141,7 +141,6 @@ app.add_typer(kaggle.app, name="kaggle")
 app.command()(bench.sweep)
 app.command()(bench.compare)
 app.command()(bench.bench)
-app.command()(bench.cost)
 app.command()(bench.reproduce)
 
 

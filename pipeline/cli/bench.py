@@ -1,6 +1,5 @@
 """The commands that compare and measure."""
 
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -31,9 +30,9 @@ def sweep(
     width = [24, 32], of which every combination is trained; each [[variants]] is one more set of
     changes. With seeds = [1, 2], each is trained with these seeds. Nothing is trained twice.
     """
-    import_module("pipeline.bench.sweep").run(
-        file, download.dataset(dataset), jobs, engine, address, accelerator
-    )
+    from pipeline.bench.sweep import run
+
+    run(file, download.dataset(dataset), jobs, engine, address, accelerator)
 
 
 def compare(
@@ -46,17 +45,16 @@ def compare(
     Prints the difference of their out-of-fold accuracies with its standard error, and the changed
     parameters; the digits go to submissions/DATASET-FIRST-against-SECOND.html.
     """
-    import_module("pipeline.bench.compare").run(dataset, first, second)
+    from pipeline.bench.compare import run
+
+    run(dataset, first, second)
 
 
 def bench(dataset: DatasetOption = "kaggle") -> None:
     """Measure the presets against the notebook that everybody forks; about half an hour."""
-    import_module("pipeline.bench.presets").main(dataset)
+    from pipeline.bench.presets import main
 
-
-def cost(dataset: DatasetOption = "kaggle") -> None:
-    """Measure how time and memory of each stage grow with the data; some minutes."""
-    import_module("pipeline.bench.cost").main(dataset)
+    main(dataset)
 
 
 def reproduce(
@@ -64,4 +62,6 @@ def reproduce(
     dataset: Annotated[str, typer.Option(help="Digits instead of the published dataset.")] = "",
 ) -> None:
     """Train the networks of well-known tutorials, and compare with what they published."""
-    import_module("pipeline.bench.reproduce").main(preset, dataset)
+    from pipeline.bench.reproduce import main
+
+    main(preset, dataset)

@@ -96,32 +96,3 @@ def test_a_measurement_is_the_last_line(project: Path, tiny_folder: Path) -> Non
     assert len(found["ours"]) == 5
     assert min(found["ours"]) > 0
     assert found["peak_bytes"] > 2**20
-
-
-@pytest.mark.parametrize("rows", [40, 80, 800])
-def test_the_digits_on_which_the_cost_is_measured(fresh_keras: Any, rows: int) -> None:
-    from pipeline.bench import cost
-
-    images, labels = digit_images(80)
-    resized, its_labels = cost._resized(images, labels, rows)
-    assert resized.shape == (rows, 28, 28, 1)
-    assert resized.dtype == np.uint8
-    np.testing.assert_array_equal(its_labels, np.resize(labels, rows))
-    np.testing.assert_array_equal(resized[:80], images[:rows])
-    assert len(np.unique(resized.reshape(rows, -1), axis=0)) > 0.9 * rows
-
-
-def test_the_csvs_on_which_the_cost_is_measured_can_be_read(tmp_path: Path) -> None:
-    from pipeline import csvs
-    from pipeline.bench import cost
-
-    images, labels = digit_images(30)
-    test_images, _ = digit_images(20, seed=1)
-    cost._write(tmp_path / "digits30", images, labels, test_images)
-    read, its_labels = csvs.read_images(tmp_path / "digits30" / "train.csv", labelled=True)
-    np.testing.assert_array_equal(read, images)
-    np.testing.assert_array_equal(its_labels, labels)
-    read, _ = csvs.read_images(tmp_path / "digits30" / "test.csv", labelled=False)
-    np.testing.assert_array_equal(read, test_images)
-    names = {path.name for path in (tmp_path / "digits30").iterdir()}
-    assert names == {"train.csv", "test.csv", "sample_submission.csv"}
