@@ -22,7 +22,7 @@ from pipeline.config import Train
 from pipeline.download import SOURCES
 from pipeline.kaggle import ledger as ledgers
 from pipeline.nearest import Nearest
-from pipeline.report import pictures
+from pipeline.report import pictures, render
 
 TEMPLATE = Path(__file__).with_name("page.html")
 # With more errors than this the page would be slow; the most confident ones are shown.
@@ -78,8 +78,6 @@ def report(
         Metadata: the number of out-of-fold errors, how many of them look like the predicted class
             to their nearest training images too, and the expected calibration error.
     """
-    from jinja2 import StrictUndefined, Template
-
     names = SOURCES[source].class_names
     images, labels = np.load(train_images), np.load(train_labels)
     images_to_predict, folds = np.load(test_images), np.load(fold_ids)
@@ -110,11 +108,8 @@ def report(
     near = _add_nearest(galleries, images, labels, images_to_predict)
     doubtful = sum(_doubtful(digit, near["labels"]) for digit in galleries["errors"]["digits"])
 
-    text = TEMPLATE.read_text(encoding="utf-8")
-    template = Template(
-        text, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    html = template.render(
+    html = render(
+        TEMPLATE,
         title=title,
         command=command,
         score=_score(submission, ledger),
