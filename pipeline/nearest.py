@@ -26,7 +26,7 @@ class Nearest:
 
     @cached_property
     def far(self) -> float:
-        """How far the most isolated of `COMPARED` training digits is from its nearest neighbour.
+        """Measure how far the most isolated of `COMPARED` training digits is from its neighbour.
 
         An image farther than this from every training digit may not show a digit at all.
         """

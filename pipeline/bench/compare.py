@@ -1,4 +1,4 @@
-"""Two presets compared on the rows that both hold out, and the digits that only one gets right."""
+"""Compares two presets on the rows that both hold out; shows what only one gets right."""
 
 import dataclasses
 import json

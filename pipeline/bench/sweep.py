@@ -28,7 +28,7 @@ from pipeline.train.engines import Engine, train_folds
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep file asks for.
+    """The content of a sweep file.
 
     Attributes:
         base: the preset that varies.

@@ -1,4 +1,4 @@
-"""The measurements as Markdown tables and pictures."""
+"""Formats the measurements as a Markdown table, and draws them."""
 
 import statistics
 from collections.abc import Mapping, Sequence
