@@ -91,7 +91,7 @@ def learning(folds: Sequence[NDArray[np.void]]) -> Picture:
             error.axhline(lowest, ls=":", lw=1, color=INK[0])
             error.annotate(
                 "no errors",
-                (1, lowest),
+                (0.99, lowest),
                 xycoords=("axes fraction", "data"),
                 va="bottom",
                 ha="right",
