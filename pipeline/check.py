@@ -6,15 +6,17 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import csvs
+from pipeline.download.local import unpacked
 from pipeline.errors import UserError
 
 
 def check(path: Path, sample: Path) -> None:
     """Check that the competition would accept a CSV, and say so, and how it differs from ours."""
-    rows, deviations = compare_submission(path, sample)
-    print(f"{path}: {rows:,} rows, valid for {os.path.relpath(sample)}")
-    for deviation in deviations:
-        print(f"warning: {deviation}; the competition accepts it")
+    with unpacked(path) as csv:
+        rows, deviations = compare_submission(csv, sample)
+        print(f"{path}: {rows:,} rows, valid for {os.path.relpath(sample)}")
+        for deviation in deviations:
+            print(f"warning: {deviation.replace(str(csv), str(path))}; the competition accepts it")
 
 
 def check_submission(path: Path, sample: Path) -> int:

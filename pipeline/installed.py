@@ -1,7 +1,7 @@
-"""Compares the packages that this Python has with pyproject.toml, for `make VENV=none`.
+"""Compares the packages of this Python with pyproject.toml, for `make VENV=none`.
 
-Standard library only, and without anything that an older Python could not read: this is the first
-module to run on a machine of which nothing is known.
+It is the first module to run on a machine of which nothing is known: an older Python can read it,
+and it imports nothing that may be missing before it has looked.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-PYTHONS = ((3, 11), (3, 12), (3, 13))
+OLDEST, NEWEST = (3, 11), (3, 13)
 
 
 def compare(root: Path) -> tuple[dict[str, str], list[str]]:
@@ -20,29 +20,36 @@ def compare(root: Path) -> tuple[dict[str, str], list[str]]:
         root: the project's folder.
 
     Returns:
-        What is missing or too old, with its version, by the requirement as pip takes it; only
-        "python" if it is none of PYTHONS. And what is newer than what was tested.
+        What is missing or too old: "missing", or the version found, by the requirement as pip
+        takes it; only Python if that is too old or too new. And what is newer than tested.
     """
-    if sys.version_info[:2] not in PYTHONS:
-        wanted = " or ".join(f"{major}.{minor}" for major, minor in PYTHONS)
-        return {f"python {wanted}": ".".join(map(str, sys.version_info[:2]))}, []
+    if not OLDEST <= sys.version_info[:2] <= NEWEST:
+        first, last, found = (f"{its[0]}.{its[1]}" for its in (OLDEST, NEWEST, sys.version_info))
+        return {f"Python {first} to {last}": f"found {found}"}, []
     import tomllib
 
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    text = (root / "pyproject.toml").read_text(encoding="utf-8")
+    wanted = tomllib.loads(text)["project"]["dependencies"]
+    if not _version("packaging"):  # which compares versions
+        names = {each: re.split("[<>=]", each)[0] for each in wanted}
+        return {each: "missing" for each, name in names.items() if not _version(name)}, []
+    from packaging.requirements import Requirement
+    from packaging.version import Version
+
     lacking, newer = {}, []
-    for requirement in project["dependencies"]:
-        name = re.split("[<>=]", requirement)[0]
-        floor, ceiling = (re.search(f"{sign}([0-9.]+)", requirement) for sign in (">=", "<"))
-        found = _version(name)
-        if not found or (floor and _numbers(found) < _numbers(floor[1])):
-            lacking[requirement] = f"{name} {found}" if found else ""
-        elif ceiling and _numbers(found) >= _numbers(ceiling[1]):
-            newer.append(f"{name} {found}")
+    for each in wanted:
+        requirement = Requirement(each)
+        found = _version(requirement.name)
+        [floor] = (its.version for its in requirement.specifier if its.operator == ">=")
+        if not found or Version(found) < Version(floor):
+            lacking[each] = f"found {found}" if found else "missing"
+        elif not requirement.specifier.contains(found, prereleases=True):
+            newer.append(f"{requirement.name} {found}")
     return lacking, newer
 
 
 def _version(name: str) -> str:
-    """The version of an installed package; "" without it."""
+    """Return the version of an installed package, or "" without it."""
     from importlib import metadata
 
     try:
@@ -53,15 +60,6 @@ def _version(name: str) -> str:
         return metadata.version(others[0]) if others else ""
 
 
-def _numbers(version: str) -> list[int]:
-    """The numbers at the beginning of a version: of 2.1.0rc1 [2, 1]."""
-    found = re.match(r"[0-9]+(\.[0-9]+)*(?![0-9a-z])", version)
-    numbers = [int(number) for number in (found[0] if found else "0").split(".")]
-    while numbers and numbers[-1] == 0:
-        numbers.pop()
-    return numbers
-
-
 def main() -> None:
     """Exit with code 2 and one line about all that is missing or too old."""
     lacking, newer = compare(Path(__file__).resolve().parents[1])
@@ -69,18 +67,15 @@ def main() -> None:
         print(f"{', '.join(newer)}: newer than what was tested")
     if not lacking:
         return
-    wanted = ", ".join(
-        f"{requirement} ({found or 'missing'})" for requirement, found in lacking.items()
-    )
-    if next(iter(lacking)).startswith("python "):
-        remedy = "name another Python with PYTHON="
-    else:
-        words = " ".join(f"'{requirement}'" for requirement in lacking)
+    needed = ", ".join(f"{each} ({found})" for each, found in lacking.items())
+    remedy = "name another Python with PYTHON="
+    if not needed.startswith("Python"):
+        words = " ".join(f"'{each}'" for each in lacking)
         remedy = (
             f"install them with `{sys.executable} -m pip install {words}`, or leave out VENV=none, "
             "and make installs everything into .venv"
         )
-    print(f"{sys.executable} lacks {wanted}; {remedy}", file=sys.stderr)
+    print(f"{sys.executable} needs {needed}; {remedy}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import fake_environment
+from packaging.version import Version
 
 from pipeline import installed, stages
 
@@ -57,7 +58,7 @@ def test_what_is_missing_or_too_old_is_named_in_one_line(
     assert caught.value.code == 2
     said = capsys.readouterr()
     assert said.err.count("\n") == 1
-    for part in ("(missing)", "(numpy 1.26.4)", "(keras 3.9.0)"):
+    for part in ("mlxtend>=0.23.4,<1 (missing)", "numpy>=2.0 (found 1.26.4)", "(found 3.9.0)"):
         assert part in said.err
     assert "rich" not in said.err
     assert "-m pip install 'keras>=3.13,<4' 'mlxtend>=0.23.4,<1' 'numpy>=2.0'" in said.err
@@ -65,12 +66,34 @@ def test_what_is_missing_or_too_old_is_named_in_one_line(
 
 
 @pytest.mark.parametrize(
-    ("older", "newer"),
-    [("2.9", "2.20"), ("2.20rc1", "2.20.1"), ("2.1", "2.1.1"), ("9", "10.0"), ("1.9.dev1", "2")],
+    ("found", "old", "new"),
+    [
+        ("2.9", True, False),
+        ("2.20rc1", True, False),
+        ("2.20", False, False),
+        ("2.21.4", False, False),
+        ("2.22.0rc1", False, True),
+        ("10.0", False, True),
+    ],
 )
-def test_versions_are_compared_by_number(older: str, newer: str) -> None:
-    assert installed._numbers(older) < installed._numbers(newer)
-    assert installed._numbers(f"{newer}.0") == installed._numbers(newer)
+def test_versions_are_compared_by_number(
+    there: dict[str, str], found: str, old: bool, new: bool
+) -> None:
+    there["tensorflow"] = found
+    lacking, newer = installed.compare(ROOT)
+    assert (list(lacking.values()), newer) == (
+        [f"found {found}"] * old,
+        [f"tensorflow {found}"] * new,
+    )
+
+
+def test_without_packaging_what_is_missing_is_named_all_the_same(there: dict[str, str]) -> None:
+    del there["packaging"], there["mlxtend"]
+    there["keras"] = "3.9.0"  # cannot be compared
+    assert installed.compare(ROOT) == (
+        {"mlxtend>=0.23.4,<1": "missing", "packaging>=24.0": "missing"},
+        [],
+    )
 
 
 def test_another_distribution_of_tensorflow_will_do(
@@ -90,22 +113,22 @@ def test_another_python_is_refused_before_anything_else(
     with pytest.raises(SystemExit):
         installed.main()
     said = capsys.readouterr().err
-    assert "lacks python 3.11 or 3.12 or 3.13 (3.9); name another Python with PYTHON=" in said
+    assert "needs Python 3.11 to 3.13 (found 3.9); name another Python with PYTHON=" in said
 
 
 def test_the_pythons_are_those_of_the_project() -> None:
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
-    first, last = installed.PYTHONS[0], installed.PYTHONS[-1]
+    first, last = installed.OLDEST, installed.NEWEST
     assert wanted == f">={first[0]}.{first[1]},<{last[0]}.{last[1] + 1}"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests/compat").glob("kaggle*.txt")), ids=str)
 def test_what_make_compat_installs_meets_the_floors(path: Path) -> None:
     lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
-    pinned = dict(line.split("==") for line in lines)
+    pinned = dict(line.split("#")[0].strip().split("==") for line in lines)
     for requirement in DEPENDENCIES:
         name = name_of(requirement)
-        assert installed._numbers(pinned[name]) >= installed._numbers(floor_of(requirement)), name
+        assert Version(pinned[name]) >= Version(floor_of(requirement)), name
 
 
 def make(project: Path, *words: str, **variables: str) -> "subprocess.CompletedProcess[str]":
@@ -135,8 +158,8 @@ def test_without_an_environment_make_uses_the_packages_there_are(project: Path) 
 @pytest.mark.parametrize(
     ("word", "part"),
     [
-        ("PYTHON=/nowhere/python", "there is no /nowhere/python; name one with PYTHON="),
-        ("PYTHON=./bare", "lacks jinja2>=3.1,<4 (missing), kaggle>=2.0.2,<3 (missing), keras>="),
+        ("PYTHON=/nowhere/python", "/nowhere/python is not there; name one with PYTHON="),
+        ("PYTHON=./bare", "needs jinja2>=3.1,<4 (missing), kaggle>=2.0.2,<3 (missing), keras>="),
         ("EXTRAS=gpu", "VENV=none installs nothing, and so no EXTRAS=gpu"),
     ],
 )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import digit_images
 
-from pipeline.nearest import AT_A_TIME, Nearest
+from pipeline.nearest import SPARE, Nearest
 
 
 def coarse(image: np.ndarray) -> np.ndarray:
@@ -30,12 +30,13 @@ def test_the_nearest_are_those_of_a_search_of_all(own: bool) -> None:
         assert (row in neighbours) is not own
 
 
-def test_equals_come_in_the_order_of_their_rows() -> None:
-    images = np.repeat(digit_images(1)[0], AT_A_TIME + 5, axis=0)
-    everyone = np.arange(len(images))
-    found, _ = Nearest(images).search(images, len(images), everyone)
-    for row in (0, 7, AT_A_TIME + 1):
-        assert found[row].tolist() == [other for other in everyone if other != row]
+@pytest.mark.parametrize("count", [1, 7, 40])
+def test_equals_come_in_the_order_of_their_rows(count: int) -> None:
+    images = np.repeat(digit_images(2)[0], SPARE, axis=0)
+    rows = np.array([0, 7, SPARE - 1])
+    found, _ = Nearest(images).search(images[rows], count, rows)
+    for row, its in zip(rows, found, strict=True):
+        assert its.tolist() == [other for other in range(len(images)) if other != row][:count]
 
 
 def test_of_few_training_images_all_but_one_are_found() -> None:

@@ -1,4 +1,4 @@
-"""Two presets compared on the rows that both hold out, and the digits that only one gets right."""
+"""Compares two presets on the rows that both hold out; shows what only one gets right."""
 
 import dataclasses
 import json
@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline import artifacts, files, show, stages
+from pipeline import artifacts, files, stages
 from pipeline.bench import paired
 from pipeline.config import Preset
 from pipeline.datasets import SOURCES
 from pipeline.errors import UserError
-from pipeline.report import pictures
+from pipeline.report import pictures, render
 
 TEMPLATE = Path(__file__).with_name("compare.html")
 # With more digits in a gallery the page would be slow.
@@ -51,37 +52,41 @@ def run(dataset: str, *words: str) -> None:
     right = [its.right > 0 for its in measured]
     only = [int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())]
 
-    show.print_table(
-        ("preset", "out of fold", "±", "wrong", "only this one right", "loss", "seed"),
-        [
-            [
-                *(graph.preset.name, f"{its.accuracy:.5f}", f"{its.error:.5f}", f"{its.wrong:.0f}"),
-                *(str(count), f"{its.loss.mean():.5f}", seeds(graph.preset)),
-            ]
-            for graph, its, count in zip(graphs, measured, only, strict=True)
-        ],
-    )
-    folds = first.split.folds
+    rows = {
+        graph.preset.name: {
+            "out of fold": f"{its.accuracy:.5f}",
+            "±": f"{its.error:.5f}",
+            "wrong": f"{its.wrong:.0f}",
+            "only this one right": count,
+            "loss": f"{its.loss.mean():.5f}",
+            "seed": seeds(graph.preset),
+        }
+        for graph, its, count in zip(graphs, measured, only, strict=True)
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    print(table.rename_axis(columns="preset").to_string())
+    folds = "1 fold" if first.split.folds == 1 else f"{first.split.folds} folds"
     verdict = (
         f"{second.name} against {first.name}: {gain.accuracy:+.5f} ± {gain.uncertainty:.5f} "
         f"(one standard error, {len(right[0]):,} rows); the mean loss changes by {gain.loss:+.5f} "
-        f"nats, and is lower in {gain.lower} of {folds} fold{'s' * (folds > 1)}; "
+        f"nats, and is lower in {gain.lower} of {folds}; "
         f"{conclusion(gain.accuracy, gain.uncertainty, (first.name, second.name))}"
     )
     print(verdict)
     changed = changes(first, second)
-    if changed:
-        show.print_table(("parameter", first.name, second.name), changed)
+    if len(changed):
+        print(changed.rename_axis(columns="parameter").to_string())
     data = graphs[0].dataset
     page = stages.ROOT / "submissions" / f"{data.name}-{first.name}-against-{second.name}.html"
     held_out = np.flatnonzero(fold_ids >= 0)
     images = np.load(graphs[0].task("preprocess").writes["train_images"], mmap_mode="r")
-    html = _page(
+    html = render(
+        TEMPLATE,
         title=f"{data.name}: {first.name} and {second.name}",
         names=(first.name, second.name),
         measured=measured,
         verdict=verdict,
-        changed=changed,
+        changed=list(changed.itertuples(name=None)),
         galleries=[
             _gallery(images, labels, oof, held_out[mine & ~its], SOURCES[data.source].class_names)
             for mine, its in (right, right[::-1])
@@ -93,7 +98,7 @@ def run(dataset: str, *words: str) -> None:
 
 
 def conclusion(difference: float, uncertainty: float, names: tuple[str, str]) -> str:
-    """What a difference says: which preset is better, if it exceeds two standard errors."""
+    """Say which preset is better, if the difference exceeds two standard errors."""
     if abs(difference) <= 2 * uncertainty:
         return "within two standard errors, which may be chance"
     better = names[difference > 0]
@@ -101,12 +106,12 @@ def conclusion(difference: float, uncertainty: float, names: tuple[str, str]) ->
 
 
 def seeds(preset: Preset) -> str:
-    """The seeds of a preset's networks."""
+    """List the seeds of a preset's networks."""
     return ", ".join(sorted({str(member.train.seed) for member in preset.members}, key=int))
 
 
-def changes(first: Preset, second: Preset) -> list[tuple[str, str, str]]:
-    """The parameters in which two presets differ: name, value in the first, in the second.
+def changes(first: Preset, second: Preset) -> pd.DataFrame:
+    """Tabulate the parameters in which two presets differ, with the values of both.
 
     Of a preset that averages others, each member has its own parameters, so that only the list of
     members is compared.
@@ -122,8 +127,8 @@ def changes(first: Preset, second: Preset) -> list[tuple[str, str, str]]:
             for key, value in dataclasses.asdict(parameters).items()
         }
 
-    before, after = values(first), values(second)
-    return [(key, before[key], after[key]) for key in before if before[key] != after[key]]
+    table = pd.DataFrame({preset.name: values(preset) for preset in (first, second)})
+    return table[table[first.name] != table[second.name]]
 
 
 def _gallery(
@@ -133,7 +138,7 @@ def _gallery(
     rows: NDArray[np.int64],
     names: Sequence[str],
 ) -> dict[str, Any]:
-    """The digits of some rows, with what both presets predict; as many as `SHOWN`."""
+    """Describe the digits of some rows, at most `SHOWN`, and what both presets predict."""
     shown = rows[:SHOWN]
     return {
         "found": len(rows),
@@ -149,14 +154,3 @@ def _gallery(
             for place, row in enumerate(shown)
         ],
     }
-
-
-def _page(**values: Any) -> str:
-    from jinja2 import StrictUndefined, Template
-
-    text = TEMPLATE.read_text(encoding="utf-8")
-    template = Template(
-        text, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    html: str = template.render(**values)
-    return html

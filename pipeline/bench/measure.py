@@ -1,19 +1,15 @@
-"""One measurement, in a process of its own: `python -m pipeline.bench.measure NAME …`.
+"""Single measurements, each of which `digits bench` takes in a process of its own.
 
-The last line that it prints is JSON. A process of its own has no imports yet, and a peak memory of
-its own. `digits bench` starts them.
+Such a process has no imports yet, and a peak memory of its own.
 """
 
-import json
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +20,15 @@ from pipeline import config
 IMAGES = ("train_images", "train_labels", "test_images")
 
 
+def with_peak(measure: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    """Take a measurement, and add the peak memory of this process in bytes."""
+    found = measure(*arguments)
+    unit = 1 if sys.platform == "darwin" else 1024  # kibibytes on Linux, bytes on macOS
+    return {**found, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+
+
 def limit(precision: str) -> dict[str, Any]:
-    """Operations per second of a large matrix product, the limit for convolutions."""
+    """Measure a large matrix product in operations per second, the limit for convolutions."""
     from pipeline.backend import tf
 
     size = 4096
@@ -40,84 +43,37 @@ def limit(precision: str) -> dict[str, Any]:
     return {"flops": 2 * size**3 / statistics.median(seconds)}
 
 
-def notebook(arrays: str, fold_ids: str, seed: str) -> dict[str, Any]:
-    """The notebook's training, judged on the rows of fold 0."""
+def notebook(arrays: Path, fold_ids: Path, seed: int) -> dict[str, Any]:
+    """Train as the notebook does, and judge it on the rows of fold 0."""
     from pipeline.bench.notebook import train
 
-    images, labels = (np.load(Path(arrays) / f"train_{name}.npy") for name in ("images", "labels"))
+    images, labels = (np.load(arrays / f"train_{name}.npy") for name in ("images", "labels"))
     held_out = np.load(fold_ids) == 0
-    curve = train(images, labels, held_out, int(seed))
+    curve = train(images, labels, held_out, seed)
     rate = int((~held_out).sum()) * len(curve["seconds"]) / curve["seconds"][-1]
     return {**curve, "images_per_second": rate}
 
 
-def preset(arrays: str, fold_ids: str, name: str, fold: str, seed: str) -> dict[str, Any]:
-    """One fold of a preset, trained with a given seed, as the train stage does it."""
+def preset(arrays: Path, fold_ids: Path, name: str, fold: int, seed: int) -> dict[str, Any]:
+    """Train one fold of a preset with a given seed, as the train stage does it."""
+    import pandas as pd
+
     from pipeline.train import progress
     from pipeline.train.fold import train
 
-    params = replace(config.load(name).train, seed=int(seed))
+    params = replace(config.load(name).train, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
-        paths: dict[str, Any] = {name: Path(arrays, f"{name}.npy") for name in IMAGES}
+        paths: dict[str, Any] = {name: arrays / f"{name}.npy" for name in IMAGES}
         files = ("history", "oof", "test", "weights", "augmented")
         paths |= {name: Path(folder, name) for name in files}
-        metadata = train(**paths, fold_ids=Path(fold_ids), fold=int(fold), params=params)
-        lines = Path(folder, "history").read_text(encoding="ascii").splitlines()
-    column = lines[0].split(",").index("val_accuracy")
+        metadata = train(**paths, fold_ids=fold_ids, fold=fold, params=params)
+        history = pd.read_csv(paths["history"])
     return {
         "seconds": np.cumsum(metadata["epoch_seconds"]).tolist(),
-        "accuracy": [float(line.split(",")[column]) for line in lines[1:]],
+        "accuracy": history["val_accuracy"].tolist(),
         "final_accuracy": metadata["held_out_accuracy"],
         # The first epoch includes the tracing of the graph.
         "images_per_second": metadata["rows"] / min(metadata["epoch_seconds"]),
         "flops_per_image": progress.flops_per_image(params.network, params.width),
         "precision": metadata["precision"],
     }
-
-
-def start_up() -> dict[str, Any]:
-    """Seconds to start a command, and to import TensorFlow."""
-    commands = {
-        "status": ["-m", "pipeline", "status", "--dataset", "sample", "--config", "demo"],
-        "help": ["-m", "pipeline", "--help"],
-        "tensorflow": ["-c", "import pipeline.backend"],
-    }
-    return {name: _spread(partial(_python, run)) for name, run in commands.items()}
-
-
-def parsing(raw: str) -> dict[str, Any]:
-    """Seconds to read train.csv: with our checks, with pandas, and with NumPy's text reader."""
-    import pandas as pd
-
-    from pipeline import csvs
-
-    path = Path(raw) / "train.csv"
-    return {
-        "ours": _spread(lambda: csvs.read_images(path, labelled=True)),
-        "pandas": _spread(lambda: pd.read_csv(path)),
-        "numpy": _spread(lambda: np.loadtxt(path, np.uint8, delimiter=",", skiprows=1), times=1),
-        "bytes": path.stat().st_size,
-    }
-
-
-def _python(arguments: list[str]) -> None:
-    subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
-
-
-def _spread(work: Callable[[], Any], times: int = 5) -> list[float]:
-    seconds = []
-    for _ in range(times):
-        began = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - began)
-    return seconds
-
-
-if __name__ == "__main__":
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    measures = {f.__name__: f for f in (limit, notebook, preset, start_up, parsing)}
-    found = measures[sys.argv[1]](*sys.argv[2:])
-    # Kibibytes on Linux, bytes on macOS.
-    unit = 1 if sys.platform == "darwin" else 1024
-    found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    print(json.dumps(found))

@@ -1,4 +1,4 @@
-"""Two recipes compared on the same rows: the difference of each row, and what it is worth.
+"""Compares two recipes row by row: their difference, and its standard error.
 
 Pairing removes what makes rows easy or hard. It leaves the chance of training: two runs of one
 recipe with other seeds disagree on some rows too, and these disagreements are what the uncertainty
@@ -32,17 +32,17 @@ class Measured:
 
     @property
     def accuracy(self) -> float:
-        """The mean accuracy of its runs."""
+        """Average the accuracies of its runs."""
         return float(self.right.mean())
 
     @property
     def error(self) -> float:
-        """The standard error of the accuracy of one run."""
+        """Estimate the standard error of the accuracy of one run."""
         return standard_error(self.accuracy, len(self.right))
 
     @property
     def wrong(self) -> float:
-        """The mean number of wrong rows."""
+        """Average the numbers of wrong rows of its runs."""
         return float((1 - self.right).sum())
 
 
@@ -86,7 +86,7 @@ def measure(
 
 
 def difference(new: Measured, base: Measured) -> Difference:
-    """The difference of two recipes that hold out the same rows in the same folds.
+    """Subtract two recipes that hold out the same rows in the same folds.
 
     The standard error is that of the mean of the rows' differences, s / √n: what a bootstrap over
     the rows converges to (Efron and Tibshirani 1993, chapter 2), without its chance.

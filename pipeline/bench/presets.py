@@ -5,26 +5,26 @@ continues; delete the folder to measure again. Nothing is asserted: the seconds 
 what counts is their ratios.
 """
 
-import json
 import platform
-import subprocess
-import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from datetime import UTC, datetime
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from pipeline import artifacts, config, files, stages
-from pipeline.bench import make, tables
+from pipeline.bench import make, measure, tables
 from pipeline.datasets import dataset as find_dataset
-from pipeline.errors import UserError
+from pipeline.endings import RESUMES
+from pipeline.errors import ExternalError
 from pipeline.stages import Graph
-
-# The number of seeds with which each preset of one network is trained.
-SEEDS = {"sprint": 5, "fast": 3}
 
 
 def main(dataset: str) -> None:
-    """Measure what has not been measured yet, then print the tables and draw the pictures."""
+    """Measure what has not been measured yet, then print the table and draw the pictures."""
     home = stages.ROOT / "data" / find_dataset(dataset).name
     folder, arrays = home / "bench", home / "arrays"
     # The notebook and the presets with one network are judged on the same rows.
@@ -32,65 +32,66 @@ def main(dataset: str) -> None:
         make("split", dataset, preset).task("split").writes["fold_ids"]
         for preset in ("fast", "default")
     )
+    planned = {
+        "sprint": [(holdout, 0, seed) for seed in range(5)],
+        "fast": [(holdout, 0, seed) for seed in range(3)],
+        "default": [(folds, fold, 0) for fold in range(config.load("default").split.folds)],
+    }
 
-    def measured(name: str, *arguments: object) -> dict[str, Any]:
-        return _measured(folder / f"{name}.json", [str(argument) for argument in arguments])
-
-    found = {
-        "start-up": measured("start-up", "start_up"),
-        "parsing": measured("parsing", "parsing", home / "raw"),
-        "float32": measured("limit-float32", "limit", "float32"),
-        "bfloat16": measured("limit-bfloat16", "limit", "bfloat16"),
+    take = partial(measured, folder)
+    limits = {
+        precision: take(f"limit-{precision}", measure.limit, precision)["flops"]
+        for precision in ("float32", "bfloat16")
     }
     runs = {
         preset: [
-            measured(f"{preset}-seed-{seed}", "preset", arrays, holdout, preset, 0, seed)
-            for seed in range(seeds)
+            take(f"{preset}-{fold}-{seed}", measure.preset, arrays, fold_ids, preset, fold, seed)
+            for fold_ids, fold, seed in its
         ]
-        for preset, seeds in SEEDS.items()
+        for preset, its in planned.items()
     }
-    runs["default"] = [
-        measured(f"default-fold-{fold}", "preset", arrays, folds, "default", fold, 0)
-        for fold in range(config.load("default").split.folds)
-    ]
-    notebook = measured("notebook", "notebook", arrays, holdout, 0)
+    notebook = take("notebook", measure.notebook, arrays, holdout, 0)
     best = _trained(stages.load(dataset, "best"))
 
-    text = "\n\n".join(
-        [
-            f"{_processor()}, {platform.system()}, {datetime.now(UTC):%Y-%m-%d}",
-            tables.presets(runs, notebook, found, best),
-            tables.rest(found),
-        ]
+    products = (f"{name} {flops / 1e9:,.0f} Gflop/s" for name, flops in limits.items())
+    text = (
+        f"{_processor()}, {platform.system()}, {datetime.now(UTC):%Y-%m-%d}; "
+        f"large matrix product: {', '.join(products)}\n\n"
+        f"{tables.markdown(tables.presets(runs, notebook, limits, best))}\n"
     )
     print(f"\n{text}")
-    (folder / "tables.md").write_text(f"{text}\n", encoding="utf-8")
+    (folder / "tables.md").write_text(text, encoding="utf-8")
     tables.draw(folder, runs, notebook, best)
-    print(f"\nthe same, and two pictures: {folder}/")
+    print(f"the same, and two pictures: {folder}/")
 
 
-def _measured(path: Path, arguments: list[str]) -> dict[str, Any]:
-    """What an earlier run measured, or else a process of its own measures now."""
+def measured(
+    folder: Path, name: str, measure_it: Callable[..., dict[str, Any]], *arguments: Any
+) -> dict[str, Any]:
+    """Return what an earlier run measured, or else measure it now in a process of its own.
+
+    Raises:
+        ExternalError: the process was killed.
+    """
+    path = folder / f"{name}.json"
     known = files.read_json(path)
     if known is not None:
         return known
-    print(f"measuring {path.stem}", flush=True)
-    command = [sys.executable, "-m", "pipeline.bench.measure", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        line = ""
-        for line in process.stdout:
-            if not line.startswith("{"):
-                print(f"  {line}", end="", flush=True)
-    if process.returncode:
-        raise UserError(f"{path.stem} could not be measured; the reason is printed above")
-    found: dict[str, Any] = json.loads(line)
+    print(f"measuring {name}", flush=True)
+    try:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
+            found = processes.submit(measure.with_peak, measure_it, *arguments).result()
+    except BrokenProcessPool as error:
+        raise ExternalError(
+            f"{name}: the process that measured it was killed, perhaps for lack of memory; "
+            f"close other programs, {RESUMES}"
+        ) from error
     files.write_json(path, found)
     return found
 
 
 def _trained(graph: Graph) -> dict[str, Any] | None:
-    """The estimate and the seconds of a preset that takes too long to be trained here each time."""
+    """Return the estimate and the seconds of a preset that takes too long to train here."""
     folds, ensemble = graph.all("train"), graph.task("ensemble")
     with artifacts.stat_cache(stages.ROOT) as cache:
         states = artifacts.states(graph.tasks, cache)

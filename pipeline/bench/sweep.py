@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from pipeline import artifacts, config, show, stages
+from pipeline import artifacts, config, stages
 from pipeline.artifacts import Task
 from pipeline.bench import paired
 from pipeline.calibration import apply_out_of_fold
@@ -27,7 +28,7 @@ from pipeline.train.engines import Engine, train_folds
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep file asks for.
+    """The content of a sweep file.
 
     Attributes:
         base: the preset that varies.
@@ -155,25 +156,26 @@ def print_comparison(base: Graph, arms: dict[str, list[list[Task]]]) -> None:
     """
     labels = np.load(base.task("preprocess").writes["train_labels"])
     fold_ids = np.load(base.task("split").writes["fold_ids"])
-    rows, first = [], None
+    rows, first = {}, None
     for name, runs in arms.items():
         oof = [gather([task.writes["oof"] for task in tasks], fold_ids) for tasks in runs]
         calibrated = [apply_out_of_fold(its, labels, fold_ids) for its in oof]
-        measured = paired.measure(calibrated, labels, fold_ids)
+        its = paired.measure(calibrated, labels, fold_ids)
         manifests = [artifacts.metadata(task.manifest) for tasks in runs for task in tasks]
         seconds = sum(sum(each.get("epoch_seconds", [])) for each in manifests)
-        cells = [name, f"{measured.accuracy:.5f}", f"{measured.error:.5f}", f"{measured.wrong:g}"]
-        cells += [f"{measured.loss.mean():.5f}", f"{seconds:.0f} s"]
+        row = [f"{its.accuracy:.5f}", f"{its.error:.5f}", f"{its.wrong:g}"]
+        row += [f"{its.loss.mean():.5f}", f"{seconds:.0f} s"]
         if first is None:
-            first = measured
+            first = its
+            rows[name] = [*row, "", "", ""]
         else:
-            its = paired.difference(measured, first)
-            cells += [f"{its.accuracy:+.5f}", f"{its.uncertainty:.5f}"]
-            cells.append(f"{its.lower} of {base.preset.split.folds}")
-        rows.append(cells)
-    columns = ("variant", "out of fold", "±", "wrong", "loss", "training")
-    against = (f"against {base.preset.name}", "±", "loss lower in")
-    show.print_table((*columns, *against), rows)
+            gain = paired.difference(its, first)
+            row += [f"{gain.accuracy:+.5f}", f"{gain.uncertainty:.5f}"]
+            rows[name] = [*row, f"{gain.lower} of {base.preset.split.folds}"]
+    columns = ["out of fold", "±", "wrong", "loss", "training"]
+    columns += [f"against {base.preset.name}", "±", "loss lower in"]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    print(table.rename_axis(columns="variant").to_string())
     seeds = len(next(iter(arms.values())))
     means = f"; means of {seeds} seeds" if seeds > 1 else ""
     print(

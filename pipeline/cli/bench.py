@@ -1,6 +1,5 @@
 """The commands that compare and measure."""
 
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -25,15 +24,15 @@ def sweep(
     address: AddressOption = None,
     accelerator: AcceleratorOption = ACCELERATOR,
 ) -> None:
-    """Train variants of a preset on its folds, and compare them out of fold.
+    """Train variants of a preset, and compare them.
 
     The file names a preset, base = "fast". Below [grid] it lists values of [train] parameters,
     width = [24, 32], of which every combination is trained; each [[variants]] is one more set of
     changes. With seeds = [1, 2], each is trained with these seeds. Nothing is trained twice.
     """
-    import_module("pipeline.bench.sweep").run(
-        file, datasets.dataset(dataset), jobs, engine, address, accelerator
-    )
+    from pipeline.bench.sweep import run
+
+    run(file, datasets.dataset(dataset), jobs, engine, address, accelerator)
 
 
 def compare(
@@ -41,27 +40,35 @@ def compare(
     second: Annotated[str, typer.Argument(help="Another one, with the same [split].")],
     dataset: DatasetOption = "kaggle",
 ) -> None:
-    """Compare two trained presets on the same rows, and show the digits that only one gets right.
+    """Compare two trained presets on the same rows.
 
     Prints the difference of their out-of-fold accuracies with its standard error, and the changed
-    parameters; the digits go to submissions/DATASET-FIRST-against-SECOND.html.
+    parameters. The digits that only one gets right go to
+    submissions/DATASET-FIRST-against-SECOND.html.
     """
-    import_module("pipeline.bench.compare").run(dataset, first, second)
+    from pipeline.bench.compare import run
+
+    run(dataset, first, second)
 
 
 def bench(dataset: DatasetOption = "kaggle") -> None:
-    """Measure the presets against the notebook that everybody forks; about half an hour."""
-    import_module("pipeline.bench.presets").main(dataset)
+    """Measure the presets; takes about half an hour.
 
+    They are compared with the notebook that everybody forks.
+    """
+    from pipeline.bench.presets import main
 
-def cost(dataset: DatasetOption = "kaggle") -> None:
-    """Measure how time and memory of each stage grow with the data; some minutes."""
-    import_module("pipeline.bench.cost").main(dataset)
+    main(dataset)
 
 
 def reproduce(
     preset: Annotated[str, typer.Option("--config", help="Only this tutorial's preset.")] = "",
     dataset: Annotated[str, typer.Option(help="Digits instead of the published dataset.")] = "",
 ) -> None:
-    """Train the networks of well-known tutorials, and compare with what they published."""
-    import_module("pipeline.bench.reproduce").main(preset, dataset)
+    """Train the networks of well-known tutorials.
+
+    Their accuracies are compared with the published ones.
+    """
+    from pipeline.bench.reproduce import main
+
+    main(preset, dataset)

@@ -9,16 +9,16 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-# What of the package runs elsewhere. Its benchmarks compare presets; nothing else needs them.
-SUFFIXES = (".py", ".toml", ".html")
-LEFT_OUT = ("bench",)
+# What the package reads when it runs; its other documents and pictures stay here. pyproject.toml
+# lists the same for wheels.
+PATTERNS = ("**/*.py", "**/*.html", "presets/*.toml", "kaggle/notebook.md")
 # The first date that a zip can hold: real ones would make every archive another one.
 DATE = (1980, 1, 1, 0, 0, 0)
 LINE = 100  # characters
 
 
 def package(root: Path) -> dict[str, bytes]:
-    """The files of the package that are needed to run it: code, presets, the report's page.
+    """Collect the files of the package that are needed to run it: code, presets, pages.
 
     Args:
         root: the project's folder, which contains `pipeline/`.
@@ -27,14 +27,12 @@ def package(root: Path) -> dict[str, bytes]:
         Contents by path relative to `root`, with forward slashes, in alphabetical order.
     """
     folder = root / "pipeline"
-    paths = (
+    paths = {
         path
-        for path in folder.rglob("*")
-        if path.suffix in SUFFIXES
-        and path.is_file()
-        and path.relative_to(folder).parts[0] not in LEFT_OUT
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+        for pattern in PATTERNS
+        for path in folder.glob(pattern)
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    }
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(paths)}
 
 

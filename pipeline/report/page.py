@@ -21,7 +21,7 @@ from pipeline.environment import differences
 from pipeline.files import fingerprint, read_json
 from pipeline.kaggle import ledger as ledgers
 from pipeline.nearest import Nearest
-from pipeline.report import pictures
+from pipeline.report import pictures, render
 
 # With more errors than this the page would be slow; the most confident ones are shown.
 SHOWN = 5000
@@ -80,8 +80,6 @@ def report(
         Metadata: the number of out-of-fold errors, how many of them look like the predicted class
             to their nearest training images too, and the expected calibration error.
     """
-    from jinja2 import StrictUndefined, Template
-
     names = tuple(class_names)
     images, labels = np.load(train_images), np.load(train_labels)
     images_to_predict, folds = np.load(test_images), np.load(fold_ids)
@@ -112,11 +110,8 @@ def report(
     near = _add_nearest(galleries, images, labels, images_to_predict)
     doubtful = sum(_doubtful(digit, near["labels"]) for digit in galleries["errors"]["digits"])
 
-    text = template.read_text(encoding="utf-8")
-    made = Template(
-        text, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    html = made.render(
+    html = render(
+        template,
         title=title,
         command=command,
         score=_score(submission, ledger),
@@ -150,7 +145,7 @@ def report(
 
 
 def _score(submission: Path, ledger: Path | None) -> str:
-    """The most recent public score of this exact file, if the ledger has one."""
+    """Look up the most recent public score of this exact file; "" without one."""
     digest = fingerprint(submission)
     entries = ledgers.read(ledger) if ledger else []
     scores = [entry.public_score for entry in entries if entry.sha256 == digest]
@@ -160,7 +155,7 @@ def _score(submission: Path, ledger: Path | None) -> str:
 def _judged(
     truth: NDArray[np.integer[Any]], probabilities: NDArray[np.float32], names: Sequence[str]
 ) -> dict[str, Any]:
-    """Everything that is shown about predictions whose true labels are known."""
+    """Collect what is shown about predictions whose true labels are known."""
     predicted, count = probabilities.argmax(axis=1), len(names)
     pairs_of_classes = truth.astype(np.int64) * count + predicted
     matrix = np.bincount(pairs_of_classes, minlength=count**2).reshape(count, count)
@@ -191,9 +186,9 @@ def _gallery(
     truth: NDArray[np.integer[Any]] | None = None,
     fold_ids: NDArray[np.int8] | None = None,
 ) -> dict[str, Any]:
-    """A sheet of images; for each its row in the CSV, counted from 1, and its probabilities.
+    """Draw a sheet of images; describe each: its row in the CSV, counted from 1, and so on.
 
-    If there are more rows than a page can show, the most confident ones.
+    If there are more rows than a page can show, take the most confident ones.
     """
     order = np.argsort(-probabilities[rows].max(axis=1), kind="stable")
     found, rows = len(rows), rows[order[:SHOWN]]
@@ -206,6 +201,7 @@ def _gallery(
                 "truth": None if truth is None else int(truth[row]),
                 "fold": None if fold_ids is None else int(fold_ids[row]),
                 "probabilities": [round(float(p), 4) for p in probabilities[row]],
+                "predicted": int(probabilities[row].argmax()),  # of two that round to the same
                 "near": [],
             }
             for row in rows
@@ -214,7 +210,7 @@ def _gallery(
 
 
 def _run(manifests: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
-    """Where the folds were trained, with what, for how long, and how they differ in that."""
+    """Summarise where the folds were trained, with what, for how long, and how they differ."""
     folds = {
         f"{preset} fold {fold}" if len(manifests) > 1 else f"fold {fold}": _metadata(path)
         for preset, paths in manifests.items()
@@ -237,7 +233,7 @@ def _metadata(manifest: Path) -> dict[str, Any]:
 
 
 def _data(images: NDArray[np.uint8], test_images: NDArray[np.uint8]) -> dict[str, Any]:
-    """What can be said about the data before training."""
+    """Count the images and their copies."""
     train, test = (Counter(image.tobytes() for image in its) for its in (images, test_images))
     return {
         "train_rows": len(images),
@@ -254,7 +250,7 @@ def _augmentation(
     labels: NDArray[np.uint8],
     names: Sequence[str],
 ) -> list[tuple[str, str]] | None:
-    """Some images, each followed by what training made of it; None if it augmented none.
+    """Draw some images, each followed by what training made of it; None if it augmented none.
 
     Args:
         params: how the network was trained.
@@ -270,7 +266,7 @@ def _augmentation(
 
 
 def _layers(manifest: Path) -> list[dict[str, Any]]:
-    """The layers of a trained network, from pixels to logits, and how large each one's output is.
+    """Read the layers of a trained network, from pixels to logits, and the sizes of their outputs.
 
     Returns:
         For each its kind, shape, number of parameters, and the logarithm of its output's size.
@@ -280,7 +276,7 @@ def _layers(manifest: Path) -> list[dict[str, Any]]:
 
 
 def _losses(params: SimpleNamespace, folds: Sequence[NDArray[np.void]]) -> dict[str, float]:
-    """The means of the folds' last training loss and held-out loss, and the floor of the first.
+    """Average the folds' last training loss and held-out loss, and find the floor of the first.
 
     The floor is the entropy of a smoothed label, in nats, which no network can go below.
     """
@@ -325,6 +321,5 @@ def _add_nearest(
 
 
 def _doubtful(digit: Mapping[str, Any], labels: Sequence[int]) -> bool:
-    """Whether all nearest training images of an error have the label that was predicted."""
-    predicted = int(np.argmax(digit["probabilities"]))
-    return bool(digit["near"]) and {labels[place] for place in digit["near"]} == {predicted}
+    """Check whether all nearest training images of an error have the label that was predicted."""
+    return {labels[place] for place in digit["near"]} == {digit["predicted"]}

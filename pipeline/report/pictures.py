@@ -19,8 +19,12 @@ from numpy.typing import NDArray
 # Colours of text, and of lines, on a light page; and those that take their places on a dark one.
 INK = ("#222222", "#dddddd")
 COLOURS = (
-    *(("#0072b2", "#56b4e9"), ("#d55e00", "#d55e00"), ("#009e73", "#009e73")),
-    *(("#c26d9d", "#cc79a7"), ("#b87e00", "#f0e442"), ("#767676", "#999999")),
+    ("#0072b2", "#56b4e9"),
+    ("#d55e00", "#d55e00"),
+    ("#009e73", "#009e73"),
+    ("#c26d9d", "#cc79a7"),
+    ("#b87e00", "#f0e442"),
+    ("#767676", "#999999"),
 )
 LINES = tuple(light for light, _ in COLOURS)
 # With more folds than colours, these tell apart those of one colour.
@@ -39,7 +43,7 @@ class Picture:
 
 
 def distributions(sets: Mapping[str, NDArray[np.integer[Any]]], names: Sequence[str]) -> Picture:
-    """The share of each class in several sets of labels, each (n,), as grouped bars."""
+    """Plot the share of each class in several sets of labels, each (n,), as grouped bars."""
     shares = {
         title: np.bincount(labels, minlength=len(names)) / len(labels)
         for title, labels in sets.items()
@@ -63,9 +67,9 @@ def distributions(sets: Mapping[str, NDArray[np.integer[Any]]], names: Sequence[
 
 
 def learning(folds: Sequence[NDArray[np.void]]) -> Picture:
-    """Loss, error rate and learning rate of a network against the epoch, for each of its folds.
+    """Plot loss, error rate and learning rate of a network by epoch, for each of its folds.
 
-    Where a fold has one epoch, its lines are points.
+    Where a fold has one epoch, its lines are points. Epochs without an error are on a marked line.
 
     Args:
         folds: history.csv of each, as a structured array of float64.
@@ -83,6 +87,15 @@ def learning(folds: Sequence[NDArray[np.void]]) -> Picture:
             error.plot(epochs, np.maximum(1 - columns["accuracy"], lowest), **fitted)
             error.plot(epochs, np.maximum(1 - columns[_ACCURACY], lowest), **held_out)
             rate.plot(epochs, columns["learning_rate"], **held_out)
+        if (errors == 0).any():
+            error.axhline(lowest, ls=":", lw=1, color=INK[0])
+            error.annotate(
+                "no errors",
+                (0.99, lowest),
+                xycoords=("axes fraction", "data"),
+                va="bottom",
+                ha="right",
+            )
         loss.set(ylabel="loss, nats", yscale="log")
         error.set(ylabel="error rate", yscale="log")
         rate.set(ylabel="rate", xlabel="epoch", ylim=(0, None))
@@ -105,7 +118,7 @@ def learning(folds: Sequence[NDArray[np.void]]) -> Picture:
 
     ends = [
         f"fold {fold}: held-out accuracy {columns[_ACCURACY][-1]:.4f} after "
-        f"{len(columns['epoch'])} epochs"
+        f"{len(columns['epoch'])} {'epoch' if len(columns['epoch']) == 1 else 'epochs'}"
         for fold, columns in enumerate(folds)
     ]
     return _both(draw, 5.6, f"Loss, error rate and learning rate by epoch. {'; '.join(ends)}.")
@@ -115,7 +128,7 @@ _ACCURACY = "val_accuracy"
 
 
 def _style(fold: int, epochs: int, training: bool) -> dict[str, Any]:
-    """How the lines of a fold look: its colour and marker; dashed or hollow in training."""
+    """Style the lines of a fold: its colour and marker; dashed or hollow in training."""
     colour, marker = LINES[fold % len(LINES)], MARKERS[fold // len(LINES) % len(MARKERS)]
     return {
         "color": colour,
@@ -130,7 +143,7 @@ def _style(fold: int, epochs: int, training: bool) -> dict[str, Any]:
 def reliability(
     confidence: NDArray[np.float64], right: NDArray[np.float64], rows: NDArray[np.int64]
 ) -> Picture:
-    """Accuracy against confidence; on the diagonal, predictions are as good as they claim.
+    """Plot accuracy against confidence; on the diagonal, they are equal.
 
     Args:
         confidence: the mean probability of the predicted class in each bin.
@@ -152,7 +165,7 @@ def reliability(
 
 
 def strip(images: NDArray[np.uint8]) -> str:
-    """Images, uint8 (n, 28, 28, 1), side by side with gaps of a pixel: ink on nothing, as a PNG."""
+    """Put images, uint8 (n, 28, 28, 1), side by side, a pixel apart: a PNG, ink on nothing."""
     from PIL import Image
 
     tiles = np.pad(images[..., 0], ((0, 0), (0, 0), (0, 1)))
@@ -161,7 +174,7 @@ def strip(images: NDArray[np.uint8]) -> str:
 
 
 def sheet(images: NDArray[np.uint8]) -> str:
-    """All images, uint8 (n, 28, 28, 1), in one PNG with 40 per row, as a data URI."""
+    """Put images, uint8 (n, 28, 28, 1), into one PNG with 40 per row, as a data URI."""
     from PIL import Image
 
     rows = -(-len(images) // 40) or 1

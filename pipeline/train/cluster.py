@@ -260,7 +260,7 @@ class _Cluster:
 
     def _explain_the_wait(self, task: Task) -> None:
         """Say why a fold has no place, unless it only waits for other folds to end."""
-        needs = self._needs(task.params["params"])
+        needs = self._needs(task.preset.train)
         nodes = [each for each in self._nodes() if each["NodeID"] not in self.unfit]
         offers = [each["Resources"] for each in nodes]
         fits = any(all(its.get(k, 0) >= v for k, v in needs.items()) for its in offers)
@@ -330,7 +330,7 @@ class _Cluster:
 
     def _send(self, task: Task, path: Path, failed_on: set[str]) -> Any:
         """Start the Ray task of a fold, from its checkpoint if there is one; return its stream."""
-        needs = self._needs(task.params["params"])
+        needs = self._needs(task.preset.train)
         kinds = [key.partition(":")[2] for key in needs if key.startswith("accelerator_type:")]
         options: dict[str, Any] = {"accelerator_type": kinds[0]} if kinds else {}
         alive = {each["NodeID"] for each in self._nodes()}

@@ -1,16 +1,15 @@
 """bench/: the arithmetic of the tables, the pictures, and single measurements."""
 
-import json
-import subprocess
-import sys
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import build, digit_images
+from conftest import digit_images
 
-from pipeline.bench import tables
+from pipeline.bench import presets, tables
+from pipeline.errors import ExternalError
 
 NOTEBOOK = {
     "seconds": [10.0, 20.0, 30.0],
@@ -37,7 +36,8 @@ RUNS = {
     "sprint": [run(0.9901, 1.0), run(0.9903, 3.0)],
     "default": [run(0.995, 2.0, 4.0), run(0.997, 2.0, 6.0)],
 }
-LIMITS = {"float32": {"flops": 1e9}, "bfloat16": {"flops": 5e10}}
+LIMITS = {"float32": 1e9, "bfloat16": 5e10}
+BEST = {"oof_accuracy": 0.9975, "oof_standard_error": 0.0002, "seconds": 3000.0}
 
 
 def test_when_the_notebook_first_reached_an_accuracy() -> None:
@@ -47,28 +47,27 @@ def test_when_the_notebook_first_reached_an_accuracy() -> None:
 
 
 def test_the_table_of_presets() -> None:
-    lines = tables.presets(RUNS, NOTEBOOK, LIMITS, None).splitlines()
-    cells = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in lines[2:]}
-    accuracy, seconds, ratio, rate, share, peak = (cell.strip() for cell in cells["`sprint`"])
+    table = tables.presets(RUNS, NOTEBOOK, LIMITS, None).set_index("preset")
+    accuracy, seconds, ratio, *rest = table.loc["`sprint`"]
     assert accuracy == "0.99020, sd 0.00014 (2 seeds)"
     assert seconds == "2.0 (1.0 to 3.0)"
     assert ratio.startswith("10.0× faster")
-    assert (rate, share, peak) == ("5,000", "10%", "2.0 GiB")
+    assert rest == ["5,000", "10%", "2.0 GiB"]
     # The time of a preset with several folds is the sum over them.
-    assert cells["`default`"][1].strip() == "10.0 (4.0 to 6.0 each)"
-    assert cells["`default`"][2].strip().startswith("3.0× faster; the notebook never")
-    assert cells["the notebook"][0].strip() == "0.99050 at its end, 0.99100 at best"
-    assert "`best`" not in cells
-    best = {"oof_accuracy": 0.9975, "oof_standard_error": 0.0002, "seconds": 3000.0}
-    assert "| `best` | 0.99750 ± 0.00020" in tables.presets(RUNS, NOTEBOOK, LIMITS, best)
+    assert table.loc["`default`", "training, s"] == "10.0 (4.0 to 6.0 each)"
+    assert table.loc["`default`", "against the notebook"].startswith("3.0× faster; the notebook ne")
+    assert table.loc["the notebook"].iloc[0] == "0.99050 at its end, 0.99100 at best"
+    assert "`best`" not in table.index
+    lines = tables.markdown(tables.presets(RUNS, NOTEBOOK, LIMITS, BEST)).splitlines()
+    assert lines[-2].startswith("| `best` | 0.99750 ± 0.00020 (ensemble, out of fold) | 3000 | ")
+    assert {line.count("|") for line in lines} == {8}
 
 
 def test_the_same_figures_give_the_same_pictures(tmp_path: Path) -> None:
-    best = {"oof_accuracy": 0.9975, "oof_standard_error": 0.0002, "seconds": 3000.0}
     drawn = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        tables.draw(tmp_path / name, RUNS, NOTEBOOK, best)
+        tables.draw(tmp_path / name, RUNS, NOTEBOOK, BEST)
         files = sorted((tmp_path / name).iterdir())
         assert [file.name for file in files] == ["accuracy-against-time.svg", "seeds.svg"]
         drawn.append([file.read_bytes() for file in files])
@@ -87,41 +86,17 @@ def test_the_notebook_learns_and_is_timed(fresh_keras: Any) -> None:
     assert curve["loss"][-1] < curve["loss"][0]
 
 
-def test_a_measurement_is_the_last_line(project: Path, tiny_folder: Path) -> None:
-    build(str(tiny_folder))
-    raw = project / "data" / "tiny" / "raw"
-    command = [sys.executable, "-m", "pipeline.bench.measure", "parsing", str(raw)]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert len(found["ours"]) == 5
-    assert min(found["ours"]) > 0
-    assert found["peak_bytes"] > 2**20
+def test_what_was_measured_is_not_measured_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = presets.measured(tmp_path, "some", dict, [("seconds", 3)])
+    assert first["seconds"] == 3
+    assert 2**20 < first["peak_bytes"] < 2**32
+    assert presets.measured(tmp_path, "some", dict, [("seconds", 4)]) == first
+    assert capsys.readouterr().out == "measuring some\n"
 
 
-@pytest.mark.parametrize("rows", [40, 80, 800])
-def test_the_digits_on_which_the_cost_is_measured(fresh_keras: Any, rows: int) -> None:
-    from pipeline.bench import cost
-
-    images, labels = digit_images(80)
-    resized, its_labels = cost._resized(images, labels, rows)
-    assert resized.shape == (rows, 28, 28, 1)
-    assert resized.dtype == np.uint8
-    np.testing.assert_array_equal(its_labels, np.resize(labels, rows))
-    np.testing.assert_array_equal(resized[:80], images[:rows])
-    assert len(np.unique(resized.reshape(rows, -1), axis=0)) > 0.9 * rows
-
-
-def test_the_csvs_on_which_the_cost_is_measured_can_be_read(tmp_path: Path) -> None:
-    from pipeline import csvs
-    from pipeline.bench import cost
-
-    images, labels = digit_images(30)
-    test_images, _ = digit_images(20, seed=1)
-    cost._write(tmp_path / "digits30", images, labels, test_images)
-    read, its_labels = csvs.read_images(tmp_path / "digits30" / "train.csv", labelled=True)
-    np.testing.assert_array_equal(read, images)
-    np.testing.assert_array_equal(its_labels, labels)
-    read, _ = csvs.read_images(tmp_path / "digits30" / "test.csv", labelled=False)
-    np.testing.assert_array_equal(read, test_images)
-    names = {path.name for path in (tmp_path / "digits30").iterdir()}
-    assert names == {"train.csv", "test.csv", "sample_submission.csv"}
+def test_a_process_that_is_killed_leaves_no_measurement(tmp_path: Path) -> None:
+    with pytest.raises(ExternalError, match=r"some: .* was killed"):
+        presets.measured(tmp_path, "some", os._exit, 9)
+    assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -13,18 +14,29 @@ from conftest import PACKAGE
 from pipeline.kaggle.pack import LINE, pack, package
 
 
-def test_the_code_travels_without_benchmarks_documents_and_pictures(project: Path) -> None:
+def test_what_the_package_reads_travels(project: Path) -> None:
     (project / "pipeline" / ".hidden.py").write_text("")
     names = set(package(project))
-    folder = project / "pipeline"
-    needed = {
+    tracked = {
         path.relative_to(project).as_posix()
-        for pattern in ("*.py", "presets/*.toml", "report/page.html", "predict/draw.html")
-        for path in folder.rglob(pattern)
+        for path in (project / "pipeline").rglob("*")
+        if path.is_file() and path.suffix in (".py", ".html", ".toml")
     }
-    benchmarks = {name for name in needed if name.startswith("pipeline/bench/")}
-    assert benchmarks
-    assert names == needed - benchmarks - {"pipeline/.hidden.py"}
+    assert names == tracked - {"pipeline/.hidden.py"} | {"pipeline/kaggle/notebook.md"}
+    assert "pipeline/bench/compare.html" in names
+
+
+def test_a_wheel_has_the_same_files(project: Path) -> None:
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(PACKAGE.parent / name, project)
+    build = "from setuptools.build_meta import build_wheel; print(build_wheel('wheel'))"
+    (project / "wheel").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", build], cwd=project, capture_output=True, text=True, check=True
+    )
+    with zipfile.ZipFile(project / "wheel" / done.stdout.split()[-1]) as archive:
+        names = [name for name in archive.namelist() if name.startswith("pipeline/")]
+    assert sorted(names) == sorted(package(project))
 
 
 def test_equal_files_give_equal_text_whatever_their_dates_and_order(project: Path) -> None:
@@ -46,3 +58,13 @@ def test_what_arrives_can_be_imported(tmp_path: Path) -> None:
         [sys.executable, "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == [str(tmp_path), "best"]
+    # A command of the benchmarks is there, and says what is wrong with its argument.
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "reproduce", "--config", "mpl"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "'mpl'" in done.stderr

@@ -14,7 +14,7 @@ from conftest import digit_images
 
 from pipeline import files
 from pipeline.config import Train
-from pipeline.download import SOURCES, Source
+from pipeline.datasets import SOURCES, Source
 from pipeline.kaggle import ledger
 from pipeline.nearest import Nearest
 from pipeline.report.page import report
@@ -162,6 +162,7 @@ def test_the_gallery_shows_every_error_and_the_least_certain(made: Made) -> None
         assert digit["truth"] == labels[digit["row"] - 1]
         assert digit["fold"] == (digit["row"] - 1) % FOLDS
         assert digit["probabilities"] == pytest.approx(oof[digit["row"] - 1], abs=1e-4)
+        assert digit["predicted"] == oof[digit["row"] - 1].argmax()
     assert len(found["unsure"]["digits"]) == TEST_ROWS
     assert all(digit["truth"] is None for digit in found["unsure"]["digits"])
 
@@ -188,11 +189,12 @@ def test_the_text_of_the_page(made: Made) -> None:
     assert "CPU (no GPU)" in text
     assert "float32 (asked for)" in text
     assert "make submission CONFIG=both" in text
-    assert "; 1 test images are also in the training set." in text
+    assert "300 training images with their labels and 60 test images, whose labels are" in text
+    assert "Test images that are also in the training set: 1." in text
     assert f"{(~right).sum()} of 300 out-of-fold predictions are wrong" in text
     assert f"Expected calibration error {made.metadata['calibration_error']:.4f}" in text
-    assert "the temperature 0.625, fitted out of fold" in text
-    assert "from 0.0500 to 0.0040" in text
+    assert "a temperature, 0.625 for the test set" in text
+    assert "lowers the expected calibration error from 0.0500 to 0.0040" in text
     assert "None: training saw the images as they are." in text
     assert "one: strided, 90 parameters" in text
     assert "InputLayer → 28 × 28 × 1" in text
@@ -279,6 +281,44 @@ def test_errors_come_with_their_nearest_training_digits(made: Made) -> None:
         assert all(len(digit["near"]) == 5 for digit in galleries(made.html)[name]["digits"])
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (0.0115, 0.0142, "raises the expected calibration error from 0.0115 to 0.0142"),
+        (0.01151, 0.01149, "leaves the expected calibration error at 0.0115"),
+    ],
+)
+def test_the_temperature_does_not_always_help(
+    made: Made, tmp_path: Path, before: float, after: float, said: str
+) -> None:
+    metrics = json.loads(made.inputs["metrics"].read_text())
+    metrics |= {"calibration_error_before": before, "calibration_error": after}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    inputs = {**made.inputs, "metrics": tmp_path / "metrics.json"}
+    report(page=tmp_path / "page.html", **inputs)
+    text = re.sub(r"\s+", " ", (tmp_path / "page.html").read_text())
+    assert said in text
+    assert "lowers the expected" not in text
+
+
+def test_of_two_probabilities_that_round_to_the_same_the_higher_is_predicted(
+    made: Made, tmp_path: Path
+) -> None:
+    oof = made.array("oof")
+    oof[7] = 0.01
+    oof[7, [3, 5]] = 0.46001, 0.46002
+    labels = made.array("train_labels")
+    labels[7] = 3
+    np.save(tmp_path / "labels.npy", labels)
+    np.save(tmp_path / "oof.npy", oof)
+    inputs = {"train_labels": tmp_path / "labels.npy", "oof": tmp_path / "oof.npy"}
+    report(page=tmp_path / "page.html", **{**made.inputs, **inputs})
+    digits = galleries((tmp_path / "page.html").read_text())["errors"]["digits"]
+    [digit] = [digit for digit in digits if digit["row"] == 8]
+    assert digit["probabilities"][3] == digit["probabilities"][5]
+    assert (digit["truth"], digit["predicted"]) == (3, 5)
+
+
 def test_a_wrong_label_is_counted_as_doubtful(made: Made, tmp_path: Path) -> None:
     labels = made.array("train_labels")
     oof = np.eye(10, dtype=np.float32)[labels] * 0.9 + 0.01
@@ -288,8 +328,9 @@ def test_a_wrong_label_is_counted_as_doubtful(made: Made, tmp_path: Path) -> Non
     inputs = {"train_labels": tmp_path / "labels.npy", "oof": tmp_path / "oof.npy"}
     found = report(page=tmp_path / "page.html", **{**made.inputs, **inputs})
     assert (found["oof_errors"], found["doubtful_labels"]) == (1, 1)
-    assert "1 of the out-of-fold errors has" in re.sub(
-        r"\s+", " ", (tmp_path / "page.html").read_text()
+    text = re.sub(r"\s+", " ", (tmp_path / "page.html").read_text())
+    assert (
+        "For 1 of the out-of-fold errors, all 5 have the predicted label: start with this" in text
     )
 
 
@@ -300,6 +341,7 @@ def test_the_same_run_gives_the_same_page(made: Made, tmp_path: Path) -> None:
 
 def test_the_page_of_the_competition_has_no_test_accuracy(competition: str) -> None:
     assert "on the test set" not in competition
+    assert "60 test images without labels" in re.sub(r"\s+", " ", competition)
     assert "public score" not in competition
     assert set(galleries(competition)) == {"errors", "unsure"}
 
@@ -324,6 +366,10 @@ def test_the_page_opens_without_errors(made: Made, page: Page, width: int, dark:
     assert page.requests() == []
     assert page.run("[...document.images].every((i) => i.complete && i.naturalWidth > 0)")
     assert page.run("document.documentElement.scrollWidth <= innerWidth")
+    # On a wide screen, what belongs together is side by side.
+    tops = "[...document.querySelectorAll('.columns')[0].children].map((it) => it.offsetTop)"
+    first, second = page.run(tops)
+    assert (first == second) is (width >= 1000)
     background = page.run("getComputedStyle(document.body).backgroundColor")
     assert (background == "rgb(255, 255, 255)") is not dark
 
@@ -351,7 +397,7 @@ def test_filters_and_order_change_what_is_shown(made: Made, page: Page) -> None:
     assert page.run(SHOWN) == TEST_ROWS
     assert page.run("document.getElementById('true').parentElement.hidden")
     choose(page, "which", "test_errors")
-    assert page.run("shown.every((digit) => digit.truth !== predicted(digit))")
+    assert page.run("shown.every((digit) => digit.truth !== digit.predicted)")
 
 
 def test_the_canvases_show_digits(made: Made, page: Page) -> None:
@@ -365,7 +411,7 @@ def test_the_canvases_show_digits(made: Made, page: Page) -> None:
 
 def test_the_nearest_digits_are_shown_and_order_the_errors(made: Made, page: Page) -> None:
     page.open(made.page)
-    assert page.run("document.querySelectorAll('#cards li:first-child .near canvas').length") == 3
+    assert page.run("document.querySelectorAll('#cards li:first-child .near canvas').length") == 5
     choose(page, "order", "near")
     doubts = page.run("shown.map(doubt)")
     assert doubts == sorted(doubts, reverse=True)

@@ -114,3 +114,10 @@ def test_a_fold_with_one_epoch_is_drawn_as_points() -> None:
     assert (one, several) == ("o", "")
     # Each marker is defined once and used for the loss, the error rate, and the learning rate.
     assert svg(pictures.learning([history(1)]).light).count("<use ") > 10
+
+
+def test_epochs_without_an_error_are_marked() -> None:
+    assert "<!-- no errors -->" in svg(pictures.learning([history(3)]).light)  # held out
+    some = history(3)
+    some["val_accuracy"] = 0.99
+    assert "<!-- no errors -->" not in svg(pictures.learning([some]).light)
