@@ -6,11 +6,13 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from pipeline import artifacts, config, download, errors, stages
+from pipeline import clean as cleaning
 from pipeline.cli import bench, export, hand, kaggle, look
 from pipeline.cli.options import (
     AcceleratorOption,
@@ -25,7 +27,26 @@ from pipeline.errors import UserError
 from pipeline.stages import STAGES, Stage
 from pipeline.train.engines import ACCELERATOR, select, train_folds
 
+
+class Headings(typer.core.TyperGroup):
+    """A group whose --help lists the commands under the headings that they were added with."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the lists."""
+        commands: list[Any] = [self.commands[name] for name in self.list_commands(ctx)]
+        width = max(len(name) for name in self.commands)
+        for heading in dict.fromkeys(command.rich_help_panel for command in commands):
+            rows = [
+                (f"{command.name:{width}}", command.get_short_help_str(formatter.width - width - 6))
+                for command in commands
+                if command.rich_help_panel == heading
+            ]
+            with formatter.section(heading):
+                formatter.write_dl(rows)
+
+
 app = typer.Typer(
+    cls=Headings,
     help="Digit Recognizer, from the competition's CSVs to a score. Each stage is a command that "
     "does its work if it is due; `make` runs them in order. To start: make demo",
     no_args_is_help=True,
@@ -88,12 +109,12 @@ def _command_per_fold(stage: Stage) -> Callable[..., None]:
 
 for number, stage in enumerate(STAGES, start=1):
     more = " A trial with --epochs or --limit goes to data/DATASET/scratch/." * stage.per_fold
-    app.command(stage.name, help=f"Stage {number}: {stage.help}{more}")(
-        _command_per_fold(stage) if stage.per_fold else _command(stage)
+    _add = app.command(
+        stage.name, help=f"Stage {number}: {stage.help}{more}", rich_help_panel="Stages"
     )
+    _add(_command_per_fold(stage) if stage.per_fold else _command(stage))
 
 
-@app.command()
 def submit(
     file: Annotated[
         Path | None,
@@ -109,9 +130,10 @@ def submit(
         typer.Option(help="Confirm, once, that the files are the competition's own."),
     ] = False,
 ) -> None:
-    """Submit the CSV of a preset to the competition, or any other, and wait for its score.
+    """Submit a CSV to the competition; wait for its score.
 
-    Nothing is sent twice, and nothing that is known to be made from public labels.
+    It is the one of a preset, or FILE. Nothing is sent twice, and nothing that is known to be made
+    from public labels.
     """
     from pipeline import submit
 
@@ -124,25 +146,67 @@ def submit(
     submit.submit(csv, chosen, stages.LEDGER, message, force, wait)
 
 
-# --- the other commands, in the order of --help -------------------------------------------------
+# --- the other commands -------------------------------------------------------------------------
 
-app.command()(look.status)
-app.command()(look.watch)
-app.command()(look.result)
-app.command("show")(look.digit)
-app.command()(look.runs)
-app.command()(look.ledger)
-app.command("config")(look.parameters)
-app.command()(look.check)
-app.command()(hand.predict)
-app.command()(hand.draw)
-app.command()(export.export)
-app.add_typer(kaggle.app, name="kaggle")
-app.command()(bench.sweep)
-app.command()(bench.compare)
-app.command()(bench.bench)
-app.command()(bench.cost)
-app.command()(bench.reproduce)
+YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+
+def clean(yes: YesOption = False) -> None:
+    """Remove what can be rebuilt; raw data stay.
+
+    Submissions stay too. Asks first if it would remove networks.
+    """
+    cleaning.clean(stages.ROOT, yes)
+
+
+def distclean(
+    yes: YesOption = False,
+    venv: Annotated[Path, typer.Option(help="The environment's folder.")] = stages.ROOT / ".venv",
+) -> None:
+    """Remove all data and the environment.
+
+    Submissions stay, and so does an environment outside the project. Asks first if it would
+    remove networks.
+    """
+    cleaning.distclean(stages.ROOT, yes, venv)
+
+
+# In the order of --help, by their headings.
+COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
+    "Results": {
+        "status": look.status,
+        "watch": look.watch,
+        "result": look.result,
+        "show": look.digit,
+        "runs": look.runs,
+    },
+    "Your own pictures": {
+        "predict": hand.predict,
+        "draw": hand.draw,
+        "export": export.export,
+    },
+    "Kaggle": {
+        "check": look.check,
+        "submit": submit,
+        "ledger": look.ledger,
+    },
+    "Experiments": {
+        "config": look.parameters,
+        "compare": bench.compare,
+        "sweep": bench.sweep,
+        "bench": bench.bench,
+        "cost": bench.cost,
+        "reproduce": bench.reproduce,
+    },
+    "Cleaning": {
+        "clean": clean,
+        "distclean": distclean,
+    },
+}
+for heading, commands in COMMANDS.items():
+    for name, command in commands.items():
+        app.command(name, rich_help_panel=heading)(command)
+app.add_typer(kaggle.app, name="kaggle", rich_help_panel="Kaggle")
 
 
 def _refuse_another_clone() -> None:

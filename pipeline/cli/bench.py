@@ -25,7 +25,7 @@ def sweep(
     address: AddressOption = None,
     accelerator: AcceleratorOption = ACCELERATOR,
 ) -> None:
-    """Train variants of a preset on its folds, and compare them out of fold.
+    """Train variants of a preset, and compare them.
 
     The file names a preset, base = "fast". Below [grid] it lists values of [train] parameters,
     width = [24, 32], of which every combination is trained; each [[variants]] is one more set of
@@ -41,21 +41,25 @@ def compare(
     second: Annotated[str, typer.Argument(help="Another one, with the same [split].")],
     dataset: DatasetOption = "kaggle",
 ) -> None:
-    """Compare two trained presets on the same rows, and show the digits that only one gets right.
+    """Compare two trained presets on the same rows.
 
     Prints the difference of their out-of-fold accuracies with its standard error, and the changed
-    parameters; the digits go to submissions/DATASET-FIRST-against-SECOND.html.
+    parameters. The digits that only one gets right go to
+    submissions/DATASET-FIRST-against-SECOND.html.
     """
     import_module("pipeline.bench.compare").run(dataset, first, second)
 
 
 def bench(dataset: DatasetOption = "kaggle") -> None:
-    """Measure the presets against the notebook that everybody forks; about half an hour."""
+    """Measure the presets; takes about half an hour.
+
+    They are compared with the notebook that everybody forks.
+    """
     import_module("pipeline.bench.presets").main(dataset)
 
 
 def cost(dataset: DatasetOption = "kaggle") -> None:
-    """Measure how time and memory of each stage grow with the data; some minutes."""
+    """Measure how time and memory grow with the data."""
     import_module("pipeline.bench.cost").main(dataset)
 
 
@@ -63,5 +67,8 @@ def reproduce(
     preset: Annotated[str, typer.Option("--config", help="Only this tutorial's preset.")] = "",
     dataset: Annotated[str, typer.Option(help="Digits instead of the published dataset.")] = "",
 ) -> None:
-    """Train the networks of well-known tutorials, and compare with what they published."""
+    """Train the networks of well-known tutorials.
+
+    Their accuracies are compared with the published ones.
+    """
     import_module("pipeline.bench.reproduce").main(preset, dataset)

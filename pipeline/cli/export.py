@@ -18,9 +18,10 @@ def export(
         typer.Option("--to", help="The file; by default submissions/DATASET-CONFIG.keras."),
     ] = None,
 ) -> None:
-    """Write the ensemble as one model that Keras, or an ONNX runtime, loads without this package.
+    """Write the ensemble as one model for use elsewhere.
 
-    Pixels go in, calibrated probabilities come out; pipeline/predict/EXPORT.md has the contract.
+    Keras, or an ONNX runtime, loads it without this package. Pixels go in, calibrated
+    probabilities come out; pipeline/predict/EXPORT.md has the contract.
     """
     graph = stages.load(dataset, preset)
     submission = graph.task("write").writes["submission"]

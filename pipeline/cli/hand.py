@@ -35,7 +35,7 @@ def predict(
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Print what the networks saw.")] = False,
 ) -> None:
-    """Read digits in pictures of your own: scans, photographs, drawings.
+    """Read digits in scans, photographs and drawings.
 
     The formats are PNG, JPEG, WebP, GIF and BMP. Prints the label and its probability, a line a
     file. A file that cannot be read does not stop the others; the exit code is then 2.
@@ -52,7 +52,7 @@ def draw(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 8765,
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
 ) -> None:
-    """Draw a digit in the browser, and watch what the networks make of it.
+    """Draw a digit in the browser, and see it predicted.
 
     The page is served on this machine only, and loads nothing from the network. Ctrl-C ends it.
     """

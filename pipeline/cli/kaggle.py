@@ -20,9 +20,10 @@ def notebook(
     ] = None,
     preset: PresetOption = "fast",
 ) -> None:
-    """Write one notebook that contains the code and runs and explains each stage.
+    """Write a notebook that runs and explains each stage.
 
-    Import it on Kaggle and attach the competition: it needs no internet and installs nothing.
+    It contains the code. Import it on Kaggle and attach the competition: it needs no internet and
+    installs nothing.
     """
     chosen = config.load(preset)
     file = path or stages.ROOT / "submissions" / f"kaggle-{chosen.name}.ipynb"
@@ -33,7 +34,7 @@ def notebook(
 
 @app.command("list")
 def list_runs() -> None:
-    """List the runs that `make train ENGINE=kaggle` started, with their state."""
+    """List the runs that --engine kaggle started."""
     from pipeline.kaggle import runs
 
     runs.print_runs()
@@ -44,7 +45,7 @@ def delete_runs(
     names: Annotated[list[str] | None, typer.Argument(help="Runs; without one, all.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Delete the runs that have ended, with their output; those that still run stay."""
+    """Delete the runs that have ended, with their output."""
     from pipeline.kaggle import runs
 
     ended = runs.ended(names or [])

@@ -17,17 +17,17 @@ def status(
         bool, typer.Option("--verify", help="Read every file again, to find silent corruption.")
     ] = False,
 ) -> None:
-    """Show whether each stage is fresh, stale (and why) or missing, and how long it took."""
+    """Show which stages are fresh, stale (and why) or missing."""
     show.status(stages.load(dataset, preset), verify)
 
 
 def watch(dataset: DatasetOption = "kaggle", preset: PresetOption = "default") -> None:
-    """Watch the folds being trained: epochs, curves, the time left; from a second terminal."""
+    """Watch the folds train, from a second terminal."""
     import_module("pipeline.watch").watch(stages.load(dataset, preset))
 
 
 def result(dataset: DatasetOption = "kaggle", preset: PresetOption = "default") -> None:
-    """Show the accuracy of a submission, its files, and what to do next."""
+    """Show a submission's accuracy, its files, and what next."""
     show.result(stages.load(dataset, preset))
 
 
@@ -39,7 +39,7 @@ def digit(
     preset: PresetOption = "default",
     test: Annotated[bool, typer.Option("--test", help="A row of test.csv, not train.csv.")] = False,
 ) -> None:
-    """Show one digit, and the probabilities from the networks that have not seen it.
+    """Show one digit, and the probability of each class.
 
     Without a row, shows the most confident error, and names more.
     """
@@ -47,14 +47,14 @@ def digit(
 
 
 def runs(dataset: DatasetOption = "kaggle") -> None:
-    """List the presets trained on a dataset, the best out of fold first, and what is stale."""
+    """List the presets trained on a dataset, best first."""
     show.runs(download.dataset(dataset), stages.LEDGER)
 
 
 def ledger(
     refresh: Annotated[bool, typer.Option("--refresh", help="Look up pending scores.")] = False,
 ) -> None:
-    """List the submissions, the best score first."""
+    """List the submissions, best score first."""
     if refresh:
         import_module("pipeline.submit").refresh(stages.LEDGER)
     show.submissions(stages.LEDGER)
@@ -65,10 +65,10 @@ def parameters(
         str | None, typer.Option("--config", help="A preset's name, or a TOML file.")
     ] = None,
 ) -> None:
-    """Show every parameter of a preset, with its meaning and range; * marks what is not default.
+    """Show a preset's parameters, their meaning and range.
 
-    What a preset inherits (base = "fast") is marked with its origin. Without --config, shows the
-    defaults, and lists the presets.
+    * marks what is not default. What a preset inherits (base = "fast") is marked with its origin.
+    Without --config, shows the defaults, and lists the presets.
     """
     word = preset or "default"
     show.parameters(config.load(word), config.origins(word))
