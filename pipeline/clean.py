@@ -77,13 +77,14 @@ def _remove(command: str, root: Path, made: list[Path], yes: bool) -> None:
         if not path.is_symlink()
         for file in ([path] if path.is_file() else path.rglob("*"))
     ]
-    networks = sum(file.name == "weights.keras" for file in files)
+    count = sum(file.name == "weights.keras" for file in files)
+    networks = f"{count} network" if count == 1 else f"{count} networks"
     hours = sum(map(_seconds, files)) / 3600
     size = f"{sum(file.lstat().st_size for file in files) / 1e6:,.0f} MB"
     folders = {folder for path in made for folder in (path.parent, path.parent.parent)}
     links = [f", {link} -> {link.resolve()}" for link in sorted(folders) if link.is_symlink()]
-    if (networks or links) and not yes:
-        what = f"{networks} networks ({hours:.1f} hours of training), {size}{''.join(links)}"
+    if (count or links) and not yes:
+        what = f"{networks} ({hours:.1f} hours of training), {size}{''.join(links)}"
         print(f"{command} removes {what}".replace(f"{root}/", ""), flush=True)
         if not sys.stdin.isatty():
             raise UserError("nothing was removed; confirm with YES=1 (make) or --yes (digits)")
@@ -97,7 +98,7 @@ def _remove(command: str, root: Path, made: list[Path], yes: bool) -> None:
         if path.is_dir() and path not in folders:
             print(f"{path.relative_to(root)} was a link; {path.resolve()} stays")
         path.unlink()
-    print(f"{command}: removed {networks} networks, {size}")
+    print(f"{command}: removed {networks}, {size}")
 
 
 def _seconds(file: Path) -> float:

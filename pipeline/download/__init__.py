@@ -60,6 +60,8 @@ def dataset(word: str) -> Dataset:
     """
     if word in NAMED:
         return Dataset(word, word)
+    if not word.strip():
+        raise UserError(f"--dataset must not be empty; choose from {', '.join(NAMED)}, or a path")
     path = Path(word).expanduser()
     if not path.exists():
         raise UserError(

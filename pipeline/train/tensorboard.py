@@ -21,7 +21,7 @@ class Events:
 
     def __init__(self, fold: Path, resumed: bool) -> None:
         self.writer = None
-        if os.environ.get("TENSORBOARD", "") in ("", "0"):
+        if os.environ.get("TENSORBOARD", "") in ("", "0", "no", "false"):
             return
         from pipeline.backend import tf
 

@@ -4,16 +4,19 @@ import fcntl
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import build, run_digits
-from test_make import Project, digits_lines, environment, fresh, pristine
+from test_make import Project, environment, fresh, pristine
 
 from pipeline import artifacts, stages
-from pipeline.errors import ExternalError
+from pipeline import environment as setup
+from pipeline.errors import ExternalError, UserError
 
 __all__ = ["fresh", "pristine"]  # fixtures
 
@@ -30,6 +33,7 @@ def test_settings_of_python_do_not_reach_the_commands_of_make(
     fresh: Project, tmp_path: Path
 ) -> None:
     settings = {"PYTHONPATH": str(broken_numpy(tmp_path)), "PYTHONDONTWRITEBYTECODE": "1"}
+    settings["PYTHONSAFEPATH"] = "1"
     done = subprocess.run(
         fresh.command("preprocess", preset="pair", variables={}),
         cwd=fresh.clone,
@@ -56,63 +60,172 @@ def test_pythonpath_is_blamed_where_a_command_is_typed_by_hand(
     assert "bug in the pipeline" not in done.stderr
 
 
-def test_an_environment_whose_python_is_gone_is_made_anew(fresh: Project) -> None:
-    python = fresh.home / "venv" / "bin" / "python"
-    python.unlink()
-    python.symlink_to("/nowhere/python")
-    result = fresh.make("-n", "status")
-    assert result.returncode == 0, result.stderr
-    assert "rm -rf '../venv'" in result.stdout
-    assert re.search(r"(-m|uv) venv .*'../venv'", result.stdout)
-    assert "--require-hashes -r requirements.lock" in result.stdout
+# --- creating and installing ----------------------------------------------------------------------
 
 
-def installing(project: Project, path: str) -> list[str]:
-    """The commands that install the environment anew."""
-    shutil.rmtree(project.home / "venv")
-    done = subprocess.run(
-        ["make", "-n", "test", "VENV=../venv"],
-        cwd=project.clone,
-        env=environment() | {"PATH": path},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return [line for line in done.stdout.splitlines() if " install " in line]
+@pytest.fixture
+def venv(tmp_path: Path) -> Path:
+    """An environment that this clone made, whose Python is gone."""
+    venv = tmp_path / "venv"
+    assert setup.prepare(venv)
+    (venv / "bin").mkdir()
+    (venv / "bin" / "python").symlink_to("/nowhere/python")
+    (venv / "pyvenv.cfg").touch()
+    (venv / "big").touch()
+    return venv
 
 
-def path_without_uv() -> str:
-    folders = os.environ["PATH"].split(os.pathsep)
-    return os.pathsep.join(folder for folder in folders if not Path(folder, "uv").exists())
+def test_an_environment_that_works_is_left_alone() -> None:
+    assert not setup.prepare(Path(sys.prefix))
 
 
-def test_a_users_setting_of_pip_does_not_stop_the_installation(fresh: Project) -> None:
-    commands = installing(fresh, path_without_uv())
-    assert len(commands) == 3
-    assert all(line.startswith("PIP_USER=0 ../venv/bin/python -m pip ") for line in commands)
+@pytest.mark.parametrize("linked", [False, True])
+def test_this_clones_environment_is_made_anew_when_its_python_is_gone(
+    venv: Path, tmp_path: Path, linked: bool
+) -> None:
+    folder = venv
+    if linked:
+        folder = tmp_path / "link"
+        folder.symlink_to(venv)
+    assert setup.prepare(folder)
+    assert [path.name for path in venv.iterdir()] == [setup.MARK]
 
 
-def test_uv_installs_where_it_is_there(fresh: Project, tmp_path: Path) -> None:
-    uv = tmp_path / "bin" / "uv"
-    uv.parent.mkdir()
-    uv.write_text("#!/bin/sh\n")
-    uv.chmod(0o755)
-    commands = installing(fresh, f"{uv.parent}{os.pathsep}{path_without_uv()}")
-    assert all(line.startswith(f"{uv} pip install ") for line in commands)
-    locked, editable, tools = commands
-    assert locked.endswith(" --require-hashes -r requirements.lock")
-    assert "--no-deps -e ." in editable
-    assert tools.endswith(" --require-hashes -r requirements.lock -r tests/requirements.lock")
+def not_ours(venv: Path) -> None:
+    (venv / setup.MARK).write_text(f"/other/clone on {socket.gethostname()}")
 
 
-def test_a_folder_that_is_no_environment_is_not_cleared(fresh: Project) -> None:
-    precious = fresh.home / "photos" / "cat.jpg"
-    precious.parent.mkdir()
-    precious.write_text("a cat")
-    done = fresh.call(["make", "VENV=../photos", "status"])
+def other_machine(venv: Path) -> None:
+    (venv / setup.MARK).write_text(f"{setup.ROOT} on container-17")
+
+
+def unmarked(venv: Path) -> None:
+    (venv / setup.MARK).unlink()
+
+
+def not_executable(venv: Path) -> None:
+    (venv / "bin" / "python").unlink()
+    (venv / "bin" / "python").write_text("#!/bin/sh\n")
+
+
+def of_another_processor(venv: Path) -> None:
+    not_executable(venv)
+    (venv / "bin" / "python").write_bytes(b"\x7fELF of another processor")
+    (venv / "bin" / "python").chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (not_ours, "/nowhere/python is missing"),
+        (other_machine, "/nowhere/python is missing"),
+        (unmarked, "/nowhere/python is missing"),
+        (not_executable, "Permission denied"),
+        (of_another_processor, "Exec format error"),
+    ],
+)
+def test_an_environment_that_may_work_elsewhere_stays(
+    venv: Path, change: Callable[[Path], None], cause: str
+) -> None:
+    change(venv)
+    with pytest.raises(UserError) as caught:
+        setup.prepare(venv)
+    assert cause in str(caught.value)
+    assert "VENV=" in str(caught.value)
+    assert f"`rm -rf {venv}`" in str(caught.value)
+    assert (venv / "big").exists()
+
+
+def test_a_folder_that_is_no_environment_is_not_cleared(tmp_path: Path) -> None:
+    (tmp_path / "cat.jpg").write_text("a cat")
+    with pytest.raises(UserError, match=r"is not an environment; name another folder: VENV="):
+        setup.prepare(tmp_path)
+    assert (tmp_path / "cat.jpg").read_text() == "a cat"
+
+
+def test_make_names_the_missing_python_and_removes_nothing(fresh: Project) -> None:
+    shared = fresh.home / "shared"
+    (shared / "bin").mkdir(parents=True)
+    (shared / "bin" / "python").symlink_to("/opt/not-here/python3.11")
+    (shared / "pyvenv.cfg").touch()
+    done = fresh.call(["make", "status", "VENV=../shared", f"PYTHON={sys.executable}"])
     assert done.returncode == 2
-    assert "../photos exists and is not an environment; name another folder" in done.stderr
-    assert precious.read_text() == "a cat"
+    assert "../shared/bin/python cannot be used here: /opt/not-here/python3.11" in done.stderr
+    assert "VENV=" in done.stderr
+    assert (shared / "pyvenv.cfg").exists()
+
+
+@pytest.mark.parametrize("uv", ["/bin/uv", None])
+def test_what_is_installed_in_which_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uv: str | None
+) -> None:
+    started: list[str] = []
+    monkeypatch.setattr(shutil, "which", lambda _: uv)
+    monkeypatch.setattr(setup, "run", lambda words, _: started.append(" ".join(words)))
+    stamp = tmp_path / "venv" / ".installed-2-3gpu"
+    stamp.parent.mkdir()
+    for name in (".installed-1-1", ".tools-1-1"):
+        (stamp.parent / name).touch()
+    monkeypatch.setattr(setup, "prepare", lambda _: not started)
+    setup.install(stamp, "gpu")
+    assert {path.name for path in stamp.parent.glob(".[it]*-*")} == {stamp.name, ".tools-1-1"}
+
+    create, locked, editable, extras = started[:4]
+    assert create.startswith("uv venv" if uv else str(Path(sys.executable).resolve()))
+    install = "uv pip install" if uv else f"{stamp.parent}/bin/python -m pip install"
+    assert all(words.startswith(install) for words in (locked, editable, extras))
+    assert locked.endswith(" --require-hashes -r requirements.lock")
+    assert editable.endswith(" --no-deps -e .")
+    assert extras.endswith(" -e .[gpu]")
+
+    started.clear()
+    setup.install(stamp.with_name(".tools-4-5"))
+    assert started[-1].endswith(" --require-hashes -r requirements.lock -r tests/requirements.lock")
+    assert {path.name for path in stamp.parent.glob(".[it]*-*")} == {stamp.name, ".tools-4-5"}
+
+
+def test_an_installation_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(setup, "PULSE", 0.2)
+    slow = "import os, time; print('Collecting', os.environ['PIP_USER'], flush=True); time.sleep(1)"
+    setup.run([sys.executable, "-c", slow], tmp_path)
+    assert "  package 1: Collecting 0\n" in capsys.readouterr().out
+
+
+def test_an_installation_that_fails_shows_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ExternalError, match=r"install\.log .*run the same command again"):
+        setup.run([sys.executable, "-c", "import absent"], tmp_path)
+    assert "No module named 'absent'" in capsys.readouterr().err
+
+
+PIP = """\
+Collecting keras==3.15.1 (from -r requirements.lock (line 9))
+  Downloading keras-3.15.1-py3-none-any.whl (1.6 MB)
+Collecting tensorflow==2.21.0 (from -r requirements.lock (line 90))
+  Downloading tensorflow-2.21.0-cp311-cp311-manylinux_2_27_x86_64.whl (572.4 MB)
+WARNING: a location is ignored
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "installed", "parts"),
+    [
+        ("", 0, ["still working"]),
+        (PIP, 0, ["package 2", "tensorflow-2.21.0", "572.4 MB"]),
+        (f"{PIP}Installing collected packages: six, keras\n", 1, ["1 of 2", "next: keras"]),
+        (f"{PIP}Installing collected packages: six, keras\n", 2, ["2 of 2"]),
+        ("Resolved 75 packages\nDownloading tensorflow (545.9MiB)\n", 0, ["tensorflow", "545.9"]),
+    ],
+)
+def test_progress_is_read_from_what_pip_and_uv_print(
+    said: str, installed: int, parts: list[str]
+) -> None:
+    line = setup.progress(said, installed)
+    assert all(part in line for part in parts)
+    assert "WARNING" not in line
 
 
 def test_the_locks_fit_together() -> None:
@@ -127,24 +240,7 @@ def test_the_locks_fit_together() -> None:
     assert not set(pins[0]) & set(pins[1])
 
 
-@pytest.mark.parametrize(
-    ("words", "part"),
-    [
-        (("submission", "CONFG=fast"), "there is no variable CONFG"),
-        (("submission", "DATASET="), "DATASET and CONFIG must not be empty"),
-        (("submission", "CONFIG="), "DATASET and CONFIG must not be empty"),
-        (("demo", "CONFIG=fast"), "demo is always DATASET=sample CONFIG=demo"),
-        (("demo", "DATASET=mnist"), "make submission DATASET=mnist"),
-    ],
-)
-def test_a_variable_that_cannot_be_meant_is_refused_by_name(
-    fresh: Project, words: tuple[str, ...], part: str
-) -> None:
-    done = fresh.call(["make", "VENV=../venv", *words])
-    assert done.returncode == 2
-    assert part in done.stderr
-    assert digits_lines(done.stderr) == []
-    assert not fresh.path("data/blobs").exists()
+# --- locks, and other clones ----------------------------------------------------------------------
 
 
 def no_locks(*arguments: object) -> None:

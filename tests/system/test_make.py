@@ -2,12 +2,13 @@
 
 Every test works in a copy of this project with a tiny dataset and tiny presets beside it, and
 types `make`. Training takes seconds, so two presets are built once, in `built`, and tests copy the
-result. Where it is enough to know what is due, they ask `make status`.
+result. Where it is enough to know what is due, they ask `digits status` in this process.
 """
 
 import ast
 import contextlib
 import gzip
+import io
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import calibration
+from pipeline import calibration, cli, stages
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("Makefile", "pyproject.toml", "requirements.lock", "README.md", "LICENSE")
@@ -148,16 +149,18 @@ class Project:
         """What `make status` says: for each task its state, and the rest of the line."""
         result = self.make("status", preset=preset)
         assert result.returncode == 0, result.stderr
-        line = r"^([a-z]+(?: [a-z]+)?(?: fold \d+)?) +(fresh|stale|missing)\b *(.*)$"
-        return {
-            name: (state, rest)
-            for name, state, rest in re.findall(line, result.stdout, re.MULTILINE)
-        }
+        return states(result.stdout)
 
     def due(self, preset: str = "pair") -> list[str]:
-        """The tasks up to `write` that are not fresh, as `make status` has it."""
-        status = self.status(preset).items()
-        return [name for name, (state, _) in status if state != "fresh" and name != "report"]
+        """The tasks up to `write` that are not fresh."""
+        said = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+            patch.setattr(stages, "ROOT", self.clone)
+            patch.chdir(self.clone)
+            choice = ("--dataset", "../blobs", "--config", f"../{preset}.toml")
+            cli.app(["status", *choice], standalone_mode=False)
+        found = states(said.getvalue()).items()
+        return [name for name, (state, _) in found if state != "fresh" and name != "report"]
 
     def artifacts(self) -> dict[str, tuple[bytes, int]]:
         """Content and modification time of every file that the pipeline wrote."""
@@ -191,12 +194,18 @@ class Project:
         return Project(home)
 
 
+def states(said: str) -> dict[str, tuple[str, str]]:
+    """For each task its state and the rest of the line, from the output of `digits status`."""
+    line = r"^([a-z]+(?: [a-z]+)?(?: fold \d+)?) +(fresh|stale|missing)\b *(.*)$"
+    return {name: (state, rest) for name, state, rest in re.findall(line, said, re.MULTILINE)}
+
+
 def environment() -> dict[str, str]:
     """The environment without the settings of the user or of a `make test` around this.
 
     PWD goes too: it names the folder of the tests, not the one in which they start a command.
     """
-    ours = ("DATASET", "CONFIG", "MESSAGE", "VENV", "PYTHON", "EXTRAS", "ENGINE", "GNUMAKE", "PWD")
+    ours = ("DATASET", "CONFIG", "VENV", "PYTHON", "EXTRAS", "ENGINE", "JOBS", "GNUMAKE", "PWD")
     return {
         name: value
         for name, value in os.environ.items()
@@ -343,7 +352,7 @@ def test_the_code_that_runs_is_the_clones(project: Project) -> None:
 
 
 def test_two_at_a_time_leave_the_same_files(built: Project, fresh: Project) -> None:
-    result = fresh.make("-j2", "write")
+    result = fresh.make("write", "JOBS=2")
     assert result.returncode == 0, result.stderr
     assert sorted(BEGUN.findall(result.stdout)) == sorted(FROM["download"]), "each runs once"
     first_done = result.stdout.index("train fold 0: done"), result.stdout.index("fold 1: done")
@@ -351,32 +360,84 @@ def test_two_at_a_time_leave_the_same_files(built: Project, fresh: Project) -> N
     assert fresh.outputs("pair") == shared_outputs(built, "pair")
 
 
-def test_the_number_of_jobs_is_that_of_folds_at_a_time(fresh: Project) -> None:
-    for words, given in (
-        ([], "--engine local"),
-        (["-j1"], "--engine local --jobs 1"),
-        (["-j2"], "--engine local --jobs 2"),
-        (["-j"], "--engine local --jobs 100"),
-        (["-j2", "ENGINE=ray"], "--engine ray --jobs 2"),
-    ):
-        [training] = [call for call in fresh.commands("train", *words) if call.startswith("train ")]
-        assert training.endswith(given)
-        assert "--fold" not in training
+def training(project: Project, *words: str, **exported: str) -> tuple[str, str]:
+    """The options of `digits train`, and what make says besides."""
+    command = project.command("-n", "train", *words, preset="pair", variables={})
+    result = subprocess.run(
+        command, cwd=project.clone, env=environment() | exported, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    [options] = re.findall(r" -m pipeline train (.*) ## ", result.stdout)
+    return options, result.stderr
+
+
+def test_jobs_is_the_number_of_folds_at_a_time(fresh: Project) -> None:
+    assert "--jobs" not in training(fresh)[0]
+    assert "--jobs '2'" in training(fresh, "JOBS=2")[0]
+    options, _ = training(fresh, "JOBS=2", "ENGINE=ray")
+    assert "--engine 'ray'" in options
+    assert "--jobs '2'" in options
 
 
 @pytest.mark.parametrize(
-    ("target", "variables", "said"),
+    ("words", "exported"), [(["-j2"], {}), (["-j"], {}), ([], {"MAKEFLAGS": "-j8"})]
+)
+def test_j_of_make_trains_one_fold_at_a_time_and_names_jobs(
+    fresh: Project, words: list[str], exported: dict[str, str]
+) -> None:
+    options, said = training(fresh, *words, **exported)
+    assert "--jobs" not in options
+    assert "JOBS=2" in said
+    assert training(fresh, "JOBS=2", *words, **exported)[1] == ""
+
+
+@pytest.mark.parametrize("word", ["1", "yes", "true"])
+def test_a_switch_is_on(fresh: Project, word: str) -> None:
+    assert " --force" in fresh.commands("submit", FORCE=word)[-1]
+    assert " --yes" in fresh.make("-n", "clean", YES=word).stdout
+
+
+@pytest.mark.parametrize("word", ["0", "no", "false", ""])
+def test_a_switch_is_off(fresh: Project, word: str) -> None:
+    assert " --force" not in fresh.commands("submit", FORCE=word)[-1]
+    assert " --yes" not in fresh.make("-n", "clean", YES=word).stdout
+
+
+@pytest.mark.parametrize("name", ["FORCE", "YES", "TENSORBOARD"])
+def test_a_switch_that_is_neither_is_refused(fresh: Project, name: str) -> None:
+    result = fresh.make("submit", **{name: "maybe"})
+    assert result.returncode == 2
+    assert f"{name} must be 1, yes or true, or 0, no, false" in result.stderr
+    assert not result.stdout
+
+
+@pytest.mark.parametrize("message", ["costs $5", "$(x", "it's $$ `new`", "50% of $HOME"])
+def test_a_message_is_sent_as_it_is(fresh: Project, message: str) -> None:
+    """It would go through make's own words, its environment and the shell."""
+    cat = fresh.home / "venv" / "bin" / "python"
+    cat.write_text('#!/bin/sh\nfor word; do printf "%s\\n" "$word"; done\n', encoding="utf-8")
+    result = fresh.make("submit", MESSAGE=message)
+    assert result.returncode == 0, result.stderr
+    words = result.stdout.splitlines()
+    assert words[words.index("--message") + 1] == message
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
     [
-        ("train", {"ENGINE": "spark"}, 'ENGINE must be local, ray or kaggle, not "spark"'),
-        ("train", {"CONFG": "fast"}, "there is no variable CONFG"),
-        ("train", {"CONFIG": ""}, "CONFIG must not be empty"),
-        ("demo", {"CONFIG": "fast"}, "make submission CONFIG=fast"),
+        (["train", "CONFG=fast"], "there is no variable CONFG, did you mean CONFIG?"),
+        (["demo", "CONFIG=fast"], "make submission CONFIG=fast"),
+        (["demo", "DATASET=mnist"], "make submission DATASET=mnist"),
+        (["trian"], "there is no target trian, did you mean train?"),
+        (["submission", "trian"], "there is no target trian"),
+        (["pipeline"], "there is no target pipeline"),  # a folder, which make would call done
+        (["distclean", "write"], "a second command"),
     ],
 )
-def test_a_wrong_variable_is_refused_before_anything_runs(
-    fresh: Project, target: str, variables: dict[str, str], said: str
+def test_a_wrong_word_is_refused_before_anything_runs(
+    fresh: Project, words: list[str], said: str
 ) -> None:
-    result = fresh.make(target, **variables)
+    result = fresh.call(["make", "VENV=../venv", *words])
     assert result.returncode == 2
     [line] = result.stderr.splitlines()
     assert said in line
@@ -419,7 +480,7 @@ def test_by_hand_fold_after_fold_leaves_the_same_files(built: Project, fresh: Pr
     assert fresh.due() == []
 
 
-@pytest.mark.parametrize("stage", [*BEFORE_TRAINING, "train", *AFTER_TRAINING])
+@pytest.mark.parametrize("stage", ["split", "train"])
 def test_a_fresh_stage_runs_again_only_by_force_and_what_is_the_same_spreads_nothing(
     built: Project, project: Project, stage: str
 ) -> None:
@@ -453,7 +514,7 @@ def shared_outputs(project: Project, preset: str) -> dict[str, bytes]:
 
 def test_several_targets_run_each_stage_once_and_in_order(fresh: Project) -> None:
     targets = ["write", "submission", "train", "split", "ensemble", "preprocess", "download"]
-    commands = fresh.commands("-j2", *targets)
+    commands = fresh.commands("-j2", *targets)  # one after the other, whatever -j says
     assert [command.split()[0] for command in commands] == [*STAGES, "result"]
 
 
@@ -463,10 +524,10 @@ def test_demo_is_a_submission_of_a_dataset_and_preset_of_its_own(fresh: Project)
     assert all("--dataset 'sample' --config 'demo'" in command for command in commands)
 
 
-@pytest.mark.parametrize("target", STAGES)
-def test_a_target_runs_itself_and_what_it_needs(fresh: Project, target: str) -> None:
-    started = [command.split()[0] for command in fresh.commands(target)]
-    assert started == STAGES[: STAGES.index(target) + 1]
+def test_a_target_runs_itself_and_what_it_needs(fresh: Project) -> None:
+    for position, target in enumerate(STAGES, start=1):
+        started = [command.split()[0] for command in fresh.commands(target)]
+        assert started == STAGES[:position]
 
 
 # --- parameters -----------------------------------------------------------------------------------
@@ -530,11 +591,6 @@ def reword_docstrings(path: Path) -> None:
     path.write_text(ast.unparse(ast.fix_missing_locations(tree)), encoding="utf-8")
 
 
-def reformat(path: Path) -> None:
-    """Reformat the code, without comments."""
-    path.write_text(ast.unparse(ast.parse(path.read_text(encoding="utf-8"))), encoding="utf-8")
-
-
 def add_statement(path: Path, function: str = "") -> None:
     """Let a function, or the module on import, do something more, which changes no result."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -545,12 +601,10 @@ def add_statement(path: Path, function: str = "") -> None:
     path.write_text(ast.unparse(ast.fix_missing_locations(tree)), encoding="utf-8")
 
 
-@pytest.mark.parametrize("change", [add_comments, reword_docstrings, reformat])
-def test_words_and_layout_of_the_code_make_nothing_stale(
-    project: Project, change: Callable[[Path], None]
-) -> None:
+def test_words_and_layout_of_the_code_make_nothing_stale(project: Project) -> None:
     for path in project.code(".").rglob("*.py"):
-        change(path)
+        reword_docstrings(path)  # which also reformats it
+        add_comments(path)
     assert project.due() == []
 
 
@@ -645,16 +699,15 @@ def test_a_zipped_source_of_the_same_content_changes_nothing_further(project: Pr
 def test_an_invalid_pixel_is_named_and_everything_stays(project: Project) -> None:
     source = project.dataset / "test.csv"
     good, before = source.read_bytes(), project.artifacts()
-    for value in ("x", "256", ""):
-        set_cell(source, 7, 300, value)
-        result = project.make("write")
-        assert result.returncode == 2
-        [line] = digits_lines(result.stderr)
-        assert "test.csv, line 7, column pixel300: " in line
-        assert "download: done" not in result.stdout
-        assert "preprocess: " not in result.stdout
-        assert project.artifacts() == before
-        assert project.status()["write"][0] == "stale"
+    set_cell(source, 7, 300, "x")
+    result = project.make("write")
+    assert result.returncode == 2
+    [line] = digits_lines(result.stderr)
+    assert "test.csv, line 7, column pixel300: " in line
+    assert "download: done" not in result.stdout
+    assert "preprocess: " not in result.stdout
+    assert project.artifacts() == before
+    assert "write" in project.due()
 
     source.write_bytes(good)
     assert project.due() == project.due(preset="single") == []
@@ -678,26 +731,25 @@ def test_an_invalid_pixel_in_the_raw_data_is_found_and_imported_again(
 # --- artifacts that are missing or damaged --------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "task"), ARTIFACTS.items(), ids=ARTIFACTS)
-def test_a_deleted_artifact_is_due_and_what_depends_on_it_may_be(
-    project: Project, name: str, task: str
+def test_a_deleted_or_damaged_artifact_is_due_and_what_depends_on_it_may_be(
+    project: Project,
 ) -> None:
-    project.path(name).unlink()
-    status = project.status()
-    due = [name for name, (state, _) in status.items() if state != "fresh"]
-    assert due == [*FROM[task], "report"]
-    for later in FROM[task][1:]:
-        assert re.search(r"its input .* will be rebuilt", status[later][1])
+    for name, task in ARTIFACTS.items():
+        path = project.path(name)
+        content, dates = path.read_bytes(), path.stat()
+        for damage in (Path.unlink, empty, flip):
+            damage(path)
+            assert project.due() == FROM[task], f"{damage.__name__} {name}"
+            path.write_bytes(content)
+            os.utime(path, ns=(dates.st_atime_ns, dates.st_mtime_ns))
+    assert project.due() == []
 
 
 @pytest.mark.parametrize(
     ("preset", "name", "task"),
     [
         ("single", "data/blobs/raw/train.csv", "download"),
-        ("pair", "data/blobs/arrays/manifest.json", "preprocess"),
         ("pair", "data/blobs/pair/fold-1/weights.keras", "train fold 1"),
-        ("pair", "data/blobs/pair/ensemble/oof.npy", "ensemble"),
-        ("pair", "submissions/blobs-pair.csv", "write"),
         ("pair", "submissions/blobs-pair.json", "write"),
     ],
 )
@@ -730,32 +782,6 @@ def make_a_list(path: Path) -> None:
     path.write_text("[1, 2]\n", encoding="ascii")
 
 
-def forget_outputs(path: Path) -> None:
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(manifest | {"outputs": {}}), encoding="utf-8")
-
-
-@pytest.mark.parametrize("damage", [flip, truncate, empty])
-@pytest.mark.parametrize("task", [*FILES, "write"])
-def test_damage_is_found(project: Project, task: str, damage: Callable[[Path], None]) -> None:
-    name = next(name for name, maker in ARTIFACTS.items() if maker == task)
-    damage(project.path(name))
-    assert project.due() == FROM[task]
-
-
-@pytest.mark.parametrize("damage", [empty, truncate, make_a_list, forget_outputs])
-@pytest.mark.parametrize("task", ["split", "train fold 1", "write"])
-def test_a_damaged_manifest_is_found(
-    project: Project, task: str, damage: Callable[[Path], None]
-) -> None:
-    folder = FOLDERS.get(task)
-    manifest = f"{folder}/manifest.json" if folder else "submissions/blobs-pair.json"
-    if damage is truncate:
-        truncate(project.path(manifest))  # the end of the line, which JSON does not need
-    damage(project.path(manifest))
-    assert project.due() == FROM[task]
-
-
 def test_damaged_artifacts_are_rebuilt_as_they_were(built: Project, project: Project) -> None:
     for name, damage in (
         ("data/blobs/folds/2-folds-seed-0/fold_ids.npy", truncate),
@@ -765,8 +791,8 @@ def test_damaged_artifacts_are_rebuilt_as_they_were(built: Project, project: Pro
         ("submissions/blobs-pair.json", empty),
     ):
         damage(project.path(name))
-        assert project.ran("write") == [ARTIFACTS[name]]
-        assert project.outputs() == built.outputs()
+    assert project.ran("write") == ["split", "ensemble", "write"]
+    assert project.outputs() == built.outputs()
 
 
 def test_a_damaged_cache_of_fingerprints_costs_only_time(project: Project) -> None:
@@ -809,7 +835,7 @@ def wait_for(event: Callable[[], bool], process: "subprocess.Popen[str]") -> Non
 
 def test_concurrent_runs_share_the_work(built: Project, fresh: Project) -> None:
     checkpoint = fresh.path("data/blobs/single/fold-0/.manifest.partial/checkpoint.npz")
-    runs = [fresh.start(*words, preset="single") for words in (["write"], ["write", "-j4"])]
+    runs = [fresh.start(*words, preset="single") for words in (["write"], ["write", "JOBS=4"])]
     wait_for(checkpoint.exists, runs[0])
     with stopped(*runs):
         late = fresh.start("train", preset="single")
@@ -864,7 +890,7 @@ def test_a_fold_by_hand_beside_make_waits_for_it_and_is_trained_once(
 
 def test_concurrent_runs_after_a_deletion_share_the_work(built: Project, project: Project) -> None:
     project.path("data/blobs/pair/fold-0/oof.npy").unlink()
-    runs = [project.start("write", "-j4") for _ in range(2)]
+    runs = [project.start("write", "JOBS=4") for _ in range(2)]
     said = [run.communicate(timeout=300)[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], said
     assert done(*said) == ["train fold 0"]
@@ -879,17 +905,17 @@ def test_help_lists_every_target_and_variable(fresh: Project) -> None:
     makefile = fresh.path("Makefile").read_text(encoding="utf-8")
     targets = re.findall(r"^([a-z-]+):(?!=)[^#\n]*(?:## (.+))?$", makefile, re.MULTILINE)
     wanted = {"demo", "test", "submission", "submit", "status", "clean", "distclean", "help"}
-    assert wanted | set(STAGES) <= {target for target, _ in targets}
+    assert wanted | set(STAGES) <= {target for target, meaning in targets if meaning}
 
     plain = fresh.call(["make"])
     assert plain.returncode == 0
     assert plain.stdout == fresh.call(["make", "help"]).stdout
     lines = [line.split(maxsplit=1) for line in plain.stdout.splitlines()]
     for target, meaning in targets:
-        assert [target, meaning] in lines
+        assert [target, meaning] in lines or target == "none"
     variables = ["DATASET=kaggle", "CONFIG=default", "MESSAGE=", "VENV=.venv", "PYTHON=python3"]
-    for variable in (*variables, "EXTRAS=", "ENGINE=local"):
-        assert any(line[0] == variable for line in lines)
+    for variable in (*variables, "EXTRAS=", "ENGINE=local", "JOBS=", "WAIT=120"):
+        assert any(line[0] == variable and line[1:] for line in lines)
     assert all(len(line) <= 100 for line in plain.stdout.splitlines())
 
 
@@ -920,19 +946,15 @@ def test_status_says_why(project: Project) -> None:
     ("variables", "said"),
     [
         ({"CONFIG": "fsat"}, ["no preset 'fsat'", "did you mean fast?"]),
-        ({"CONFIG": "../none.toml"}, ["../none.toml: ", "no such file"]),
         ({"DATASET": "kagle"}, ["no dataset 'kagle'"]),
-        ({"DATASET": "data"}, ["data: ", "train.csv"]),
+        ({"DATASET": ""}, ["--dataset must not be empty"]),
         ({"CONFIG": "../typo.toml"}, ["typo.toml: ", "train.epoch", "did you mean epochs?"]),
-        ({"CONFIG": "../type.toml"}, ["type.toml: ", "train.epochs", "whole number", "'many'"]),
     ],
 )
 def test_a_mistake_ends_in_one_line_and_nothing_is_built(
     fresh: Project, variables: dict[str, str], said: list[str]
 ) -> None:
-    fresh.path("data").mkdir()
     fresh.preset("typo").write_text("[train]\nepoch = 1\n", encoding="ascii")
-    fresh.preset("type").write_text('[train]\nepochs = "many"\n', encoding="ascii")
     result = fresh.make("submission", **variables)
     assert result.returncode == 2
     [line] = digits_lines(result.stderr)
@@ -952,7 +974,7 @@ exec(what) if option == "-c" else runpy.run_module(what, run_name="__main__", al
 """
 
 
-@pytest.mark.parametrize("target", ["status", "test", "submission", "demo"])
+@pytest.mark.parametrize("target", ["status", "test"])
 def test_an_old_python_is_refused(fresh: Project, target: str) -> None:
     old = fresh.home / "old-python"
     old.write_text(OLD_PYTHON.format(python=sys.executable), encoding="utf-8")
@@ -976,39 +998,34 @@ def test_an_old_make_is_refused(fresh: Project) -> None:
 # --- cleaning -------------------------------------------------------------------------------------
 
 
-def test_clean_keeps_raw_data_and_submissions(project: Project) -> None:
-    readme = project.path("data/README.md")
-    readme.write_text("what is here\n", encoding="ascii")
+def test_clean_and_distclean_need_no_environment(project: Project) -> None:
+    """What they remove and ask is tested in test_clean.py."""
+    shutil.rmtree(project.home / "venv")
+    project.path("data/README.md").write_text("what is here\n", encoding="ascii")
+    words = ["VENV=.venv", f"PYTHON={bare_python(project)}"]
     kept = project.below("data/README.md", "data/blobs/raw", "submissions")
     before = project.artifacts()
-    refused = project.make("clean")
+    refused = project.call(["make", "clean", *words])
     assert refused.returncode == 2
-    assert re.search(
-        r"clean removes 3 networks \(\d+\.\d hours of training\), \S+ in data/", refused.stdout
-    )
-    assert "YES=1 confirms it" in refused.stderr
+    assert "clean removes 3 networks" in refused.stdout
+    assert "YES=1" in refused.stderr
     assert project.artifacts() == before
-    assert project.make("clean", YES="1").returncode == 0
+    for word in ("no", "1"):
+        done = project.call(["make", "clean", f"YES={word}", *words])
+        assert done.returncode == (0 if word == "1" else 2), done.stderr
     assert project.artifacts() == kept
     assert project.due() == FROM["preprocess"]
 
-
-def test_distclean_keeps_submissions(project: Project) -> None:
-    project.path("data/README.md").write_text("what is here\n", encoding="ascii")
-    shutil.copytree(project.home / "venv", project.path(".venv"))
-    kept = project.below("data/README.md", "submissions")
-    assert project.make("distclean", VENV=".venv", YES="1").returncode == 0
-    assert project.artifacts() == kept
-    assert not project.path(".venv").exists()
-    assert {path.name for path in project.clone.iterdir()} == {
-        "data",
-        "pipeline",
-        "submissions",
-        *COPIED,
-    }
+    done = project.call(["make", "distclean", *words])
+    assert done.returncode == 0, done.stderr
+    assert project.artifacts() == project.below("data/README.md", "submissions")
+    places = {path.name for path in project.clone.iterdir()}
+    assert places == {"bare", "data", "pipeline", "submissions", *COPIED}
 
 
-@pytest.mark.parametrize("target", ["clean", "distclean"])
-def test_cleaning_a_fresh_clone_is_no_error(fresh: Project, target: str) -> None:
-    result = fresh.make(target, VENV=".venv")
-    assert result.returncode == 0, result.stderr
+def bare_python(project: Project) -> Path:
+    """A Python without any package."""
+    python = project.clone / "bare"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n', encoding="utf-8")
+    python.chmod(0o755)
+    return python
