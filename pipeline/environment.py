@@ -149,9 +149,10 @@ def progress(said: str, installed: int) -> str:
         names = found[-1].split(", ")
         now = f"; next: {names[installed]}" if installed < len(names) else ""
         return f"{installed} of {len(names)} packages installed{now}"
-    lines = [line.strip() for line in said.splitlines() if not line.startswith("WARNING")]
+    lines = [line for line in said.splitlines() if not line.startswith("WARNING")]
+    now = lines[-1].strip().partition(" (from ")[0] if lines else "still working"
     count = said.count("Collecting ")  # of pip, which names all; uv names what is large
-    return (f"package {count}: " if count else "") + (lines[-1] if lines else "still working")
+    return f"package {count}: {now}" if count else now
 
 
 def main() -> None:

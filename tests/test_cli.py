@@ -70,6 +70,22 @@ def test_help_imports_nothing_heavy() -> None:
         assert stage.help.split(".")[0] in " ".join(helps[stage.name][1].split())
 
 
+def test_help_lists_every_command_under_a_heading_in_a_whole_sentence(
+    monkeypatch: pytest.MonkeyPatch, digits: Digits
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = digits("--help").lines
+    listed = lines[lines.index("Stages:") :]
+    for heading in ("Results:", "Your own pictures:", "Kaggle:", "Experiments:", "Cleaning:"):
+        assert heading in listed
+    sentences = dict(line.split(maxsplit=1) for line in listed if line.startswith("  "))
+    assert set(sentences) == {*COMMANDS, "kaggle"}
+    for name, sentence in sentences.items():
+        assert sentence.endswith("."), name
+        assert not sentence.endswith("..."), name
+        assert len(sentence.partition(": ")[2] or sentence) <= 55, name
+
+
 IMPORTS_PROGRAM = """\
 import sys
 from pipeline import cli

@@ -135,7 +135,7 @@ def test_without_an_environment_make_uses_the_packages_there_are(project: Path) 
 @pytest.mark.parametrize(
     ("word", "part"),
     [
-        ("PYTHON=/nowhere/python", "there is no /nowhere/python; name one with PYTHON="),
+        ("PYTHON=/nowhere/python", "/nowhere/python is not there; name one with PYTHON="),
         ("PYTHON=./bare", "lacks jinja2>=3.1,<4 (missing), kaggle>=2.0.2,<3 (missing), keras>="),
         ("EXTRAS=gpu", "VENV=none installs nothing, and so no EXTRAS=gpu"),
     ],

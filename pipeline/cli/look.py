@@ -17,7 +17,7 @@ def status(
         bool, typer.Option("--verify", help="Read every file again, to find silent corruption.")
     ] = False,
 ) -> None:
-    """Show which stages are fresh, stale (and why) or missing."""
+    """Show what is fresh, stale (and why) or missing."""
     show.status(stages.load(dataset, preset), verify)
 
 

@@ -238,7 +238,8 @@ class Soak:
     # --- runs -------------------------------------------------------------------------------------
 
     def start(self) -> "subprocess.Popen[bytes]":
-        words = self.random.choice([["write"], ["write", "-j2"], ["submission", "-j2"], ["train"]])
+        two = "JOBS=2"
+        words = self.random.choice([["write"], ["write", two], ["submission", two], ["train"]])
         self.story.append(f"make {' '.join(words)}")
         with self.log.open("wb") as log:
             return subprocess.Popen(

@@ -436,23 +436,19 @@ def test_distclean_spares_a_shared_environment_that_is_named_like_the_clone(
 ) -> None:
     """/home/my is not inside /home/my digits, although a space ends a name in make."""
     clone = tmp_path / "my digits"
-    clone.mkdir()
-    shutil.copy(ROOT / "Makefile", clone)
-    for name in ("pyproject.toml", "requirements.lock"):
-        shutil.copy(ROOT / name, clone)
-    for shared in (tmp_path / "my", clone / ".venv"):
-        shared.mkdir()
-    project = Project(tmp_path)
-    for venv in ("../my", str(tmp_path / "my"), ".venv"):
+    shutil.copytree(odd.clone, clone)
+    for venv in (tmp_path / "my", clone / ".venv"):
+        venv.mkdir()
+        (venv / "pyvenv.cfg").touch()
+    for word in ("../my", str(tmp_path / "my"), ".venv"):
         result = subprocess.run(
-            ["make", "distclean", f"VENV={venv}"],
-            cwd=clone,
+            ["make", "-C", str(clone), "distclean", f"VENV={word}", "YES=1"],
             env=environment(),
             capture_output=True,
             text=True,
         )
         assert result.returncode == 0, result.stderr
-    assert (project.home / "my").is_dir()
+    assert (tmp_path / "my").is_dir()
     assert not (clone / ".venv").exists()
 
 

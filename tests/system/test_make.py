@@ -672,19 +672,6 @@ def test_dates_do_not_count(project: Project, date: int) -> None:
     assert project.due(preset="single") == []
 
 
-def test_other_content_of_the_same_size_with_an_older_date_counts(project: Project) -> None:
-    source = project.dataset / "test.csv"
-    size, date = source.stat().st_size, source.stat().st_mtime - 1000
-    pixel = source.read_text(encoding="ascii").split("\n")[1].split(",")[0]
-    set_cell(source, 2, 0, pixel[:-1] + ("0" if pixel.endswith("1") else "1"))
-    os.utime(source, (date, date))
-    assert source.stat().st_size == size
-
-    assert project.due() == FROM["download"]
-    assert project.ran("preprocess") == ["download", "preprocess"]
-    assert project.path("data/blobs/raw/test.csv").read_bytes() == source.read_bytes()
-
-
 def test_a_zipped_source_of_the_same_content_changes_nothing_further(project: Project) -> None:
     source = project.dataset / "test.csv"
     source.with_name("test.csv.gz").write_bytes(gzip.compress(source.read_bytes()))
@@ -745,23 +732,6 @@ def test_a_deleted_or_damaged_artifact_is_due_and_what_depends_on_it_may_be(
     assert project.due() == []
 
 
-@pytest.mark.parametrize(
-    ("preset", "name", "task"),
-    [
-        ("single", "data/blobs/raw/train.csv", "download"),
-        ("pair", "data/blobs/pair/fold-1/weights.keras", "train fold 1"),
-        ("pair", "submissions/blobs-pair.json", "write"),
-    ],
-)
-def test_a_deleted_artifact_comes_back_the_same_and_nothing_else_runs(
-    built: Project, project: Project, preset: str, name: str, task: str
-) -> None:
-    project.path(name).unlink()
-    assert project.ran("write", preset=preset) == [task]
-    assert project.outputs() == built.outputs()
-    assert project.due(preset=preset) == []
-
-
 def flip(path: Path) -> None:
     """Change one bit in the middle, and neither size nor date."""
     stat, content = path.stat(), bytearray(path.read_bytes())
@@ -782,17 +752,20 @@ def make_a_list(path: Path) -> None:
     path.write_text("[1, 2]\n", encoding="ascii")
 
 
-def test_damaged_artifacts_are_rebuilt_as_they_were(built: Project, project: Project) -> None:
+def test_what_is_missing_or_damaged_is_rebuilt_as_it_was(built: Project, project: Project) -> None:
     for name, damage in (
+        ("data/blobs/raw/train.csv", Path.unlink),
         ("data/blobs/folds/2-folds-seed-0/fold_ids.npy", truncate),
+        ("data/blobs/pair/fold-1/weights.keras", Path.unlink),
         ("data/blobs/pair/ensemble/test.npy", flip),
         ("data/blobs/pair/ensemble/manifest.json", make_a_list),
         ("submissions/blobs-pair.csv", truncate),
         ("submissions/blobs-pair.json", empty),
     ):
         damage(project.path(name))
-    assert project.ran("write") == ["split", "ensemble", "write"]
+    assert project.ran("write") == ["download", "split", "train fold 1", "ensemble", "write"]
     assert project.outputs() == built.outputs()
+    assert project.due() == project.due(preset="single") == []
 
 
 def test_a_damaged_cache_of_fingerprints_costs_only_time(project: Project) -> None:
@@ -870,31 +843,6 @@ def read_until(process: "subprocess.Popen[str]", words: str) -> None:
 def done(*said: str) -> list[str]:
     """The tasks that these runs say they have completed."""
     return re.findall(r"^([a-z]+(?: fold \d+)?): done in ", "\n".join(said), re.MULTILINE)
-
-
-def test_a_fold_by_hand_beside_make_waits_for_it_and_is_trained_once(
-    built: Project, project: Project
-) -> None:
-    shutil.rmtree(project.path("data/blobs/single"))
-    checkpoint = project.path("data/blobs/single/fold-0/.manifest.partial/checkpoint.npz")
-    run = project.start("write", preset="single")
-    wait_for(checkpoint.exists, run)
-    with stopped(run):
-        late = project.start_call(by_hand_command("train", "--fold", "0", preset="single"))
-        read_until(late, "train fold 0: waiting for process")
-    said = [each.communicate(timeout=300)[0] for each in (run, late)]
-    assert run.returncode == late.returncode == 0
-    assert done(*said) == ["train fold 0", "ensemble"], "what write reads comes out the same"
-    assert project.outputs() == built.outputs()
-
-
-def test_concurrent_runs_after_a_deletion_share_the_work(built: Project, project: Project) -> None:
-    project.path("data/blobs/pair/fold-0/oof.npy").unlink()
-    runs = [project.start("write", "JOBS=4") for _ in range(2)]
-    said = [run.communicate(timeout=300)[0] for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], said
-    assert done(*said) == ["train fold 0"]
-    assert project.outputs() == built.outputs()
 
 
 # --- what is said ---------------------------------------------------------------------------------
