@@ -15,7 +15,8 @@ import pytest
 from conftest import contents, digit_images, replace_cell, write_digits
 
 from pipeline import csvs
-from pipeline.datasets import NAMED, SOURCES, Dataset, dataset, download, local, user_files
+from pipeline.datasets import NAMED, SOURCES, Dataset, dataset, user_files
+from pipeline.download import download, local
 from pipeline.errors import ExternalError, UserError
 
 NAMES = ("train.csv", "test.csv", "sample_submission.csv")
@@ -26,7 +27,12 @@ def fetch(tmp_path: Path, source: str, path: Path | None = None) -> tuple[Path, 
     folder.mkdir(parents=True, exist_ok=True)
     files = user_files(Dataset("mine", source, path))
     writes = {name.removesuffix(".csv"): folder / name for name in NAMES}
-    return folder, download(files=files, source=source, **writes)
+    return folder, download(
+        files=files,
+        source=source,
+        module=importlib.import_module(f"pipeline.download.{source}"),
+        **writes,
+    )
 
 
 # --- what DATASET= may be ------------------------------------------------------------------------
