@@ -1,37 +1,73 @@
 """The competition on Kaggle: the official client, with the deadlines and retries that it lacks.
 
 The client waits forever on a stalled connection, prints signed addresses and secrets, exits when it
-finds no credentials, and never retries. So each call runs in its own process (the second half of
-this file), which can be killed, whose output is discarded, and which returns a small JSON answer.
-The first half decides from that answer whether to retry.
+finds no credentials, and never retries. So each call runs in its own process (the end of this
+file), which can be killed, whose output is discarded, and which returns a small JSON answer. The
+rest of the file decides from that answer whether to retry.
+
+Every call is one attempt. It raises CallError if it fails, and UserError without credentials.
 """
 
 import contextlib
 import io
 import json
+import math
 import os
 import random
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.errors import ExternalError, UserError
 from pipeline.kaggle import COMPETITION, HOME, credentials, inside
+from pipeline.kaggle.credentials import Found
+
+
+def _seconds(variable: str, default: float) -> float:
+    """Read a number of seconds from the environment; empty means the default."""
+    text = os.environ.get(variable, "").strip() or str(default)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise UserError(f'{variable} must be a number of seconds, such as {default}, not "{text}"')
+    return seconds
+
 
 # Seconds without a byte after which an attempt ends; raise it on a slow connection.
-STALL = float(os.environ.get("DIGITS_STALL_SECONDS", "60"))
+STALL = _seconds("DIGITS_STALL_SECONDS", 60)
 # Seconds before the second attempt; they double with each attempt, up to LONGEST_PAUSE.
-FIRST_PAUSE = float(os.environ.get("DIGITS_PAUSE_SECONDS", "2"))
+FIRST_PAUSE = _seconds("DIGITS_PAUSE_SECONDS", 2)
 LONGEST_PAUSE = 60.0
 ATTEMPTS = 5
 Answer = TypeVar("Answer")
 PROXIES = ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
+# Errors that another attempt would meet again: what the libraries say, and what the user can do.
+REMEDIES = {
+    r"certificate (has expired|is not yet valid)": (
+        "check this computer's date and time, or the certificate of a proxy on the way"
+    ),
+    r"certificate verify failed[^('\"]*\b": (
+        "a proxy or virus scanner on the way decrypts the connection: set REQUESTS_CA_BUNDLE to "
+        "the file with its certificate"
+    ),
+    r"Could not find .*CA certificate bundle": "correct REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE",
+    r"Missing dependencies for SOCKS support": (
+        "install PySocks (pip install pysocks), or put the address of an http:// proxy into "
+        "{proxies}"
+    ),
+    r"Tunnel connection failed: [^)'\"]*|(Unable to|Cannot) connect to proxy(?=.*NewConnection)"
+    r"|[Pp]roxy URL\W+(It is malformed|had unsupported scheme)|Failed to parse": (
+        "check {proxies}, http://HOST:PORT or http://USER:PASSWORD@HOST:PORT"
+    ),
+}
 # Environment variables that silently change what the client does, or make it print secrets.
 IGNORED_VARIABLES = ("KAGGLE_PATH", "KAGGLE_COMPETITION", "VERBOSE", "VERBOSE_OUTPUT")
 
@@ -42,24 +78,22 @@ class CallError(Exception):
 
     text: str
     status: int = 0  # of HTTP; 0 if there was no answer
+    remedy: str = ""  # what the user can do; then retrying makes no sense
     retry_after: float = 0.0  # seconds that the service asks to wait
     stalled: bool = False  # it was ended because no more bytes arrived
-    remedy: str = ""  # what the user can do; then retrying makes no sense
-    sent: str = ""  # the kind of credentials that were sent, "token" or "key"
-    lacking: bool = False  # the installed version of the client has no such call
 
     def __str__(self) -> str:
         return self.text
 
     @property
     def retryable(self) -> bool:
-        """Whether to retry: the service is busy or broken, or the connection was lost."""
+        """True if the service is busy or broken, or the connection was lost."""
         return not self.remedy and (self.status in (0, 408, 429) or self.status >= 500)
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A submission as the competition lists it; scores are strings, empty until there is one."""
+    """A submission as the competition lists it; the score is empty until there is one."""
 
     ref: int
     description: str
@@ -67,18 +101,19 @@ class Submission:
     public_score: str
     error_description: str
 
+    @property
+    def judged(self) -> bool:
+        """True once it has a score, or never will have one; COMPLETE may come before the score."""
+        return self.status != "PENDING" and (self.status != "COMPLETE" or bool(self.public_score))
+
 
 def download(folder: Path, progress: Callable[[int, int | None], None]) -> Path:
-    """Download the competition's files as one zip to `folder`; one attempt.
+    """Download the competition's files as one zip to `folder`.
 
     Args:
         folder: an empty folder, or one where a stalled attempt left the beginning of the zip, which
             the client resumes if the file on the server is still the same.
         progress: called with the number of bytes so far and, if known, in total.
-
-    Raises:
-        CallError: the attempt failed.
-        UserError: there are no credentials.
     """
     path = folder / f"{COMPETITION}.zip"
 
@@ -95,11 +130,9 @@ def download(folder: Path, progress: Callable[[int, int | None], None]) -> Path:
 
 
 def submit(csv: Path, description: str) -> int:
-    """Upload a CSV and submit it; one attempt. Returns the submission's number, its ref.
+    """Upload a CSV and submit it; return the submission's number, its ref.
 
-    Raises:
-        CallError: the attempt failed; with status 0, the submission may exist nevertheless.
-        UserError: there are no credentials.
+    If it fails with status 0, the submission may exist nevertheless.
     """
     upload = {"file_name": str(csv.resolve()), "message": description, "competition": COMPETITION}
     answer = call("competition_submit", upload)
@@ -110,23 +143,15 @@ def submit(csv: Path, description: str) -> int:
 
 
 def submissions() -> list[Submission]:
-    """The user's last hundred submissions, newest first; raises what `submit` raises."""
+    """Return the user's last hundred submissions, newest first."""
     answer = call("competition_submissions", {"competition": COMPETITION, "page_size": 100})
     names = [field.name for field in fields(Submission)]
     return [Submission(**{name: entry[name] for name in names}) for entry in answer or []]
 
 
-def submissions_left() -> int | None:
-    """How many submissions are left today; None if the client is too old to ask.
-
-    Raises what `submit` raises.
-    """
-    try:
-        answer = call("competition_get_submission_limits", {"competition_name": COMPETITION})
-    except CallError as error:
-        if error.lacking:  # kaggle 2.0, which Kaggle's own notebooks have
-            return None
-        raise
+def submissions_left() -> int:
+    """Return how many submissions are left today."""
+    answer = call("competition_get_submission_limits", {"competition_name": COMPETITION})
     return int(answer["num_allowed_now"])
 
 
@@ -162,33 +187,24 @@ def with_retries(what: str, call: Callable[[], Answer]) -> Answer:
 
 
 def pause_before(attempt: int, retry_after: float) -> float:
-    """Seconds to wait before attempt number `attempt` (2, 3, …): doubled, jittered, capped.
+    """Return the seconds to wait before attempt number `attempt` (2, 3, …).
 
-    The service's Retry-After is respected, up to the same cap.
+    They double, with jitter, up to LONGEST_PAUSE, as does the service's Retry-After.
     """
     doubled = FIRST_PAUSE * 2.0 ** (attempt - 2) * random.uniform(0.5, 1.0)  # noqa: S311
     return min(LONGEST_PAUSE, max(doubled, retry_after))
 
 
 def refusal(what: str, error: CallError) -> Exception:
-    """What to raise when it makes no sense to retry."""
-    said = f"{what}: Kaggle refuses it ({error.status}): {error}"
+    """Return what to raise when it makes no sense to retry."""
     if error.remedy:
         return UserError(f"{what}: {error}; {error.remedy}")
-    if error.status == 401:
-        return UserError(f"{what}: {credentials.refused(error.sent, f'401: {error}')}")
-    if error.status == 403:
-        advice = f"if the rules have not been accepted, accept them in a browser: {HOME}/rules"
-        if "phone" in str(error).lower():
-            advice = f"verify your phone at {credentials.SETTINGS}"
-        return UserError(f"{said}; {advice}")
-    if error.status == 404:
-        return ExternalError(f"{said}; check whether {HOME} still exists")
-    return ExternalError(said)
+    gone = f"; check whether {HOME} still exists" if error.status == 404 else ""
+    return ExternalError(f"{what}: {error}{gone}")
 
 
 def _total_size(path: Path) -> int | None:
-    """The size of the complete archive, from the client's note beside an incomplete one."""
+    """Read the size of the complete archive from the client's note beside an incomplete one."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         note = path.with_name(path.name + ".kaggle-partial").read_text(encoding="utf-8")
         return int(json.loads(note)["size"])
@@ -210,10 +226,6 @@ def call(
 
     Returns:
         The answer as JSON: objects as dicts of their fields, with "" for those not set.
-
-    Raises:
-        CallError: the call failed.
-        UserError: there are no credentials.
     """
     credentials.require(HOME)
     environment = {key: value for key, value in os.environ.items() if key not in IGNORED_VARIABLES}
@@ -256,6 +268,7 @@ def _parse(answer: str, code: int) -> Any:
 
 
 def _main(method: str, arguments: str) -> None:
+    found = credentials.find()  # before the client removes a login that has expired
     with contextlib.redirect_stdout(io.StringIO()):  # what the client prints is discarded
         try:
             from kaggle.api.kaggle_api_extended import KaggleApi
@@ -265,83 +278,71 @@ def _main(method: str, arguments: str) -> None:
             module, _, name = method.rpartition(":")
             if module:
                 value = getattr(import_module(module), name)(api, **json.loads(arguments))
-                answer = json.dumps({"value": value})
-            elif hasattr(api, name):
-                value = getattr(api, name)(**json.loads(arguments))
-                answer = json.dumps({"value": value}, default=_fields)
             else:
-                remedy = "install a newer version of the package kaggle"
-                answer = json.dumps(
-                    {"text": f"the client has no {method}", "remedy": remedy, "lacking": True}
-                )
+                value = getattr(api, name)(**json.loads(arguments))
+            answer = json.dumps({"value": value}, default=_fields)
         except (Exception, SystemExit) as error:
-            answer = json.dumps(_describe(error))
+            answer = json.dumps(asdict(_describe(error, found)))
     print(answer)
 
 
 def _fields(thing: Any) -> dict[str, Any]:
-    """The fields of one of the client's objects."""
+    """Return the fields of one of the client's objects."""
     values = thing.to_field_map(ignore_defaults=False)
     return {name: "" if value is None else value for name, value in values.items()}
 
 
-def _describe(error: BaseException) -> dict[str, Any]:
-    """A failure, as arguments of CallError; without addresses, which may be signed."""
-    if isinstance(error, SystemExit):  # the client has tried every credential it found
-        return {"text": "none of the credentials works", "status": 401, "sent": "token"}
-    response = getattr(error, "response", None)
-    status = getattr(response, "status_code", 0)
-    wait = getattr(response, "headers", {}).get("Retry-After", "")
-    sent = getattr(getattr(response, "request", None), "headers", {}).get("Authorization", "")
+def _describe(error: BaseException, found: Sequence[Found]) -> CallError:
+    """Describe a failure, without addresses, which may be signed.
+
+    Args:
+        error: what the client raised.
+        found: the credentials that it found.
+    """
     text = " ".join(re.sub(r"\S*://\S*|\S*\?\S*=\S*", "…", str(error)).split())[:200]
-    remedy = ""
-    if not status:
-        text, remedy = _cause(error, text)
-    elif CallError(text, status).retryable or not text:
-        text = f"Kaggle returned HTTP {status}"
-    return {
-        "text": text,
-        "status": status,
-        "retry_after": float(wait) if wait.replace(".", "", 1).isdigit() else 0.0,
-        "remedy": remedy,
-        "sent": "key" if sent.startswith("Basic") else "token",
-    }
-
-
-def _cause(error: BaseException, text: str) -> tuple[str, str]:
-    """Why no answer came, and what the user can do; "" for a lost connection, to be retried."""
-    from requests import exceptions as http
-
-    proxies = " and ".join(name for name in PROXIES if os.environ.get(name)) or "the proxy settings"
-    refused = re.search(r"Tunnel connection failed: (\d+)", str(error))
-    if isinstance(error, http.SSLError) and "CERTIFICATE_VERIFY" in str(error):
-        cause = "the certificate of the connection is not trusted"
-        remedy = (
-            "a proxy or virus scanner on the way decrypts it: set REQUESTS_CA_BUNDLE to the file "
-            "with its certificate"
-        )
-    elif isinstance(error, http.InvalidURL | http.InvalidSchema | http.MissingSchema):
-        cause, remedy = f"the proxy's address is malformed ({text})", f"correct {proxies}"
-    elif isinstance(error, http.ProxyError) and refused:
-        cause, remedy = f"the proxy refuses the connection ({refused[1]})", f"check {proxies}"
-        if refused[1] == "407":
-            remedy = f"it wants a password: put http://USER:PASSWORD@HOST:PORT into {proxies}"
-    elif isinstance(error, http.ProxyError) and "NewConnectionError" in str(error):
-        cause, remedy = "the proxy cannot be reached", f"check {proxies}"
-    elif isinstance(error, http.InvalidHeader | UnicodeError):
-        cause, remedy = "the credentials cannot be sent", "they contain characters that none have"
-    elif isinstance(error, http.RequestException | json.JSONDecodeError):
-        cause, remedy = f"no valid answer arrived ({type(error).__name__})", ""
-    elif "does not match expected size" in text:  # the client's check of a resumed download
-        cause, remedy = "the archive arrived incomplete", ""
-    elif "CA certificate bundle" in text:
-        cause, remedy = text, "correct REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE"
-    elif isinstance(error, OSError) and error.filename:
-        cause, remedy = f"{error.filename}: {error.strerror}", "make it readable"
+    status, wait, authorization = 401, "", ""
+    response = getattr(error, "response", None)
+    if isinstance(error, SystemExit):  # the client has tried every credential
+        text = "none of the credentials works"
+    elif response is None:
+        return _unanswered(error, text)
     else:
-        cause = f"the kaggle client failed ({type(error).__name__}: {text})"
-        remedy = "its version may not fit; `make distclean` and the same command install ours"
-    return cause, remedy
+        status, wait = response.status_code, response.headers.get("Retry-After", "")
+        if response.request is not None:
+            authorization = response.request.headers.get("Authorization", "")
+    used = credentials.sent(found, authorization)
+    if CallError(text, status).retryable:
+        seconds = float(wait) if wait.isdigit() else 0.0
+        return CallError(f"Kaggle returned HTTP {status}", status, retry_after=seconds)
+    text, remedy = text or "no reason given", ""
+    if status == 401:
+        remedy = credentials.remedy(found, used)
+        return CallError(f"Kaggle refuses {used} (401: {text})", status, remedy)
+    if status == 403:
+        remedy = f"it was sent with {used}"
+        if "phone" in text.lower():
+            remedy = f"verify your phone at {credentials.SETTINGS}"
+        elif re.search("rules|Forbidden|no reason given", text):
+            remedy = f"if the rules have not been accepted, accept them in a browser: {HOME}/rules"
+    return CallError(f"Kaggle refuses it ({status}): {text}", status, remedy)
+
+
+def _unanswered(error: BaseException, text: str) -> CallError:
+    """Describe a failure without an answer; with a remedy if another attempt would fail too."""
+    from requests.exceptions import RequestException
+
+    for pattern, remedy in REMEDIES.items():
+        if said := re.search(pattern, str(error)):
+            proxies = " and ".join(filter(os.environ.get, PROXIES)) or "the proxy settings"
+            return CallError(f"cannot connect ({said[0]})", remedy=remedy.format(proxies=proxies))
+    # The last is what the client's check of a resumed download says.
+    broken = isinstance(error, RequestException | json.JSONDecodeError)
+    if broken or "does not match expected size" in text:
+        return CallError(f"no valid answer arrived ({type(error).__name__})")
+    if isinstance(error, OSError) and error.filename:
+        return CallError(f"{error.filename}: {error.strerror}", remedy="make it readable")
+    remedy = "reinstall the environment: remove .venv, then run the same `make` command"
+    return CallError(f"the kaggle client failed ({type(error).__name__}: {text})", remedy=remedy)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where the client finds credentials, and what is wrong with them, before any request is made.
+"""Find the credentials that the client would use, and check them before any request is made.
 
 The places are those of kaggle 2.2 and kagglesdk, in their order: an access token, then the older
 key, then a login with `kaggle auth login`.
@@ -7,22 +7,28 @@ key, then a login with `kaggle auth login`.
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.kaggle import inside
+from pipeline.kaggle import SUBMIT_PAGE, inside
 
 SETTINGS = "https://www.kaggle.com/settings"
 # The label under which a notebook's secrets hold the token.
 LABEL = "KAGGLE_API_TOKEN"
+# The characters of tokens, keys and user names.
+WORD = re.compile(r"[\w.+/~-]+", re.ASCII)
+PLAIN = "in plain text (UTF-8 without BOM)"
+NO_TOKEN = f"expected the token alone, one word {PLAIN}"
+NO_KEY = f'expected {{"username": "…", "key": "…"}} {PLAIN}, as Kaggle delivered it'
 
 
 @dataclass(frozen=True)
 class Found:
-    """Something that is there in one of the places.
+    """Credentials that are there in one of the places.
 
     Attributes:
         kind: "token", "key" or "login".
@@ -34,6 +40,9 @@ class Found:
     place: str
     fault: str = ""
 
+    def __str__(self) -> str:
+        return f"the {self.kind} in {self.place}"
+
 
 def require(home: str) -> None:
     """Raise UserError if there are no credentials, or if those that would be used are unusable.
@@ -41,18 +50,16 @@ def require(home: str) -> None:
     Args:
         home: the competition's address, for the ways to do without.
     """
-    found = list(find())
+    found = find()
     if not found and inside.notebook():
         _take_from_secrets()
-        found = list(find())
+        found = find()
     if found and not found[0].fault:
         return
     if found:
-        others = [other.place for other in found[1:] if not other.fault]
-        instead = f" (it hides {others[0]}, which looks good)" if others else ""
         raise UserError(
-            f"Kaggle credentials in {found[0].place}: {found[0].fault}{instead}; fix or remove it, "
-            f"or create a new token at {SETTINGS}"
+            f"Kaggle credentials in {found[0].place}: {found[0].fault}; {_hidden(found, found[0])}"
+            f"fix or remove it, or create a new token at {SETTINGS}"
         )
     if inside.notebook():
         raise UserError(
@@ -60,14 +67,41 @@ def require(home: str) -> None:
             f"{SETTINGS} and add it to the notebook's secrets (Add-ons) as {LABEL}; or "
             f"{inside.BY_HAND}"
         )
-    misnamed = [str(path) for path in _misnamed()]
-    hint = f" {misnamed[0]} is not looked at: rename or move it." if misnamed else ""
+    tokens, key, login = _files()
+    places = ", ".join(map(str, ["KAGGLE_API_TOKEN", *tokens, "KAGGLE_KEY", key, login]))
+    hint = "".join(f" {path} is not looked at: rename or move it." for path in _misnamed()[:1])
     raise UserError(
-        f"no Kaggle credentials in {', '.join(places())}.{hint} Create a token at {SETTINGS} and "
-        "save it as ~/.kaggle/access_token or in KAGGLE_API_TOKEN; or download the zip by hand "
-        f"from {home}/data and give DATASET=digit-recognizer.zip; or run `make demo`, which needs "
-        "none"
+        f"no Kaggle credentials in {places}.{hint} Create a token at "
+        f"{SETTINGS} and save it as ~/.kaggle/access_token or in KAGGLE_API_TOKEN; or use a "
+        f"browser: download the zip from {home}/data, give DATASET=digit-recognizer.zip, and "
+        f"upload the CSV at {SUBMIT_PAGE}; or run `make demo`, which needs none"
     )
+
+
+def find() -> list[Found]:
+    """Return the credentials that are there, in the order in which the client looks."""
+    tokens, key, login = _files()
+    logins = [Found("login", str(login))] if login.exists() else []
+    return [*_find_tokens(tokens), *_find_key(key), *logins]
+
+
+def sent(found: Sequence[Found], authorization: str) -> Found:
+    """Return the credentials that a request carried, by its Authorization header."""
+    is_key = authorization.startswith("Basic")
+    return next((each for each in found if (each.kind == "key") == is_key), found[0])
+
+
+def remedy(found: Sequence[Found], refused: Found) -> str:
+    """Return what to do about credentials that Kaggle refuses."""
+    if refused.kind == "login":
+        return "run `kaggle auth login` again"
+    return f"{_hidden(found, refused)}create a new one at {SETTINGS}"
+
+
+def _hidden(found: Sequence[Found], used: Found) -> str:
+    """Name the credentials that would be used if those before them were removed."""
+    others = [each.place for each in found if each.kind != used.kind and not each.fault]
+    return f"it hides {others[0]}: remove it to use that, or " if others else ""
 
 
 def _take_from_secrets() -> None:
@@ -78,135 +112,68 @@ def _take_from_secrets() -> None:
         os.environ["KAGGLE_API_TOKEN"] = secrets.get_secret(LABEL)
 
 
-def refused(kind: str, words: str) -> str:
-    """What to say when Kaggle refuses the credentials that were sent.
-
-    Args:
-        kind: "token" or "key", as they were sent.
-        words: what Kaggle says.
-    """
-    found = list(find())
-    place = next((each.place for each in found if each.kind == kind), f"a {kind}")
-    others = [each.place for each in found if each.kind != kind and not each.fault]
-    hidden = f"it hides {others[0]}: remove it to use that, or " if others else ""
-    return f"Kaggle refuses the {kind} in {place} ({words}); {hidden}create a new one at {SETTINGS}"
-
-
-def places() -> list[str]:
-    """Every place that is looked at."""
-    return ["KAGGLE_API_TOKEN", *map(str, _tokens()), "KAGGLE_KEY", str(_key()), str(_login())]
-
-
-def find() -> Iterator[Found]:
-    """What is there, in the order in which the client looks."""
+def _find_tokens(files: list[Path]) -> Iterator[Found]:
     own = Path(os.environ.get("KAGGLE_API_V1_TOKEN") or "/nowhere")
     if inside.notebook() and "KAGGLE_DATA_PROXY_URL" in os.environ and own.is_file():
         yield Found("token", str(own))  # the notebook's own
     variable = os.environ.get("KAGGLE_API_TOKEN", "")
-    if variable and not Path(variable).is_file():
-        yield Found("token", "KAGGLE_API_TOKEN", _fault_of_token(variable))
-    files = [*([Path(variable)] if variable else []), *_tokens()]
-    for path in files:
-        if path.exists():
-            text, fault = _read(path)
-            if text or fault:  # an empty file counts as none
-                yield Found("token", str(path), fault or _fault_of_token(text))
-    yield from _find_key()
-    if _login().exists():
-        yield Found("login", str(_login()))
-
-
-def _find_key() -> Iterator[Found]:
-    """The older key: of each half, the variable comes before the file."""
-    path = _key()
-    values, fault, is_file = {}, "", path.exists()
-    if is_file:
+    short = len(variable) < 256  # the client takes it for a file's name, and fails if it is longer
+    named = [Path(variable)] if short and Path(variable).is_file() else []
+    if variable and not named:
+        good = short and WORD.fullmatch(variable)
+        yield Found("token", "KAGGLE_API_TOKEN", "" if good else NO_TOKEN)
+    for path in (*named, *files):
         text, fault = _read(path)
-        if not fault:
-            try:
-                values = json.loads(text)
-            except ValueError:
-                fault = "it is not JSON; it should be as Kaggle delivered it"
-            else:
-                if not isinstance(values, dict):
-                    values, fault = {}, "it is not a JSON object with username and key"
-    names = {"username": "KAGGLE_USERNAME", "key": "KAGGLE_KEY"}
-    given = {key: os.environ[name] for key, name in names.items() if os.environ.get(name)}
-    if not is_file and not given:
+        if text and not WORD.fullmatch(text):
+            fault = NO_TOKEN
+        if text or fault:  # an empty file counts as none
+            yield Found("token", str(path), fault)
+
+
+def _find_key(file: Path) -> Iterator[Found]:
+    """Find the older key: of each half, the variable comes before the file."""
+    variables = {"username": "KAGGLE_USERNAME", "key": "KAGGLE_KEY"}
+    values = {half: os.environ[name] for half, name in variables.items() if os.environ.get(name)}
+    if len(values) < 2 and file.exists():
+        place, expected = str(file), NO_KEY
+        text, fault = _read(file)
+        with contextlib.suppress(ValueError, TypeError):  # not JSON, or not an object
+            values = {**json.loads(text), **values}
+    elif values:
+        place, expected, fault = " and ".join(variables.values()), "set both, each to one word", ""
+    else:
         return
-    place = "KAGGLE_USERNAME and KAGGLE_KEY" if len(given) == 2 else str(path)
-    if len(given) == 1 and not is_file:
-        place = names[next(iter(given))]
-    if len(given) == 2:
-        fault = ""
-    for key, value in (values | given).items():
-        if key in names and not fault:
-            fault = _fault_of_word(value, key)
-    missing = [names[key] if not is_file else key for key in names if key not in values | given]
-    yield Found("key", place, fault or (f"{missing[0]} is missing" if missing else ""))
+    good = all(WORD.fullmatch(str(values.get(half) or "")) for half in variables)
+    yield Found("key", place, fault or ("" if good else expected))
 
 
-def _tokens() -> list[Path]:
-    return [Path.home() / ".kaggle" / name for name in ("access_token", "access_token.txt")]
-
-
-def _key() -> Path:
-    """Where the client looks for kaggle.json."""
-    folder = Path.home() / ".kaggle"
+def _files() -> tuple[list[Path], Path, Path]:
+    """Return where a token, the key and a login may be stored."""
+    home = folder = Path.home() / ".kaggle"
     if os.environ.get("KAGGLE_CONFIG_DIR"):
         folder = Path(os.environ["KAGGLE_CONFIG_DIR"])
-    elif not folder.exists():
+    elif not home.exists():
         folder = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kaggle"
-    return folder / "kaggle.json"
+    tokens = [home / "access_token", home / "access_token.txt"]
+    return tokens, folder / "kaggle.json", home / "credentials.json"
 
 
-def _login() -> Path:
-    return Path.home() / ".kaggle" / "credentials.json"
-
-
-def _misnamed() -> Iterator[Path]:
-    """Files that look like credentials, but have another name or are in another folder."""
-    known = {*_tokens(), _key(), _login()}
-    folders = (Path.home() / ".kaggle", _key().parent, Path.home() / "Downloads", Path.cwd())
-    for folder in folders:
-        for pattern in ("kaggle*.json*", "access_token*", "kaggle*.txt"):
-            yield from (path for path in sorted(folder.glob(pattern)) if path not in known)
+def _misnamed() -> list[Path]:
+    """Return files that look like credentials, but have another name or are in another folder."""
+    tokens, key, login = _files()
+    folders = (login.parent, key.parent, Path.home() / "Downloads", Path.cwd())
+    patterns = ("kaggle*.json*", "access_token*", "kaggle*.txt")
+    found = [path for folder in folders for each in patterns for path in sorted(folder.glob(each))]
+    return [path for path in found if path not in (*tokens, key, login)]
 
 
 def _read(path: Path) -> tuple[str, str]:
-    """The text of a file, and what is wrong with it."""
+    """Return the text of a file ("?" if it is not text), and why it cannot be read."""
     try:
-        content = path.read_bytes()
+        return path.read_bytes().decode("utf-8").strip(), ""
+    except FileNotFoundError:
+        return "", ""
     except OSError as error:
         return "", f"it cannot be read: {error.strerror}"
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content:
-        return "", "it is UTF-16; save it as UTF-8"
-    if content.startswith(b"\xef\xbb\xbf"):
-        return "", "it starts with a byte order mark; save it as UTF-8 without BOM"
-    try:
-        return content.decode("utf-8").strip(), ""
     except UnicodeDecodeError:
-        return "", "it is not text"
-
-
-def _fault_of_token(token: str) -> str:
-    if token.lstrip().startswith("{"):
-        return "it is a kaggle.json, not a token; save it as ~/.kaggle/kaggle.json"
-    return _fault_of_word(token, "token")
-
-
-def _fault_of_word(value: object, what: str) -> str:
-    """What is wrong with a token, a key or a user name."""
-    if not isinstance(value, str) or not value:
-        return f"{what} must be a string that is not empty"
-    if "=" in value or value.startswith(("export ", "set ")):
-        return f"{what} contains a copied assignment; leave only what is behind the ="
-    if value[0] in "'\"" or value[-1] in "'\"":
-        return f"{what} has quotes around it; remove them"
-    if value[0] in "<[" or value[-1] in ">]":
-        return f"{what} is in brackets, like a placeholder"
-    if any(character.isspace() for character in value):
-        return f"{what} contains blanks or several lines; it must be one word"
-    if not (value.isascii() and value.isprintable()):
-        return f"{what} contains characters that no {what} has"
-    return ""
+        return "?", ""

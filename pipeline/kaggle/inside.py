@@ -7,10 +7,10 @@ import os
 import shutil
 from pathlib import Path
 
-from pipeline.kaggle import COMPETITION, HOME
+from pipeline.kaggle import COMPETITION, HOME, SUBMIT_PAGE
 
 KAGGLE = Path("/kaggle")
-BY_HAND = f"download the CSV from the notebook's output and submit it by hand at {HOME}"
+BY_HAND = f"download the CSV from the notebook's output and submit it by hand at {SUBMIT_PAGE}"
 ATTACH = (
     "the competition is not attached to this notebook: choose Add input, Competitions, Digit "
     f"Recognizer (after accepting the rules at {HOME}/rules), then run the same command again"

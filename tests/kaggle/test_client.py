@@ -1,14 +1,16 @@
 """client.py: what is retried, what ends at once with which remedy, and that no secret is shown."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-from requests import Response, exceptions
+from requests import PreparedRequest, Response, exceptions
 
 from pipeline.errors import ExternalError, UserError
 from pipeline.kaggle import client
-from pipeline.kaggle.client import CallError, _describe, with_retries
+from pipeline.kaggle.client import _describe, with_retries
+from pipeline.kaggle.credentials import Found
+
+FOUND = [Found("token", "token.txt"), Found("key", "kaggle.json"), Found("login", "login.json")]
 
 
 @pytest.fixture(autouse=True)
@@ -23,47 +25,47 @@ def call_that_fails(error: BaseException) -> tuple[list[int], Any]:
 
     def call() -> None:
         calls.append(1)
-        raise CallError(**_describe(error))
+        raise _describe(error, FOUND)
 
     return calls, call
 
 
-def answer(status: int, text: str) -> exceptions.HTTPError:
+def answer(status: int, text: str, authorization: str = "") -> exceptions.HTTPError:
     response = Response()
     response.status_code = status
+    response.request = PreparedRequest()
+    response.request.headers = {"Authorization": authorization}  # type: ignore[assignment]
     return exceptions.HTTPError(text, response=response)
 
 
 RETRIED = [
     exceptions.ConnectionError("reset by peer"),
-    exceptions.ReadTimeout("nothing came"),
-    exceptions.ChunkedEncodingError("cut off"),
     exceptions.ProxyError("Unable to connect to proxy, RemoteDisconnected"),
     exceptions.SSLError("UNEXPECTED_EOF_WHILE_READING"),
+    ValueError("Downloaded size does not match expected size"),
     answer(408, "timeout"),
     answer(429, "slow down"),
-    answer(500, "oops"),
     answer(503, "busy"),
 ]
+VERIFY = "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: {} (_ssl.c:1006)"
 TUNNEL = "Cannot connect to proxy, OSError('Tunnel connection failed: {}')"
 AT_ONCE = [
-    (exceptions.SSLError("[SSL: CERTIFICATE_VERIFY_FAILED]"), "REQUESTS_CA_BUNDLE"),
+    (exceptions.SSLError(VERIFY.format("self-signed certificate")), "REQUESTS_CA_BUNDLE"),
+    (exceptions.SSLError(VERIFY.format("certificate is not yet valid")), "date and time"),
     (exceptions.ProxyError(TUNNEL.format("407 Proxy Authentication Required")), "USER:PASSWORD"),
-    (exceptions.ProxyError(TUNNEL.format("403 Forbidden")), "refuses the connection (403)"),
-    (
-        exceptions.ProxyError("NewConnectionError: Connection refused"),
-        "the proxy cannot be reached",
-    ),
-    (exceptions.InvalidProxyURL("bad"), "malformed"),
-    (exceptions.InvalidURL("Failed to parse"), "malformed"),
-    (exceptions.InvalidHeader("bad header"), "credentials cannot be sent"),
-    (UnicodeEncodeError("latin-1", "é", 0, 1, "no"), "credentials cannot be sent"),
+    (exceptions.ProxyError(TUNNEL.format("403 Forbidden")), "failed: 403 Forbidden"),
+    (exceptions.InvalidProxyURL("Please check proxy URL. It is malformed"), "proxy settings"),
+    (exceptions.InvalidSchema("Missing dependencies for SOCKS support."), "PySocks"),
     (OSError("Could not find a suitable TLS CA certificate bundle"), "REQUESTS_CA_BUNDLE"),
     (PermissionError(13, "Permission denied", "s.csv"), "s.csv: Permission denied"),
-    (TypeError("unexpected keyword"), "the kaggle client failed (TypeError"),
-    (answer(401, "Unauthenticated"), "401: Unauthenticated"),
+    (TypeError("unexpected keyword"), "reinstall the environment"),
+    (SystemExit(1), "the token in token.txt"),
+    (answer(401, "expired", "Bearer x"), "the token in token.txt (401: expired)"),
+    (answer(401, "expired", "Basic x"), "the key in kaggle.json (401: expired)"),
     (answer(403, "You must verify your phone number"), "verify your phone at"),
     (answer(403, "You must accept this competition's rules"), "/rules"),
+    (answer(403, "403 Client Error: Forbidden for url: https://x/?y=z"), "/rules"),
+    (answer(403, ""), "/rules"),
 ]
 
 
@@ -76,10 +78,7 @@ def test_lost_connections_and_busy_services_are_retried(error: BaseException) ->
 
 
 @pytest.mark.parametrize(("error", "part"), AT_ONCE, ids=str)
-def test_what_the_user_can_fix_ends_at_once(
-    error: BaseException, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
+def test_what_the_user_can_fix_ends_at_once(error: BaseException, part: str) -> None:
     calls, call = call_that_fails(error)
     with pytest.raises(UserError) as caught:
         with_retries("the download", call)
@@ -95,17 +94,27 @@ def test_another_refusal_ends_at_once_in_the_words_of_the_service(status: int) -
     assert len(calls) == 1
 
 
-def test_kaggles_own_words_about_a_403_are_shown() -> None:
-    _, call = call_that_fails(answer(403, "You must verify your phone number"))
+@pytest.mark.parametrize(
+    "words",
+    [
+        "You must verify your phone number",
+        "You have exceeded your quota",
+        "The token lacks the scope competitions:write",
+        "This competition is closed",
+    ],
+)
+def test_a_403_for_another_reason_gives_no_advice_about_rules(words: str) -> None:
+    _, call = call_that_fails(answer(403, words, "Bearer x"))
     with pytest.raises(UserError) as caught:
         with_retries("the submission", call)
-    assert "You must verify your phone number" in str(caught.value)
+    assert words in str(caught.value)
     assert "rules" not in str(caught.value)
 
 
 def test_the_proxy_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://me:secret@proxy:1")
-    _, call = call_that_fails(exceptions.ProxyError("NewConnectionError(http://me:secret@proxy:1)"))
+    said = "Unable to connect to proxy, NewConnectionError(http://me:secret@proxy:1)"
+    _, call = call_that_fails(exceptions.ProxyError(said))
     with pytest.raises(UserError, match="check HTTPS_PROXY") as caught:
         with_retries("the download", call)
     assert "secret" not in str(caught.value)
@@ -116,3 +125,18 @@ def test_in_a_notebook_the_way_out_is_its_output(monkeypatch: pytest.MonkeyPatch
     _, call = call_that_fails(answer(503, ""))
     with pytest.raises(ExternalError, match="switch the notebook's internet on, or download"):
         with_retries("the submission", call)
+
+
+@pytest.mark.parametrize("text", ["60s", "-1", "nan", "inf", "0", "1,5"])
+def test_a_number_of_seconds_that_is_none_is_refused(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("DIGITS_STALL_SECONDS", text)
+    with pytest.raises(UserError, match=f'DIGITS_STALL_SECONDS must .* not "{text}"'):
+        client._seconds("DIGITS_STALL_SECONDS", 60)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("", 60), (" ", 60), ("90", 90), ("0.5", 0.5)])
+def test_a_number_of_seconds(monkeypatch: pytest.MonkeyPatch, text: str, seconds: float) -> None:
+    monkeypatch.setenv("DIGITS_STALL_SECONDS", text)
+    assert client._seconds("DIGITS_STALL_SECONDS", 60) == seconds
