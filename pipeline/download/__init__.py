@@ -30,7 +30,7 @@ SOURCES = {
     "sample": Source(labels_public=True),
     "mnist": Source(labels_public=True),
     "fashion": Source(labels_public=True, class_names=tuple(GARMENTS.split(","))),
-    "local": Source(labels_public=False),  # a folder, zip or tar of your own
+    "local": Source(labels_public=False),  # a folder or zip of your own
 }
 NAMED = tuple(name for name in SOURCES if name != "local")
 
@@ -41,7 +41,7 @@ class Dataset:
 
     name: str  # of its folder in data/
     source: str  # a key of SOURCES
-    path: Path | None = None  # the folder, zip or tar of the source "local"
+    path: Path | None = None  # the folder or zip of the source "local"
 
     @property
     def labels_public(self) -> bool:
@@ -53,7 +53,7 @@ def dataset(word: str) -> Dataset:
     """The dataset that `DATASET=word` names.
 
     Args:
-        word: the name of a source, or the path of a folder, zip or tar.
+        word: the name of a source, or the path of a folder or zip.
 
     Raises:
         UserError: it is neither.
@@ -64,9 +64,9 @@ def dataset(word: str) -> Dataset:
     if not path.exists():
         raise UserError(
             f"there is no dataset {word!r}: choose from {', '.join(NAMED)}, or give the path of a "
-            "folder, zip or tar with train.csv, test.csv and sample_submission.csv"
+            "folder or zip with train.csv, test.csv and sample_submission.csv"
         )
-    stem = path.resolve().stem.removesuffix(".tar") if path.is_file() else path.resolve().name
+    stem = path.resolve().stem if path.is_file() else path.resolve().name
     name = re.sub(r"[^A-Za-z0-9_]+", "-", stem).strip("-") or "local"
     if name in NAMED:
         raise UserError(f"{word}: rename it; {name} is the name of a built-in dataset")
