@@ -25,12 +25,15 @@ from pipeline.stages import Graph
 
 # Seconds between two looks at the list of submissions.
 POLL = 5.0
+# How often to look for a submission whose answer was lost: the list may lag behind.
+LOOKS = 3
+FORCED = "`digits submit --force` or `make submit FORCE=1`"
 # A share of the rows that no label of the competition comes near.
 MOST_OF_ONE_LABEL = 0.5
 
 
 def candidate(graph: Graph, from_competition: bool = False) -> Entry:
-    """The submission for a dataset and a preset, not sent yet, if it may be sent.
+    """Check that the submission of a dataset and a preset may be sent; return its ledger entry.
 
     Args:
         graph: the tasks.
@@ -56,7 +59,7 @@ def candidate(graph: Graph, from_competition: bool = False) -> Entry:
 
 
 def candidate_file(csv: Path, graph: Graph) -> Entry:
-    """The submission that a CSV of any origin is, not sent yet, if it may be sent.
+    """Check that a user's CSV may be submitted, and return its ledger entry.
 
     A CSV that was written here and predicts the same for each row tells where this one comes from.
 
@@ -94,7 +97,7 @@ def candidate_file(csv: Path, graph: Graph) -> Entry:
 
 
 def _by_id(csv: Path) -> NDArray[np.int64]:
-    """The labels of a submission, in the order of their ids, int64 (n,)."""
+    """Read the labels of a submission, in the order of their ids, int64 (n,)."""
     ids, labels = csvs.read_labels(csv, quoted=True)
     return labels[ids.argsort()]
 
@@ -113,7 +116,7 @@ def _refusal(what: str, source: str, confirmation: str = "") -> str:
 def _entry(
     csv: Path, params: Mapping[str, Any] | None = None, found: Mapping[str, Any] | None = None
 ) -> Entry:
-    """An entry for a CSV, with what its manifest says if it was written here."""
+    """Return an entry for a CSV, with what its manifest says if it was written here."""
     digest = fingerprint(csv)
     if params is None or found is None:
         return Entry(file=csv.name, sha256=digest)
@@ -151,8 +154,8 @@ def submit(
     rows = np.bincount(labels)
     if rows.max() > MOST_OF_ONE_LABEL * len(labels) and not force:
         raise UserError(
-            f"{csv.name} predicts {rows.argmax()} for {rows.max():,} of {len(labels):,} rows, as a "
-            "network does that has diverged; look at the report, or send it with FORCE=1"
+            f"{csv.name} predicts {rows.argmax()} for {rows.max():,} of {len(labels):,} rows; "
+            f"training probably diverged: look at the report, or send it with {FORCED}"
         )
     # The lock is held until the submission is in the ledger: if two processes start at once, the
     # second one finds it there.
@@ -162,16 +165,17 @@ def submit(
         refs += [int(entry.ref) for entry in entries if entry.sha256 == chosen.sha256]
         if refs and not force:
             ref = max(refs)
-            print(f"this exact file was already submitted, as {ref}; FORCE=1 submits it again")
+            print(f"this exact file was already submitted, as {ref}; {FORCED} submits it again")
         else:
             _stop_if_none_left()
             ref = _send(csv, chosen, message, refs)
             print(f"sent {csv.name} as submission {ref}")
+            _report_twins(chosen, [*refs, ref])
         if str(ref) not in {entry.ref for entry in entries}:
             sent = {"message": message, "ref": str(ref), "status": "PENDING"}
             now = datetime.now(UTC).isoformat(timespec="seconds")
             ledger.write(ledger_path, [*entries, replace(chosen, submitted_at=now, **sent)])
-    _print_left()
+    _submissions_left()
     found = _wait_for_score(ref, wait)
     if found is None:
         print(f"submission {ref} has no score yet; `digits ledger --refresh` looks it up")
@@ -186,23 +190,23 @@ def refresh(ledger_path: Path) -> None:
     """Look up the scores of the ledger's pending submissions."""
     listed = {str(s.ref): s for s in with_retries("the list of submissions", client.submissions)}
     for entry in ledger.read(ledger_path):
-        if entry.status == "PENDING" and entry.ref in listed:
-            found = listed[entry.ref]
+        found = listed.get(entry.ref)
+        if entry.status == "PENDING" and found and found.judged:
             ledger.record_score(ledger_path, entry.ref, found.status, found.public_score)
 
 
 def _mark(chosen: Entry) -> str:
-    """The part of a description that identifies this exact file in the list of submissions."""
+    """Return the part of a description that identifies this exact file on Kaggle."""
     return f"sha256 {chosen.sha256[:16]}"
 
 
 def _listed(chosen: Entry) -> list[int]:
-    """The refs under which Kaggle lists this exact file."""
+    """Return the refs under which Kaggle lists this exact file, newest first."""
     return [entry.ref for entry in client.submissions() if _mark(chosen) in entry.description]
 
 
 def _send(csv: Path, chosen: Entry, message: str, known: list[int]) -> int:
-    """Send until it has arrived, once; returns its ref.
+    """Send until it has arrived, once; return its ref.
 
     Even if no answer comes, the submission may exist. So before each further attempt, and after the
     last, look in the list for this exact file, except among the `known` refs.
@@ -215,7 +219,11 @@ def _send(csv: Path, chosen: Entry, message: str, known: list[int]) -> int:
     tried = False
 
     def arrived() -> int | None:
-        return next((ref for ref in _listed(chosen) if ref not in known), None)
+        for look in range(LOOKS):
+            time.sleep(client.pause_before(2 + look, 0))
+            if new := [ref for ref in _listed(chosen) if ref not in known]:
+                return new[0]
+        return None
 
     def attempt() -> int:
         nonlocal tried
@@ -225,15 +233,27 @@ def _send(csv: Path, chosen: Entry, message: str, known: list[int]) -> int:
 
     try:
         return with_retries("the submission", attempt)
-    except ExternalError:
-        with contextlib.suppress(CallError):
-            if ref := arrived():
-                return ref
+    except ExternalError as error:
+        if isinstance(error.__cause__, CallError) and error.__cause__.retryable:
+            with contextlib.suppress(CallError):
+                if ref := arrived():
+                    return ref
         raise
 
 
+def _report_twins(chosen: Entry, known: list[int]) -> None:
+    """Say if this exact file was also sent from elsewhere: the ledger's lock is of this clone."""
+    with contextlib.suppress(CallError):
+        for ref in _listed(chosen):
+            if ref not in known:
+                print(
+                    f"this exact file was also submitted as {ref}, at the same time, by another "
+                    "clone or computer; it counts as another submission of today"
+                )
+
+
 def _stop_if_none_left() -> None:
-    if _print_left() == 0:
+    if _submissions_left() == 0:
         now = datetime.now(UTC)
         minutes = 24 * 60 - 60 * now.hour - now.minute
         raise ExternalError(
@@ -242,17 +262,19 @@ def _stop_if_none_left() -> None:
         )
 
 
-def _print_left() -> int | None:
-    left = with_retries("the number of submissions left", client.submissions_left)
-    if left is None:
-        print("submissions left today: unknown, because this version of the client cannot ask")
-    else:
-        print(f"submissions left today: {left}")
+def _submissions_left() -> int | None:
+    """Print how many submissions are left today, and return it; None if Kaggle does not say."""
+    try:
+        left = client.submissions_left()
+    except CallError as error:  # the submission does not depend on it
+        print(f"submissions left today: unknown ({error})")
+        return None
+    print(f"submissions left today: {left}")
     return left
 
 
 def _wait_for_score(ref: int, wait: float) -> Submission | None:
-    """The submission once it has been scored; None if it is still pending after `wait` seconds."""
+    """Return the submission once it is judged; None if it is not after `wait` seconds."""
     console = Console()
     end = time.monotonic() + wait
     with console.status("") as countdown:
@@ -262,7 +284,7 @@ def _wait_for_score(ref: int, wait: float) -> Submission | None:
             countdown.update(f"waiting for the score, {left:.0f} s at most")
             with contextlib.suppress(CallError):  # the next look may succeed
                 for entry in client.submissions():
-                    if entry.ref == ref and entry.status != "PENDING":
+                    if entry.ref == ref and entry.judged:
                         return entry
             time.sleep(min(POLL, left))
     return None

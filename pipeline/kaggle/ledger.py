@@ -30,7 +30,7 @@ COLUMNS = [field.name for field in fields(Entry)]
 
 
 def read(path: Path) -> list[Entry]:
-    """All entries, oldest first; none if there is no ledger yet.
+    """Read all entries, oldest first; none if there is no ledger yet.
 
     Raises:
         UserError: the file is not a ledger.

@@ -42,7 +42,6 @@ import os
 import re
 import socket
 import socketserver
-import struct
 import threading
 import zipfile
 import zlib
@@ -70,15 +69,13 @@ SECRETS = (KEY, TOKEN, SIGNATURE, _BASIC)
 
 # Years old, as on the real service: whoever copies it to a file makes that file look stale.
 LAST_MODIFIED = "Tue, 10 Dec 2019 18:20:13 GMT"
-CREATED = "2019-12-10T18:20:13.000Z"
 
 GET_FILE = "GET file"
 PUT_UPLOAD = "PUT upload"
 SERVED_CALLS = (
     "IntrospectToken",
-    "ListDataFiles",
+    "GenerateAccessToken",
     "DownloadDataFiles",
-    "DownloadDataFile",
     "StartSubmissionUpload",
     "CreateSubmission",
     "ListSubmissions",
@@ -95,11 +92,11 @@ KERNEL_CALLS = (
     "GetAcceleratorQuotaStatistics",
     STREAM_LOG,
 )
-NEED_RULES = ("DownloadDataFiles", "DownloadDataFile", "StartSubmissionUpload", "CreateSubmission")
+NEED_RULES = ("DownloadDataFiles", "StartSubmissionUpload", "CreateSubmission")
 
 # What can go wrong, and where. "resume" is a GET with Range; it falls back on "download".
 COMMON_KINDS = ("status", "html", "drop", "lost", "stall")
-FILE_KINDS = ("status", "html", "drop", "stall", "reset", "truncate", "short", "corrupt", "garble")
+FILE_KINDS = ("status", "html", "drop", "stall", "truncate", "short", "corrupt", "garble")
 KINDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys((*SERVED_CALLS, *KERNEL_CALLS), COMMON_KINDS),
     "CreateSubmission": (*COMMON_KINDS, "refused"),
@@ -138,6 +135,7 @@ class Submission:
     public_score: str = ""
     error_description: str = ""
     polls: int = 0  # how often it was listed
+    lag: int = 0  # how many lists it will be missing from
 
 
 @dataclass(frozen=True)
@@ -186,12 +184,13 @@ class KaggleService:
         self.pending_polls: int | None = 0  # None: a score never comes
         self.score_error: str | None = None
         self.rules_accepted = True
-        self.token_valid = True
+        self.list_lag = 0  # in how many lists a new submission is missing
+        self.scores_hidden = False  # COMPLETE comes before the score
         self.faults: dict[str, deque[Fault]] = {name: deque() for name in KINDS}
 
         self.closing = threading.Event()  # releases stalled answers
         self._lock = threading.RLock()
-        self._stored = {ARCHIVE: _zipped(self.files), **self.files}
+        self._stored = _zipped(self.files)
         self._uploads: dict[str, _Upload] = {}
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
@@ -221,7 +220,7 @@ class KaggleService:
         - stall: a file stops half-way, anything else before its first byte; goes on after
           `seconds`, or never
         - refused (CreateSubmission): no error, but no submission either: ref 0
-        - reset, truncate (files): half the bytes, then a reset or an orderly close
+        - truncate (files): half the bytes, then the end of the connection
         - short (files): half the bytes, but announced as the whole
         - corrupt (files): one bit flipped, so that a zip member's CRC does not match
         - garble (files): a zip member that cannot even be inflated
@@ -343,12 +342,9 @@ class KaggleService:
                 return _error(404, "Competition not found")
             if request.call in NEED_RULES and not self.rules_accepted:
                 return _error(403, "You must accept this competition's rules before you continue")
-            if request.call == "ListDataFiles":
-                return self._list_files()
             if request.call == "DownloadDataFiles":
-                return self._redirect(ARCHIVE)
-            if request.call == "DownloadDataFile":
-                return self._redirect(str(asked.get("fileName")))
+                url = f"http://localhost/storage/{ARCHIVE}?X-Goog-Signature={SIGNATURE}"
+                return Answer(302, {"Location": url})
             if request.call == "StartSubmissionUpload":
                 return self._start_upload(asked)
             if request.call == "CreateSubmission":
@@ -358,35 +354,17 @@ class KaggleService:
             return self._limits()
 
     def _authorized(self, request: Request) -> bool:
-        if not self.token_valid:
-            return False
         if request.call == "IntrospectToken":  # asks whether the token in its body is good
             return True
         given = request.headers.get("Authorization")
         return given in (f"Basic {_BASIC}", f"Bearer {TOKEN}")
 
-    def _list_files(self) -> Answer:
-        files = [
-            {"ref": name, "name": name, "totalBytes": len(content), "creationDate": CREATED}
-            for name, content in self.files.items()
-        ]
-        return _json({"files": files, "nextPageToken": ""})
-
-    def _redirect(self, name: str) -> Answer:
-        if name not in self._stored:
-            return _error(404, f"No such file: {name}")
-        url = f"http://localhost/storage/{name}?X-Goog-Signature={SIGNATURE}"
-        return Answer(302, {"Location": url})
-
     def _send_file(self, request: Request, damage: str) -> Answer:
-        name = request.path.rpartition("/")[2]
-        if name not in self._stored:
-            return Answer(404, {"Content-Type": "application/xml"}, b"<Error>NoSuchKey</Error>")
-        content = self._stored[name]
+        content = self._stored
         etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
         content = _damaged(content, damage)
         headers = {
-            "Content-Type": "application/zip" if name.endswith(".zip") else "text/csv",
+            "Content-Type": "application/zip",
             "Last-Modified": LAST_MODIFIED,
             "ETag": etag,
             "Accept-Ranges": "bytes",
@@ -430,6 +408,7 @@ class KaggleService:
             description=str(asked.get("submissionDescription", "")),
             content=upload.content,
             sha256=hashlib.sha256(upload.content).hexdigest(),
+            lag=self.list_lag,
         )
         self.submissions.append(submission)
         return _json(
@@ -437,7 +416,9 @@ class KaggleService:
         )
 
     def _list_submissions(self, asked: dict[str, Any]) -> Answer:
-        newest_first = self.submissions[::-1]
+        newest_first = [each for each in self.submissions[::-1] if each.lag <= 0]
+        for each in self.submissions:
+            each.lag -= 1
         size = int(asked.get("pageSize") or 20)
         number = max(1, int(asked.get("page") or 1))  # kaggle 2.0 asks for -1
         start = int(asked.get("pageToken") or (number - 1) * size)
@@ -452,8 +433,7 @@ class KaggleService:
                 "date": submission.date,
                 "description": submission.description,
                 "totalBytes": len(submission.content),
-                "publicScore": submission.public_score,
-                "privateScore": submission.public_score,
+                "publicScore": "" if self.scores_hidden else submission.public_score,
                 "status": submission.status,
                 "errorDescription": submission.error_description,
             }
@@ -512,9 +492,6 @@ def _damaged(content: bytes, damage: str) -> bytes:
     if damage not in ("corrupt", "garble"):
         return content
     damaged = bytearray(content)
-    if not zipfile.is_zipfile(io.BytesIO(content)):  # a single CSV
-        damaged[len(content) // 2] ^= 1
-        return bytes(damaged)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         member = max(archive.infolist(), key=lambda info: info.compress_size)
     start = member.header_offset + 30 + len(member.filename.encode())  # 30: the fixed header
@@ -683,12 +660,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(service.answer(request, damage=fault.kind))
         elif fault.kind == "stall":
             self._stall(request, fault.seconds)
-        elif fault.kind == "reset":
-            self._send_half(service.answer(request))
-            # Closing with a zero linger time sends RST in place of an orderly end.
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.rfile.close()  # it keeps the connection open otherwise
-            self.connection.close()
         elif fault.kind == "truncate":
             self._send_half(service.answer(request))
         else:

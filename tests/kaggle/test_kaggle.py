@@ -5,12 +5,14 @@ all of them, no secret is shown, and no host but loopback is contacted.
 """
 
 import csv
+import gzip
 import json
 import os
 import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -218,6 +220,29 @@ def test_a_good_token_is_enough(service, project, monkeypatch, files):
     assert_complete(project, files)
 
 
+def test_a_login_that_has_expired_is_to_be_renewed(service, project, monkeypatch):
+    monkeypatch.delenv("KAGGLE_USERNAME")
+    monkeypatch.delenv("KAGGLE_KEY")
+    login = project / "home" / ".kaggle" / "credentials.json"
+    login.parent.mkdir()
+    login.write_text(json.dumps({"refresh_token": "old", "username": "someone"}))
+    done = digits(project, "download")
+    assert done.returncode == 2
+    line = only_line(done.stderr)
+    assert "the login in home/.kaggle/credentials.json" in line
+    assert "run `kaggle auth login` again" in line
+    assert "settings" not in line, "a new token is not needed"
+    assert "GenerateAccessToken" in service.calls()
+
+
+def test_a_number_of_seconds_that_is_none_is_refused(service, project, monkeypatch):
+    monkeypatch.setenv("DIGITS_STALL_SECONDS", "60s")
+    done = digits(project, "ledger", "--refresh")
+    assert done.returncode == 2
+    assert 'DIGITS_STALL_SECONDS must be a number of seconds, such as 60, not "60s"' in done.stderr
+    assert service.requests == []
+
+
 def test_without_credentials_the_message_names_what_to_do(service, project, monkeypatch):
     monkeypatch.delenv("KAGGLE_USERNAME")
     monkeypatch.delenv("KAGGLE_KEY")
@@ -226,6 +251,7 @@ def test_without_credentials_the_message_names_what_to_do(service, project, monk
     line = only_line(done.stderr)
     for way in ("https://www.kaggle.com/settings", "DATASET=digit-recognizer.zip", "make demo"):
         assert way in line
+    assert "https://www.kaggle.com/competitions/digit-recognizer/submit" in line
     assert service.requests == []
 
 
@@ -242,7 +268,7 @@ def test_verbose_shows_no_secret(service, project, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "content", "part"),
     [
-        ("test.csv", None, "0 files named test.csv"),
+        ("test.csv", None, "expected one file named test.csv, found none"),
         ("train.csv", b"a,b\n1,2\n", "train.csv, line 1: "),
         ("sample_submission.csv", b"ImageId,Label\n1,0\n", "1 rows, but test.csv has 20"),
     ],
@@ -359,20 +385,35 @@ def test_submit_sends_waits_and_records_the_score(service, project, submission):
     assert entry["submitted_at"].endswith("+00:00")
 
 
-def test_a_client_that_cannot_count_the_submissions_left_says_so(
-    service, project, monkeypatch, capsys
-):
-    with pytest.raises(CallError) as caught:
+def test_a_client_without_a_call_says_what_it_lacks(service, project):
+    with pytest.raises(CallError, match="no attribute 'a_call_of_later_versions'") as caught:
         client.call("a_call_of_later_versions", {})
-    assert caught.value.lacking
     assert not caught.value.retryable
+    assert "distclean" not in caught.value.remedy
 
-    def lacking(*arguments):
-        raise caught.value
 
-    monkeypatch.setattr(client, "call", lacking)
-    submit._stop_if_none_left()
-    assert "submissions left today: unknown" in capsys.readouterr().out
+@pytest.mark.slow
+@pytest.mark.parametrize("status", [403, 404, 503])
+def test_the_number_of_submissions_left_is_only_information(service, project, submission, status):
+    service.fail("GetSubmissionLimits", status=status, times=1000)
+    done = digits(project, "submit", *FAST)
+    assert done.returncode == 0, done.stderr
+    assert "submissions left today: unknown" in done.stdout
+    assert len(service.submissions) == 1
+
+
+@pytest.mark.slow
+def test_a_submission_that_is_complete_before_its_score(service, project, submission):
+    service.scores_hidden = True
+    done = digits(project, "submit", "--config", "demo", "--wait", "2")
+    assert done.returncode == 0, done.stderr
+    assert "digits ledger --refresh" in done.stdout
+    assert digits(project, "ledger", "--refresh").returncode == 0
+    assert ledger_of(project)[0]["status"] == "PENDING"
+    service.scores_hidden = False
+    assert digits(project, "ledger", "--refresh").returncode == 0
+    (entry,) = ledger_of(project)
+    assert (entry["status"], entry["public_score"]) == ("COMPLETE", "1.00000")
 
 
 @pytest.mark.slow
@@ -407,7 +448,6 @@ def test_without_a_ledger_the_list_on_kaggle_shows_what_was_sent(service, projec
 
 RETRIED = {
     "busy list": ("ListSubmissions", {"status": 429}),
-    "broken limits": ("GetSubmissionLimits", {"status": 503}),
     "broken start": ("StartSubmissionUpload", {"status": 503}),
     "busy start": ("StartSubmissionUpload", {"status": 429, "headers": {"Retry-After": "1"}}),
     "failed upload": ("upload", {"status": 403}),
@@ -444,9 +484,43 @@ def test_a_lost_answer_to_a_forced_submission_is_found_among_the_new(service, pr
     assert len(service.submissions) == 2
 
 
+@pytest.mark.slow
+def test_a_lost_answer_is_not_sent_again_where_the_list_lags(service, project, submission):
+    service.list_lag = 2
+    service.fail("CreateSubmission", "lost")
+    assert digits(project, "submit", *FAST).returncode == 0
+    (sent,) = service.submissions
+    assert [entry["ref"] for entry in ledger_of(project)] == [str(sent.ref)]
+
+
+@pytest.mark.slow
+def test_a_second_clone_that_submits_the_same_csv_at_once_is_reported(
+    service, project, submission, monkeypatch
+):
+    """Both looked before either had sent: no lock spans two clones."""
+    monkeypatch.setattr(submit, "POLL", 0.1)
+    entry = submit.candidate(build("kaggle", "demo"))
+    listed = submit._listed
+
+    def other_clone_sends_first(chosen):
+        refs = listed(chosen)
+        if not service.submissions:
+            client.submit(submission, submit._mark(entry))
+        return refs
+
+    monkeypatch.setattr(submit, "_listed", other_clone_sends_first)
+    printed: list[str] = []
+    monkeypatch.setattr("builtins.print", lambda text, **_: printed.append(text))
+    submit.submit(submission, entry, project / "submissions/ledger.csv", "", False, 0)
+    first, second = service.submissions
+    assert [each["ref"] for each in ledger_of(project)] == [str(second.ref)]
+    assert any(f"also submitted as {first.ref}" in line for line in printed)
+
+
 REFUSED = {
     "bad request": ("CreateSubmission", {"status": 400, "message": "what is this"}),
     "rules": ("StartSubmissionUpload", {"status": 403}),
+    "quota": ("CreateSubmission", {"status": 403, "message": "You have exceeded your quota"}),
     "credentials": ("ListSubmissions", {"status": 401}),
     "broken forever": ("StartSubmissionUpload", {"status": 503, "times": 1000}),
     "upload fails forever": ("CreateSubmission", {"kind": "refused", "times": 1000}),
@@ -466,7 +540,7 @@ def test_a_csv_of_one_label_is_only_sent_by_force(service, project, submission):
     done = digits(project, "submit", *FAST)
     assert done.returncode == 2
     assert "predicts 3 for 20 of 20 rows" in only_line(done.stderr)
-    assert "FORCE=1" in done.stderr
+    assert "`digits submit --force` or `make submit FORCE=1`" in done.stderr
     assert service.requests == []
     assert digits(project, "submit", *FAST, "--force").returncode == 0
     assert len(service.submissions) == 1
@@ -483,6 +557,7 @@ def test_a_refusal_ends_in_one_line_and_no_entry(service, project, submission, c
     line = only_line(done.stderr)
     if "message" in fault:
         assert f"Kaggle refuses it ({fault['status']}): {fault['message']}" in line
+        assert "/rules" not in line
     assert service.submissions == []
     assert ledger_of(project) == []
     assert submission.read_bytes() == before
@@ -532,7 +607,7 @@ def test_a_score_that_does_not_come_can_be_looked_up_later(service, project, sub
 def test_no_wait_asks_for_no_score(service, project, submission):
     done = digits(project, "submit", "--config", "demo", "--wait", "0")
     assert done.returncode == 0
-    assert service.calls().count("ListSubmissions") == 1, "to see what was sent before"
+    assert service.calls().count("ListSubmissions") == 2, "to see what was sent before, and since"
 
 
 @pytest.mark.slow
@@ -615,6 +690,21 @@ def test_a_csv_of_the_user_is_sent_once_without_an_estimate(service, project, su
     assert (entry["file"], entry["preset"], entry["oof_accuracy"]) == ("blend.csv", "", "")
     assert entry["public_score"] == "0.95000"
     assert "public score 0.95000\n" in done.stdout
+
+
+@pytest.mark.parametrize("packed", ["blend.csv.zip", "blend.csv.gz", "blend.zip"])
+def test_a_packed_csv_is_sent_unpacked(service, project, submission, packed):
+    content = submission.read_bytes()
+    if packed.endswith(".gz"):
+        (project / packed).write_bytes(gzip.compress(content))
+    else:
+        with zipfile.ZipFile(project / packed, "w") as archive:
+            archive.writestr("blend.csv", content)
+            archive.writestr("__MACOSX/._blend.csv", b"")
+    done = digits(project, "submit", packed, "--wait", "0")
+    assert done.returncode == 0, done.stderr
+    (sent,) = service.submissions
+    assert (sent.file_name, sent.content) == ("blend.csv", content)
 
 
 def test_a_copy_of_our_own_csv_is_recognised(service, project, submission):
