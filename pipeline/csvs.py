@@ -217,7 +217,7 @@ def _tables(
         raise UserError(f"{path}: there is no such file") from error
     with file:
         header = file.readline(LINE).removeprefix(BOM)
-        _check_header(path, header.removesuffix(b"\n"), columns)
+        _check_header(path, header.removesuffix(b"\n"), columns, submission=quoted)
         yield np.empty((0, len(columns)), dtype)
         # In pieces of whole lines, so that a large file need not fit into memory as text.
         while piece := file.read(PIECE):
@@ -256,7 +256,9 @@ def _parsed(
     return values if within and complete else None
 
 
-def _check_header(path: Path, header: bytes, columns: Sequence[str]) -> None:
+def _check_header(
+    path: Path, header: bytes, columns: Sequence[str], submission: bool = False
+) -> None:
     if header.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in header:
         raise UserError(f"{path}: this is UTF-16 or no text at all; save it as UTF-8")
     text = header.decode("utf-8", "replace").rstrip("\r")
@@ -269,7 +271,7 @@ def _check_header(path: Path, header: bytes, columns: Sequence[str]) -> None:
     missing = [name for name in columns if name not in found]
     extra = [name for name in found if name not in columns]
     twice = sorted({name for name in found if found.count(name) > 1})
-    if foreign := _foreign(found):
+    if foreign := _foreign(found, submission):
         fault = foreign
     elif [name.strip() for name in found] == list(columns):
         padded = next(name for name in found if name != name.strip())
@@ -288,12 +290,14 @@ def _check_header(path: Path, header: bytes, columns: Sequence[str]) -> None:
     raise UserError(f"{path}, line 1: {fault}")
 
 
-def _foreign(found: Sequence[str]) -> str | None:
+def _foreign(found: Sequence[str], submission: bool) -> str | None:
     """What a header is that other datasets are known by, and what to do; None for any other."""
     names = set(found)
     rename = "or name the columns as the competition does: label,pixel0,…,pixel783"
     if found[:1] in ([""], ["Unnamed: 0"], ["index"]):
         return f"column {found[0]!r} is a pandas index; write the CSV with to_csv(…, index=False)"
+    if submission:  # by its few columns, no dataset can be told
+        return None
     if "1x1" in names:
         return f"this is mnist-in-csv (1x1, 1x2, …); take DATASET=mnist, {rename}"
     if "pixel784" in names and "pixel0" not in names:

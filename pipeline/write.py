@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import csvs, probabilities
+from pipeline.download.local import unpacked
 from pipeline.errors import UserError
 
 
@@ -53,7 +54,8 @@ def write(
 
 def check(path: Path, sample: Path) -> None:
     """Check that the competition would accept a CSV, and say so, and how it differs from ours."""
-    rows, deviations = csvs.compare_submission(path, sample)
-    print(f"{path}: {rows:,} rows, valid for {os.path.relpath(sample)}")
-    for deviation in deviations:
-        print(f"warning: {deviation}; the competition accepts it")
+    with unpacked(path) as csv:
+        rows, deviations = csvs.compare_submission(csv, sample)
+        print(f"{path}: {rows:,} rows, valid for {os.path.relpath(sample)}")
+        for deviation in deviations:
+            print(f"warning: {deviation.replace(str(csv), str(path))}; the competition accepts it")

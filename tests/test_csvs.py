@@ -303,6 +303,8 @@ def test_the_sample_submission_of_kannada_mnist_is_named(tmp_path: Path) -> None
     path.write_text("id,label\n0,0\n")
     with pytest.raises(UserError, match=r"line 1: .*Kannada-MNIST .*ImageId"):
         csvs.read_labels(path)
+    with pytest.raises(UserError, match="should begin with ImageId,Label, found 'id,label'"):
+        csvs.read_labels(path, quoted=True)  # a submission, of the competition
 
 
 def test_train_csv_and_test_csv_are_not_interchangeable(tiny_folder: Path) -> None:

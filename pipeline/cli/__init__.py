@@ -114,14 +114,17 @@ def submit(
     Nothing is sent twice, and nothing that is known to be made from public labels.
     """
     from pipeline import submit
+    from pipeline.download.local import unpacked
 
     graph = stages.load(dataset, preset)
     if file:
-        csv, chosen = file, submit.candidate_file(file, graph)
+        with unpacked(file) as csv:
+            chosen = submit.candidate_file(csv, graph)
+            submit.submit(csv, chosen, stages.LEDGER, message, force, wait)
     else:
         csv = graph.task("write").writes["submission"]
         chosen = submit.candidate(graph, from_competition)
-    submit.submit(csv, chosen, stages.LEDGER, message, force, wait)
+        submit.submit(csv, chosen, stages.LEDGER, message, force, wait)
 
 
 # --- the other commands, in the order of --help -------------------------------------------------
