@@ -15,7 +15,7 @@ from pipeline.config import Preset
 from pipeline.download import SOURCES, Dataset
 from pipeline.download import dataset as find_dataset
 from pipeline.errors import UserError
-from pipeline.kaggle import inside
+from pipeline.kaggle import SUBMIT_PAGE, inside
 from pipeline.stages import Graph
 
 # An accuracy that ten classes reach by guessing, with some luck.
@@ -84,7 +84,10 @@ def result(graph: Graph) -> None:
     elif source == "local":
         confirmed = artifacts.metadata(download.manifest).get("from_competition")
         command = graph.command_here("submit") if confirmed else submit_command(graph)
-        print(f"next: {command}  (only if the files are the competition's own)")
+        print(
+            f"next: {command}  (only if the files are the competition's own; needs a Kaggle token, "
+            f"or upload the CSV at {SUBMIT_PAGE})"
+        )
     else:
         command = stages.load("kaggle", "fast").command_here("submission")
         print(

@@ -148,6 +148,7 @@ def test_without_an_environment_the_next_command_needs_none(
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     ended = digits("result", "--dataset", str(tiny_folder), "--config", "sprint")
     assert f"next: {tmp_path}/python -m pipeline submit --from-competition" in ended.lines[-1]
+    assert "https://www.kaggle.com/competitions/digit-recognizer/submit" in ended.lines[-1]
 
 
 # --- one digit -----------------------------------------------------------------------------------
