@@ -170,11 +170,12 @@ def submit(
             _stop_if_none_left()
             ref = _send(csv, chosen, message, refs)
             print(f"sent {csv.name} as submission {ref}")
-            _report_twins(chosen, [*refs, ref])
         if str(ref) not in {entry.ref for entry in entries}:
             sent = {"message": message, "ref": str(ref), "status": "PENDING"}
             now = datetime.now(UTC).isoformat(timespec="seconds")
             ledger.write(ledger_path, [*entries, replace(chosen, submitted_at=now, **sent)])
+    if ref not in refs:
+        _report_twins(chosen, [*refs, ref])
     _submissions_left()
     found = _wait_for_score(ref, wait)
     if found is None:

@@ -189,7 +189,7 @@ def with_retries(what: str, call: Callable[[], Answer]) -> Answer:
 def pause_before(attempt: int, retry_after: float) -> float:
     """Return the seconds to wait before attempt number `attempt` (2, 3, …).
 
-    They double, with jitter, up to LONGEST_PAUSE, as does the service's Retry-After.
+    They double, with jitter. The service's Retry-After is respected, both up to LONGEST_PAUSE.
     """
     doubled = FIRST_PAUSE * 2.0 ** (attempt - 2) * random.uniform(0.5, 1.0)  # noqa: S311
     return min(LONGEST_PAUSE, max(doubled, retry_after))

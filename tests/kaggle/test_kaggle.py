@@ -112,12 +112,9 @@ TRANSIENT = {
     "broken": ("DownloadDataFiles", {"status": 503}, "503"),
     "dropped": ("DownloadDataFiles", {"kind": "drop"}, "no valid answer"),
     "a page instead of an answer": ("DownloadDataFiles", {"kind": "html"}, "not the archive"),
-    "storage busy": ("download", {"status": 429}, "429"),
     "storage broken": ("download", {"status": 503}, "503"),
-    "storage dropped": ("download", {"kind": "drop"}, "no valid answer"),
     "half an archive": ("download", {"kind": "short"}, "digit-recognizer.zip"),
     "flipped bytes": ("download", {"kind": "corrupt"}, "is damaged"),
-    "corrupt compression": ("download", {"kind": "garble"}, "is damaged"),
     "a page instead of the archive": ("download", {"kind": "html"}, "digit-recognizer.zip"),
     "stalled call": ("DownloadDataFiles", {"kind": "stall"}, f"for {STALL_SECONDS} s"),
     "stalled download": ("download", {"kind": "stall"}, f"for {STALL_SECONDS} s"),
@@ -164,7 +161,6 @@ PERMANENT = {
     "busy forever": ("DownloadDataFiles", {"status": 429}, 5),
     "broken forever": ("download", {"status": 503}, 5),
     "corrupt forever": ("download", {"kind": "corrupt"}, 5),
-    "a page forever": ("download", {"kind": "html"}, 5),
     "not found": ("DownloadDataFiles", {"status": 404}, 1),
     "refused": ("DownloadDataFiles", {"status": 400, "message": "no such thing"}, 1),
 }
@@ -449,11 +445,8 @@ def test_without_a_ledger_the_list_on_kaggle_shows_what_was_sent(service, projec
 RETRIED = {
     "busy list": ("ListSubmissions", {"status": 429}),
     "broken start": ("StartSubmissionUpload", {"status": 503}),
-    "busy start": ("StartSubmissionUpload", {"status": 429, "headers": {"Retry-After": "1"}}),
     "failed upload": ("upload", {"status": 403}),
-    "dropped upload": ("upload", {"kind": "drop"}),
     "stalled upload": ("upload", {"kind": "stall"}),
-    "busy submit": ("CreateSubmission", {"status": 429}),
     "broken submit": ("CreateSubmission", {"status": 503}),
     "refused without an error": ("CreateSubmission", {"kind": "refused"}),
     "dropped submit": ("CreateSubmission", {"kind": "drop"}),
@@ -523,7 +516,6 @@ REFUSED = {
     "quota": ("CreateSubmission", {"status": 403, "message": "You have exceeded your quota"}),
     "credentials": ("ListSubmissions", {"status": 401}),
     "broken forever": ("StartSubmissionUpload", {"status": 503, "times": 1000}),
-    "upload fails forever": ("CreateSubmission", {"kind": "refused", "times": 1000}),
 }
 
 
@@ -762,24 +754,9 @@ def test_a_stale_or_broken_submission_is_not_sent(service, project, submission):
 
 @pytest.mark.slow
 def test_the_plain_client_can_submit_the_csv(service, project, submission):
+    words = "competitions submit -c digit-recognizer -f submissions/kaggle-demo.csv -m hand"
     client = Path(sys.executable).with_name("kaggle")
-    subprocess.run(
-        [
-            client,
-            "competitions",
-            "submit",
-            "-c",
-            "digit-recognizer",
-            "-f",
-            "submissions/kaggle-demo.csv",
-            "-m",
-            "by hand",
-        ],
-        cwd=project,
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
+    subprocess.run([client, *words.split()], cwd=project, check=True, timeout=120)
     digits(project, "ledger")
     (sent,) = service.submissions
     assert sent.content == submission.read_bytes()
@@ -794,14 +771,7 @@ def test_make_submit_walks_the_whole_way(service, project, files):
         "[split]\nfolds = 1\nholdout = 0.3\n[train]\nwidth = 4\nepochs = 1\nbatch_size = 16\n"
     )
     done = subprocess.run(
-        [
-            "make",
-            f"VENV={environment}",
-            "submit",
-            "CONFIG=tiny.toml",
-            "FORCE=1",
-            "MESSAGE=it's the first",
-        ],
+        ["make", f"VENV={environment}", "submit", "CONFIG=tiny.toml", "MESSAGE=it's the first"],
         cwd=project,
         capture_output=True,
         text=True,
