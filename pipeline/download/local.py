@@ -170,6 +170,13 @@ def _open(file: IO[bytes], path: Path, name: str, packed: str, zips: int = 2) ->
     archive = zipfile.ZipFile(file)
     # To PureWindowsPath, a backslash is a separator too.
     every = [(m, PureWindowsPath(m.filename)) for m in archive.infolist() if not m.is_dir()]
+    # Nothing is unpacked to where a member says, but such an archive cannot be trusted.
+    for member, place in every:
+        if place.anchor or ".." in place.parts:
+            raise UserError(
+                f"{path}: its member {member.filename[:100]} points outside the folder it is "
+                "unpacked to; put the three CSVs into a zip or folder of their own"
+            )
     members = [pair for pair in every if not pair[1].name.startswith(".")]
     wanted = [pair for pair in members if any(pair[1].match(name + end) for end in ENDINGS)]
     wanted = wanted or [pair for pair in members if pair[1].name.endswith(".zip")]
@@ -179,6 +186,7 @@ def _open(file: IO[bytes], path: Path, name: str, packed: str, zips: int = 2) ->
         raise UserError(f"{path}: expected one file named {name}, found {which}{hint}")
     [(member, place)] = wanted
     faults = {
+        f"unpacks to more than {LIMIT:,} bytes": member.file_size > LIMIT,
         "is encrypted": member.flag_bits & 1,
         "is a symbolic link, not a file": stat.S_ISLNK(member.external_attr >> 16),
         # Other unpackers cannot be told where to stop: a few bytes may become gigabytes.

@@ -313,6 +313,12 @@ def test_unpacking_a_zip_stops_at_the_limit(
     assert (tmp_path / "data" / "raw" / "train.csv").stat().st_size < 10_000_000
 
 
+@pytest.mark.parametrize("name", ["../train.csv", "/train.csv", "..\\train.csv", "C:\\train.csv"])
+def test_a_member_outside_the_zip_is_refused(tmp_path: Path, tiny_folder: Path, name: str) -> None:
+    path = wrap(tmp_path / "outer.zip", {**contents(tiny_folder), name: b""})
+    assert "points outside" in fault(tmp_path, path)
+
+
 @pytest.mark.parametrize("wrapped", [True, False])
 @pytest.mark.parametrize(
     ("name", "said"),

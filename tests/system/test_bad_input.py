@@ -495,16 +495,16 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
     # archives
     "a file that is not a zip": (
         lambda home: (home / "tiny" / TRAIN).rename(home / "tiny.zip"),
-        ["tiny.zip: ", "zip", "or a folder"],
+        ["tiny.zip: ", "not a zip", "give the folder"],
     ),
-    "a zip cut short": (archive(patch=cut_short), ["tiny.zip: ", "zip", "or a folder"]),
+    "a zip cut short": (archive(patch=cut_short), ["tiny.zip: ", "not a zip", "give the folder"]),
     "a zip without members": (
         lambda home: zipfile.ZipFile(home / "tiny.zip", "w").close(),
-        ["tiny.zip: ", "0 files named train.csv", "expected one"],
+        ["tiny.zip: ", "expected one file named train.csv, found none"],
     ),
     "a zip without one of the files": (
         archive(leave_out=TEST),
-        ["tiny.zip: ", "0 files named test.csv", "expected one"],
+        ["tiny.zip: ", "expected one file named test.csv, found none"],
     ),
     "a zip with overwritten content": (
         archive(patch=overwritten),
@@ -522,11 +522,11 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
     ),
     "a member twice": (
         archive(lambda opened: opened.writestr("again/train.csv", b"")),
-        ["tiny.zip: ", "2 files named train.csv", "expected one"],
+        ["tiny.zip: ", "expected one file named train.csv, found "],
     ),
     "a member under one name twice": (
         archive(lambda opened: opened.writestr(TEST, b"")),
-        ["tiny.zip: ", "2 files named test.csv", "expected one"],
+        ["tiny.zip: ", "expected one file named test.csv, found "],
     ),
     "a member that climbs out": (
         member("../test.csv"),
@@ -550,15 +550,15 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
     ),
     "a member that is a link": (
         member(TEST, stat.S_IFLNK | 0o777, b"/etc/passwd"),
-        ["tiny.zip: test.csv", "link", "put the file itself there"],
+        ["tiny.zip: test.csv", "link", "give the folder"],
     ),
     "a member that is a folder": (
         member("test.csv/", content=b""),
-        ["tiny.zip: ", "0 files named test.csv", "expected one"],
+        ["tiny.zip: ", "expected one file named test.csv, found none"],
     ),
     "a member that says it has gigabytes": (
         archive(patch=patched(24, (3_000_000_000).to_bytes(4, "little"))),
-        ["tiny.zip: train.csv", f"{SMALL_LIMIT:,} bytes", "get it again"],
+        ["tiny.zip: train.csv", f"{SMALL_LIMIT:,} bytes", "give the folder"],
     ),
     "a member that has gigabytes and does not say so": (
         an_archive_that_says_less_than_it_holds,
@@ -566,19 +566,19 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
     ),
     "a member that is encrypted": (
         archive(patch=patched(8, b"\x01")),
-        ["tiny.zip: train.csv", "encrypted", "unpack the archive and give the folder"],
+        ["tiny.zip: train.csv", "encrypted", "unpack it and give the folder"],
     ),
     "a member packed by bzip2": (
         archive(method=zipfile.ZIP_BZIP2),
-        ["tiny.zip: train.csv", "compression", "unpack the archive"],
+        ["tiny.zip: train.csv", "compression", "unpack it"],
     ),
     "a member packed by LZMA": (
         archive(method=zipfile.ZIP_LZMA),
-        ["tiny.zip: train.csv", "compression", "unpack the archive"],
+        ["tiny.zip: train.csv", "compression", "unpack it"],
     ),
     "a member packed by Deflate64": (
         archive(patch=patched(10, b"\x09\x00")),
-        ["tiny.zip: train.csv", "compression", "unpack the archive"],
+        ["tiny.zip: train.csv", "compression", "unpack it"],
     ),
     "a pixel in a zip": (
         lambda home: (cell(TEST, 5, 8, "256")(home), archive()(home)),
