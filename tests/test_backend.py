@@ -15,10 +15,11 @@ PROGRAM = """\
 import os
 from pipeline.backend import keras
 config = keras.config
+kept = [name for name in os.environ if name.startswith(("TF_ENABLE", "TF_VAR"))]
 print("found", config.backend(), config.floatx(), config.epsilon(), config.image_data_format(),
-      config.max_epochs(), os.getenv("TF_ENABLE_ONEDNN_OPTS"))
+      config.max_epochs(), *kept)
 """
-USUAL = "found tensorflow float32 1e-07 channels_last None None"
+USUAL = "found tensorflow float32 1e-07 channels_last None"
 
 
 def import_keras(home: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -43,18 +44,24 @@ def test_keras_json_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_the_environment_changes_nothing_and_what_is_ignored_is_named(tmp_path: Path) -> None:
-    said = import_keras(
-        tmp_path, KERAS_BACKEND="torch", KERAS_MAX_EPOCHS="1", TF_ENABLE_ONEDNN_OPTS="0"
-    ).stdout.splitlines()
+    settings = {
+        "KERAS_BACKEND": "torch",
+        "KERAS_MAX_EPOCHS": "1",
+        "NVIDIA_TF32_OVERRIDE": "1",
+        "TF_ENABLE_ONEDNN_OPTS": "0",
+        "TF_XLA_FLAGS": "--tf_xla_auto_jit=2",
+        "XLA_FLAGS": "--no_such_flag",
+    }
+    said = import_keras(tmp_path, **settings).stdout.splitlines()
     assert said.pop() == USUAL
-    assert [line.split()[1] for line in said] == [
-        *("KERAS_BACKEND=torch", "KERAS_MAX_EPOCHS=1", "TF_ENABLE_ONEDNN_OPTS=0")
-    ]
+    assert [line.split()[1] for line in said] == [f"{name}={settings[name]}" for name in settings]
 
 
-def test_what_everybody_has_is_not_mentioned(tmp_path: Path) -> None:
-    process = import_keras(tmp_path, KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="2")
-    assert process.stdout.splitlines() == [USUAL]
+def test_what_changes_no_result_is_kept_and_not_mentioned(tmp_path: Path) -> None:
+    """Terraform's variables begin with TF_ too."""
+    usual = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2", "TF_LOG": "trace"}
+    process = import_keras(tmp_path, **usual, TF_VAR_region="north", TF_WORKSPACE="live")
+    assert process.stdout.splitlines() == [f"{USUAL} TF_VAR_region"]
 
 
 def test_keras_is_imported_without_what_is_not_used() -> None:

@@ -1,4 +1,4 @@
-"""errors.py: every error ends in one line that names the remedy, and in the right exit code."""
+"""endings.py: every error ends in one line that names the remedy, and in the right exit code."""
 
 import errno
 import os

@@ -189,7 +189,7 @@ class KaggleService:
 
         self.closing = threading.Event()  # releases stalled answers
         self._lock = threading.RLock()
-        self._stored = _zipped(self.files)
+        self._stored = {ARCHIVE: _zipped(self.files)}
         self._uploads: dict[str, _Upload] = {}
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
@@ -221,7 +221,7 @@ class KaggleService:
         - refused (CreateSubmission): no error, but no submission either: ref 0
         - truncate (files): half the bytes, then the end of the connection
         - short (files): half the bytes, but announced as the whole
-        - corrupt (files): bytes flipped in the last member of the zip
+        - corrupt (files): bytes flipped near the end, in a zip's last member
         """
         if kind not in KINDS.get(name, ()):
             raise ValueError(f"no fault {kind!r} for {name!r}; known: {KINDS.get(name, KINDS)}")
@@ -358,7 +358,7 @@ class KaggleService:
         return given in (f"Basic {_BASIC}", f"Bearer {TOKEN}")
 
     def _send_file(self, request: Request, damage: str) -> Answer:
-        content = self._stored
+        content = self._stored[request.path.rpartition("/")[2]]
         etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
         content = _damaged(content, damage)
         headers = {
@@ -490,8 +490,10 @@ def _damaged(content: bytes, damage: str) -> bytes:
     if damage != "corrupt":
         return content
     damaged = bytearray(content)
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        end = archive.start_dir  # of the last member
+    end = len(content)
+    if zipfile.is_zipfile(io.BytesIO(content)):
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            end = archive.start_dir  # of the last member
     for place in range(end - 100, end - 50):
         damaged[place] ^= 0x55
     return bytes(damaged)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.train.checkpoint import CHECKPOINT, State, history, restore, save
+from pipeline.train.checkpoint import State, history, restore, save
 
 
 class Variable:
@@ -29,7 +29,7 @@ def model() -> Any:
 
 
 def test_a_checkpoint_contains_variables_history_and_best_weights(tmp_path: Path) -> None:
-    path = tmp_path / CHECKPOINT
+    path = tmp_path / "checkpoint-here.npz"
     best = [np.arange(4, dtype=np.float32), np.array(2.5)]
     state = State("this run", [{"loss": 0.1}], [1.5], best_weights=best)
     save(path, model(), state)
@@ -46,15 +46,15 @@ def test_a_checkpoint_contains_variables_history_and_best_weights(tmp_path: Path
 def test_a_missing_checkpoint_and_one_of_another_run_are_not_resumed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / CHECKPOINT
+    path = tmp_path / "checkpoint-here.npz"
     assert restore(path, model(), "this run") == State("this run")
     save(path, model(), State("this run", history=[{"loss": 0.1}]))
     assert restore(path, model(), "another") == State("another")
-    assert "damaged; starting anew" in capsys.readouterr().out
+    assert "of another run; starting anew" in capsys.readouterr().out
 
 
 def test_a_missing_or_damaged_checkpoint_has_no_history(tmp_path: Path) -> None:
-    path = tmp_path / CHECKPOINT
+    path = tmp_path / "checkpoint-here.npz"
     assert history(path) == []
     save(path, model(), State("this run", history=[{"loss": 0.1}]))
     sound = path.read_bytes()
@@ -66,7 +66,7 @@ def test_a_missing_or_damaged_checkpoint_has_no_history(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_no_flipped_bit_of_a_checkpoint_goes_unnoticed_or_crashes(tmp_path: Path) -> None:
     """Every bit of a small one. If it is not reported as damaged, it holds what was written."""
-    network, path = model(), tmp_path / CHECKPOINT
+    network, path = model(), tmp_path / "checkpoint-here.npz"
     state = State("this run", history=[{"loss": 0.5}])
     save(path, network, state)
     sound = path.read_bytes()

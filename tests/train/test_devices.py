@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from conftest import PATIENCE
 
+from pipeline import environment
 from pipeline.errors import UserError
-from pipeline.train import devices
+from pipeline.train import devices, runtime
 
 # A process that takes a GPU of three, prints which, and keeps it until its input ends.
 HOLDER = """
@@ -40,6 +41,7 @@ class FakeTensorFlow:
         self.growing: list[Any] = []
         self.threads = 0
         self.config = SimpleNamespace(
+            list_physical_devices=lambda kind: [],
             set_visible_devices=lambda devices, kind: self.visible.extend(devices),
             experimental=SimpleNamespace(
                 set_memory_growth=lambda device, wanted: self.growing.append(device)
@@ -171,27 +173,29 @@ def test_each_gpu_trains_a_fold(
 ) -> None:
     for name in files:
         (tmp_path / name).touch()
-    monkeypatch.setattr(devices, "DRIVER", tmp_path)
+    monkeypatch.setattr(environment, "DRIVER", tmp_path)
     monkeypatch.setattr(
         "pipeline.backend.tf.config.list_physical_devices", {"GPU": seen}.__getitem__
     )
     assert devices.one_for_each_gpu(per_fold) == jobs
 
 
-def test_a_job_stays_on_its_cores_and_keeps_the_number_of_threads() -> None:
-    there = sorted(os.sched_getaffinity(0))
-    tensorflow = FakeTensorFlow()
-    mine = devices.cores(tensorflow, 2)
-    assert mine == devices.part(there, 0, 2)
-    assert sorted(os.sched_getaffinity(0)) == mine
-    assert tensorflow.threads == len(there)
-    assert devices.cores(tensorflow, 2) == mine
+def test_a_job_stays_on_its_cores_and_keeps_the_number_of_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there, tensorflow = sorted(os.sched_getaffinity(0)), FakeTensorFlow()
+    monkeypatch.setattr("pipeline.backend.tf", tensorflow)
+    monkeypatch.setattr(runtime, "_fix_threads", runtime._fix_threads.__wrapped__)
+    found, mine = runtime.prepare("float32", jobs=2), devices.part(there, 0, 2)
+    assert found.threads == tensorflow.threads == len(there)
+    assert found.device_reason.endswith(f"this one uses core {', '.join(map(str, mine))}")
+    assert sorted(os.sched_getaffinity(0)) == mine == devices.cores(2)
 
 
 def test_a_job_gets_all_cores_if_no_share_is_free() -> None:
     there = sorted(os.sched_getaffinity(0))
     for _ in range(2):
-        devices.cores(FakeTensorFlow(), 2)
+        devices.cores(2)
         devices._taken.clear()
         os.sched_setaffinity(0, there)
-    assert devices.cores(FakeTensorFlow(), 2) == there
+    assert devices.cores(2) == there

@@ -1,42 +1,47 @@
-"""networks.py: every network takes pixels and returns ten logits, at any width and precision."""
+"""networks/: every network takes pixels and returns ten logits, at any width and precision."""
 
+import re
 from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import digit_images
 
-from pipeline.config import Train
+from pipeline.config import Train, network_names
 from pipeline.errors import UserError
-from pipeline.train.networks import NETWORKS, FusedBatchNormalization
+from pipeline.train.layers import FusedBatchNormalization
+from pipeline.train.networks import build
+
+pytestmark = pytest.mark.usefixtures("fresh_keras")
+every_network = pytest.mark.parametrize("name", network_names())
 
 
-@pytest.fixture(autouse=True)
-def _keras(fresh_keras: Any) -> None:
-    """Keras as a new process has it."""
+def made(name: str, width: int = 3, dropout: float = 0.0) -> Any:
+    return build(import_module(f"pipeline.train.networks.{name}"), width, dropout)
 
 
-@pytest.mark.parametrize("name", list(NETWORKS))
+@every_network
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_takes_pixels_and_returns_logits(name: str, dropout: float) -> None:
-    network = NETWORKS[name](3, dropout)
-    images, _ = digit_images(7)
+    network, (images, _) = made(name, dropout=dropout), digit_images(7)
     logits = np.asarray(network(images.astype("float32"), training=False))
     assert logits.shape == (7, 10)
     assert logits.dtype == np.float32
     assert np.isfinite(logits).all()
     assert logits.min() < 0, "logits, not probabilities"
+    np.testing.assert_allclose(np.asarray(network(images)), logits, rtol=1e-5)  # of uint8
 
 
 def test_the_default_network_exists() -> None:
-    assert Train().network in NETWORKS
+    assert Train().network in network_names()
 
 
-@pytest.mark.parametrize("name", list(NETWORKS))
-def test_a_network_has_the_name_it_is_looked_up_by(name: str) -> None:
-    assert NETWORKS[name].__name__ == name
-    assert NETWORKS[name](3, 0.0).name == name
+@every_network
+def test_a_network_has_the_name_of_its_module(name: str) -> None:
+    assert made(name).name == name
 
 
 @pytest.mark.parametrize(
@@ -51,36 +56,29 @@ def test_a_network_has_the_name_it_is_looked_up_by(name: str) -> None:
     ],
 )
 def test_the_documented_numbers_of_parameters(name: str, width: int, parameters: int) -> None:
-    assert NETWORKS[name](width, 0.0).count_params() == parameters
+    network = import_module(f"pipeline.train.networks.{name}")
+    assert f"{parameters:,} parameters at width {width}." in str(network.__doc__)
+    assert made(name, width).count_params() == parameters
 
 
-@pytest.mark.parametrize("name", list(NETWORKS))
+@every_network
 def test_dropout_acts_in_training_only(name: str) -> None:
     images, _ = digit_images(4)
-    network = NETWORKS[name](3, 0.5)
+    network = made(name, dropout=0.5)
     still = [np.asarray(network(images, training=False)) for _ in range(2)]
     np.testing.assert_array_equal(*still)
     assert any("dropout" in layer.name for layer in network.layers)
-    without = any("dropout" in layer.name for layer in NETWORKS[name](3, 0.0).layers)
+    without = any("dropout" in layer.name for layer in made(name).layers)
     assert without == (name == "notebook"), "which has some between its convolutions"
 
 
-@pytest.mark.parametrize("name", list(NETWORKS))
+@every_network
 def test_the_logits_are_float32_whatever_the_precision(fresh_keras: Any, name: str) -> None:
     fresh_keras.config.set_dtype_policy("mixed_bfloat16")
-    network = NETWORKS[name](3, 0.0)
+    network = made(name)
     assert network.output.dtype == "float32"
     assert {str(weight.dtype) for weight in network.weights} == {"float32"}
     assert any(layer.compute_dtype == "bfloat16" for layer in network.layers)
-
-
-@pytest.mark.parametrize("name", list(NETWORKS))
-def test_uint8_and_float32_give_the_same_logits(name: str) -> None:
-    images, _ = digit_images(4)
-    network = NETWORKS[name](3, 0.0)
-    np.testing.assert_allclose(
-        np.asarray(network(images)), np.asarray(network(images.astype("float32"))), rtol=1e-5
-    )
 
 
 def test_fused_normalisation_agrees_with_that_of_keras(fresh_keras: Any) -> None:
@@ -110,69 +108,44 @@ def test_no_float32_copy_of_the_features_is_made(fresh_keras: Any) -> None:
 # --- a network of the user's own ----------------------------------------------------------------
 
 
-def own(monkeypatch: pytest.MonkeyPatch, function: Callable[[int, float], Any]) -> str:
-    """What is said about a network that this function returns."""
-    from pipeline.train import networks
-
-    monkeypatch.setitem(networks.NETWORKS, "own", function)
+def said_of(function: Callable[[int, float], Any]) -> str:
+    """Return what is said about a network that this function returns."""
+    module = ModuleType("pipeline.train.networks.own")
+    module.network = function  # type: ignore[attr-defined]
     with pytest.raises(UserError) as caught:
-        networks.build("own", 8, 0.0)
+        build(module, 8, 0.0)
     said = str(caught.value)
-    assert said.startswith("train/networks.py: own: ")
-    assert "(n, 28, 28, 1), to logits, (n, 10)" in said
+    assert said.startswith("train/networks/own.py: ")
+    assert re.search(r"logits, \((n|None), 10\)", said)
     return said
 
 
-def small(units: int, activation: str | None = None) -> Any:
+def small(units: int, activation: Any = None, pixels: tuple[int, ...] = (28, 28, 1)) -> Any:
     from pipeline.backend import keras
 
-    pixels = keras.Input((28, 28, 1))
-    x = keras.layers.Flatten()(pixels)
-    return keras.Model(pixels, keras.layers.Dense(units, activation=activation)(x))
+    images = keras.Input(pixels)
+    x = keras.layers.Dense(units, activation=activation)(keras.layers.Flatten()(images))
+    return keras.Model(images, x)
 
 
-def test_a_wrong_number_of_outputs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "shape (None, 9)" in own(monkeypatch, lambda width, dropout: small(9))
-
-
-def test_a_tensor_in_place_of_a_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = own(monkeypatch, lambda width, dropout: small(10).output)
-    assert "KerasTensor, not a keras.Model" in said
-
-
-@pytest.mark.parametrize("way", ["activation", "layer", "function"])
-def test_a_softmax_at_the_end_is_refused(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
-    from pipeline.backend import keras
-
-    def build(width: int, dropout: float) -> Any:
-        if way == "activation":
-            return small(10, "softmax")
-        end = keras.layers.Softmax() if way == "layer" else keras.layers.Activation("softmax")
-        model = small(10)
-        return keras.Model(model.input, end(model.output))
-
-    assert "ends in a softmax" in own(monkeypatch, build)
-
-
-def test_other_pixels_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.backend import keras
-
-    def build(width: int, dropout: float) -> Any:
-        pixels = keras.Input((32, 32, 3))
-        return keras.Model(pixels, keras.layers.Dense(10)(keras.layers.Flatten()(pixels)))
-
-    own(monkeypatch, build)
-
-
-def test_an_exception_is_told_with_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    def build(width: int, dropout: float) -> Any:
+def test_what_is_no_network_is_refused() -> None:
+    def failing(width: int, dropout: float) -> Any:
         raise ZeroDivisionError("by me")
 
-    assert "ZeroDivisionError: by me" in own(monkeypatch, build)
+    assert "shape (None, 9)" in said_of(lambda width, dropout: small(9))
+    assert "returns a KerasTensor" in said_of(lambda width, dropout: small(10).output)
+    assert "takes pixels" in said_of(lambda width, dropout: small(10, pixels=(32, 32, 3)))
+    assert "ZeroDivisionError: by me" in said_of(failing)
 
 
-def test_an_unknown_network_is_refused() -> None:
-    from pipeline.train import networks
+@pytest.mark.parametrize("way", ["activation", "Softmax", "Activation"])
+def test_a_softmax_at_the_end_is_refused(way: str) -> None:
+    from pipeline.backend import keras
 
-    with pytest.raises(UserError, match="no network 'strode'"):
-        networks.build("strode", 8, 0.0)
+    def softmax(width: int, dropout: float) -> Any:
+        if way == "activation":
+            return small(10, "softmax")
+        model, words = small(10), ["softmax"] if way == "Activation" else []
+        return keras.Model(model.input, getattr(keras.layers, way)(*words)(model.output))
+
+    assert "ends in a softmax" in said_of(softmax)

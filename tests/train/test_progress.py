@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,74 +40,81 @@ def sleep(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return pass_by
 
 
+def fold(number: int, folder: Path, **params: Any) -> Any:
+    """As much of a fold's task as progress.py needs."""
+    preset = SimpleNamespace(train=Train(**params))
+    name = f"train fold {number}"
+    return SimpleNamespace(name=name, preset=preset, folder=folder, staging=folder)
+
+
+@contextmanager
+def training_bar(
+    folder: Path, epochs: int, later: int = 0, steps: int = 10, done: int = 0, images: int = 0
+) -> Iterator[TrainingBar]:
+    """Show the progress of fold 1 on 1000 rows, with as many like it to come as `later` says."""
+    task = fold(1, folder, epochs=epochs)
+    with TrainingBar(task, [task] * later) as bar:
+        bar.begin(rows=1000, images=images, steps=steps, done=done)
+        yield bar
+
+
 def run_steps(bar: TrainingBar, calls: range, sleep: Callable[[float], None], each: float) -> None:
     for call in calls:
         sleep(each)
-        bar.on_train_batch_end(call, {"loss": 0.5, "accuracy": 0.8})
+        bar.step(call, {"loss": 0.5, "accuracy": 0.8})
 
 
-@pytest.mark.parametrize(("runs", "all_folds"), [(1, ""), (4.5, ", 38 min for all folds")])
+def seconds_left(folder: Path) -> float:
+    return float(json.loads((folder / PROGRESS).read_text())["left"])
+
+
+@pytest.mark.parametrize(("later", "all_folds"), [(0, ""), (3, ", 33 min for all folds")])
 def test_the_duration_is_forecast_once(
-    sleep: Callable[[float], None],
-    capsys: pytest.CaptureFixture[str],
-    runs: float,
-    all_folds: str,
+    sleep: Callable[[float], None], capsys: Any, tmp_path: Path, later: int, all_folds: str
 ) -> None:
     """From the steps after the first call, which traces the graph."""
-    with TrainingBar("fold 0", epochs=20, steps=50, done=0, runs=runs) as bar:
+    with training_bar(tmp_path, epochs=20, later=later, steps=50) as bar:
         sleep(60)
-        bar.on_train_batch_end(0)
+        bar.step(0, {})
         run_steps(bar, range(1, 5), sleep, 0.5)
         assert capsys.readouterr().out == "", "2 s are not more than 2 s"
         run_steps(bar, range(5, 50), sleep, 0.5)
     assert capsys.readouterr().out == (
-        f"fold 0: about 8 min for 20 epochs{all_folds} on this machine, measured over 5 steps\n"
+        f"fold 1: about 8 min for 20 epochs{all_folds} on this machine, measured over 5 steps\n"
     )
 
 
 def test_a_short_forecast_is_in_seconds(
-    sleep: Callable[[float], None], capsys: pytest.CaptureFixture[str]
+    sleep: Callable[[float], None], capsys: Any, tmp_path: Path
 ) -> None:
-    with TrainingBar("fold 0", epochs=3, steps=10, done=1, runs=2) as bar:
+    with training_bar(tmp_path, epochs=3, later=1, done=1) as bar:
         run_steps(bar, range(0, 10), sleep, 0.75)
     assert "about 22 s for 3 epochs, 45 s for all folds on" in capsys.readouterr().out
 
 
-def test_each_epoch_has_a_line_with_the_time_left(
-    sleep: Callable[[float], None], capsys: pytest.CaptureFixture[str]
+def test_each_epoch_has_a_line_with_the_time_left_of_the_whole_command(
+    sleep: Callable[[float], None], capsys: Any, tmp_path: Path
 ) -> None:
-    with TrainingBar("fold 1", epochs=5, steps=10, done=1) as bar:
-        sleep(7)
-        bar.epoch_done(ROW)
-        assert bar.epoch == 2
-    # One epoch took 7 s, and three are left.
-    assert capsys.readouterr().out == f"fold 1, epoch 2/5: {NUMBERS}; 21 s left\n"
-
-
-def test_the_time_left_is_that_of_the_whole_command_and_is_kept(
-    sleep: Callable[[float], None], capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    with TrainingBar("fold 1", epochs=5, steps=10, done=1, runs=3.5, folder=tmp_path) as bar:
-        sleep(7)
-        bar.epoch_done(ROW)
-    # Three epochs of this fold, and 2.5 times its five.
-    left = 7 * (3 + 2.5 * 5)
-    assert capsys.readouterr().out.endswith("; 2 min left\n")
-    assert json.loads((tmp_path / PROGRESS).read_text())["left"] == round(left, 1)
+    # An epoch took 7 s; three of this fold are left, and five of each later one.
+    for later, left, said in ((0, 7 * 3, "21 s"), (3, 7 * (3 + 3 * 5), "2 min")):
+        with training_bar(tmp_path, epochs=5, later=later, done=1) as bar:
+            sleep(7)
+            bar.epoch(ROW)
+        assert capsys.readouterr().out == f"fold 1, epoch 2/5: {NUMBERS}; {said} left\n"
+        assert seconds_left(tmp_path) == left
 
 
 def test_the_predictions_after_the_last_epoch_count(
-    sleep: Callable[[float], None], capsys: pytest.CaptureFixture[str], tmp_path: Path
+    sleep: Callable[[float], None], capsys: Any, tmp_path: Path
 ) -> None:
-    with TrainingBar("fold 1", 5, steps=10, done=1, runs=3, folder=tmp_path, ending=2) as bar:
+    """Here they take as long as two epochs."""
+    with training_bar(tmp_path, epochs=5, later=2, done=1, images=6000) as bar:
         run_steps(bar, range(0, 6), sleep, 0.6)
         assert ": about 42 s for 5 epochs, 2 min for all folds on" in capsys.readouterr().out
         # Three folds of five epochs and their predictions, without the 15 steps done.
-        assert json.loads((tmp_path / PROGRESS).read_text())["left"] == pytest.approx(
-            0.6 * (3 * 70 - 15)
-        )
+        assert seconds_left(tmp_path) == pytest.approx(0.6 * (3 * 70 - 15))
         sleep(2.4)
-        bar.epoch_done(ROW)
+        bar.epoch(ROW)
     assert capsys.readouterr().out.endswith(f"; {duration(6 * (3 * 7 - 2))} left\n")
 
 
@@ -144,18 +152,22 @@ def test_durations_have_the_unit_that_one_would_say(seconds: float, text: str) -
     assert duration(seconds) == text
 
 
-def task(epochs: int) -> Any:
-    return SimpleNamespace(name="train fold 1", params={"params": SimpleNamespace(epochs=epochs)})
+WHERE = {"node": "kite", "ray_node": "0123456789abcdef", "gpus": []}
+
+
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm"), ("COLUMNS", "120")):
+        monkeypatch.setenv(name, value)
 
 
 @pytest.mark.parametrize(("gpus", "device"), [([], "CPU"), ([0, 3], "GPU 0, GPU 3")])
 def test_the_board_says_where_each_fold_is_trained(
-    capsys: pytest.CaptureFixture[str], gpus: list[int], device: str
+    capsys: Any, tmp_path: Path, gpus: list[int], device: str
 ) -> None:
-    where = {"node": "kite", "ray_node": "0123456789abcdef", "gpus": gpus}
+    task, where = fold(1, tmp_path, epochs=5), {**WHERE, "gpus": gpus}
     with Board() as board:
-        board.show(task(5), [], where)
-        board.show(task(5), [{**ROW, "epoch": 1}, ROW], where)
+        board.show(task, [], where)
+        board.show(task, [{**ROW, "epoch": 1}, ROW], where)
         board.print("train fold 1: 7 of [9]")
     assert capsys.readouterr().out.splitlines() == [
         f"train fold 1 on kite (01234567), {device}: started",
@@ -165,28 +177,25 @@ def test_the_board_says_where_each_fold_is_trained(
 
 
 def test_a_kaggle_notebook_gets_lines_although_it_seems_to_be_a_terminal(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("TERM", "xterm")
+    terminal(monkeypatch)
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
     with Board() as board:
-        board.show(task(5), [ROW], {"node": "kite", "ray_node": "0123456789abcdef", "gpus": []})
+        board.show(fold(1, tmp_path, epochs=5), [ROW], WHERE)
     [line] = capsys.readouterr().out.splitlines()
     assert line.endswith(NUMBERS)
     assert "\x1b" not in line
 
 
 def test_on_a_terminal_the_board_has_a_bar_per_fold(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "120")
-    where = {"node": "kite", "ray_node": "0123456789abcdef", "gpus": []}
+    terminal(monkeypatch)
+    task = fold(1, tmp_path, epochs=5)
     with Board() as board:
-        board.show(task(5), [], where)
-        board.show(task(5), [ROW, ROW], where)
+        board.show(task, [], WHERE)
+        board.show(task, [ROW, ROW], WHERE)
     output = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", capsys.readouterr().out)
     assert re.search(r"train fold 1 .* 2/5 +kite \(01234567\), CPU", output)
     assert "held out" not in output
