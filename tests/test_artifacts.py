@@ -1,4 +1,4 @@
-"""artifacts.py: files are complete or absent, and content alone decides what is stale."""
+"""artifacts.py: a task's files are complete or absent, and content alone decides their state."""
 
 import json
 import os
@@ -6,133 +6,20 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import PATIENCE, settle
 
 import pipeline
-from pipeline import artifacts, config, files
-from pipeline.artifacts import Task, Work, run, staleness
+from pipeline import artifacts, config, stages
+from pipeline.artifacts import Task, Work, run, states
+from pipeline.config import Preset, Train
 from pipeline.errors import ExternalError, UserError
-from pipeline.files import atomic, fingerprint
-
-# --- writing -------------------------------------------------------------------------------------
-
-
-def test_atomic_puts_the_content_in_place(tmp_path: Path) -> None:
-    with atomic(tmp_path / "new" / "file.txt") as temporary:
-        temporary.write_text("all of it")
-        assert not (tmp_path / "new" / "file.txt").exists()
-    assert (tmp_path / "new" / "file.txt").read_text() == "all of it"
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["file.txt"]
-
-
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_atomic_leaves_the_old_content_when_the_block_raises(
-    tmp_path: Path, error: type[BaseException]
-) -> None:
-    path = tmp_path / "file.txt"
-    path.write_text("old")
-    with pytest.raises(error), atomic(path) as temporary:
-        temporary.write_text("half of the n")
-        raise error
-    assert path.read_text() == "old"
-    assert [left.name for left in tmp_path.iterdir()] == ["file.txt"]
-
-
-def test_atomic_leaves_nothing_when_the_first_write_raises(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="stop"), atomic(tmp_path / "file.txt") as temporary:
-        temporary.write_text("half")
-        raise ValueError("stop")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_write_json_can_be_read_again(tmp_path: Path) -> None:
-    files.write_json(tmp_path / "a.json", {"k": [1, "é"]})
-    assert files.read_json(tmp_path / "a.json") == {"k": [1, "é"]}
-
-
-@pytest.mark.parametrize("content", ["", "{", "[1]", "null", '"text"'])
-def test_read_json_accepts_objects_only(tmp_path: Path, content: str) -> None:
-    (tmp_path / "a.json").write_text(content)
-    assert files.read_json(tmp_path / "a.json") is None
-    assert files.read_json(tmp_path / "absent.json") is None
-
-
-# --- fingerprints of files -----------------------------------------------------------------------
-
-
-def test_equal_content_has_equal_fingerprints(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"same")
-    (tmp_path / "b").write_bytes(b"same")
-    (tmp_path / "c").write_bytes(b"Same")
-    assert fingerprint(tmp_path / "a") == fingerprint(tmp_path / "b")
-    assert fingerprint(tmp_path / "a") != fingerprint(tmp_path / "c")
-
-
-def test_a_change_in_place_with_the_old_date_is_noticed(tmp_path: Path) -> None:
-    path, cache = tmp_path / "a", {}
-    path.write_bytes(b"pixel 1")
-    dates = path.stat().st_atime_ns, path.stat().st_mtime_ns
-    settle(path)
-    before = fingerprint(path, cache)
-    assert cache, "the fingerprint should have been remembered"
-    with path.open("r+b") as file:
-        file.write(b"pixel 2")
-    os.utime(path, ns=dates)
-    assert path.stat().st_mtime_ns == dates[1]
-    assert fingerprint(path, cache) != before
-
-
-def test_a_remembered_file_is_not_read_again(tmp_path: Path) -> None:
-    path, cache = tmp_path / "a", {}
-    path.write_bytes(b"content")
-    settle(path)
-    fingerprint(path, cache)
-    cache[str(path)][4] = "remembered"
-    assert fingerprint(path, cache) == "remembered"
-
-
-def test_a_file_written_this_moment_is_not_remembered(tmp_path: Path) -> None:
-    path, cache = tmp_path / "a", {}
-    path.write_bytes(b"content")
-    os.utime(path)
-    path.touch()
-    if time.time_ns() - path.stat().st_ctime_ns < 50_000_000:
-        fingerprint(path, cache)
-        assert cache == {}
-
-
-def test_remembered_fingerprints_are_kept(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    path = tmp_path / "a"
-    path.write_bytes(b"content")
-    settle(path)
-    with artifacts.stat_cache(tmp_path) as cache:
-        digest = fingerprint(path, cache)
-    with artifacts.stat_cache(tmp_path) as cache:
-        assert cache[str(path)][4] == digest
-
-
-@pytest.mark.parametrize("damage", ["", "{", "[]", "null"])
-def test_a_damaged_cache_is_ignored(tmp_path: Path, damage: str) -> None:
-    (tmp_path / "data").mkdir()
-    path = tmp_path / "a"
-    path.write_bytes(b"content")
-    (tmp_path / "data" / artifacts.STAT_CACHE).write_text(damage)
-    with artifacts.stat_cache(tmp_path) as cache:
-        assert fingerprint(path, cache) == fingerprint(path)
-
-
-@pytest.mark.parametrize("damage", [5, "text", [], [1, 2]])
-def test_a_damaged_entry_of_the_cache_is_ignored(tmp_path: Path, damage: object) -> None:
-    path = tmp_path / "a"
-    path.write_bytes(b"content")
-    assert fingerprint(path, {str(path): damage}) == fingerprint(path)  # type: ignore[dict-item]
-
+from pipeline.files import fingerprint, read_json, write_json
 
 # --- tasks: the first reads a source file, the second reads what the first wrote -----------------
 
@@ -156,6 +43,8 @@ def two_tasks(root: Path) -> list[Task]:
         root=root,
         manifest=one / "manifest.json",
         function="pipeline.first:f",
+        preset=Preset(),
+        fold=0,
         reads={"source": root / "source.txt"},
         writes={"x": one / "x.txt", "y": one / "y.txt"},
         params={"size": 3, "mode": "a"},
@@ -166,6 +55,8 @@ def two_tasks(root: Path) -> list[Task]:
         root=root,
         manifest=two / "manifest.json",
         function="pipeline.second:f",
+        preset=Preset(),
+        fold=0,
         reads={"y": one / "y.txt"},
         writes={"z": two / "z.txt"},
     )
@@ -226,6 +117,8 @@ def test_the_function_gets_its_files_and_parameters_by_name(
         root=root,
         manifest=root / "data" / "manifest.json",
         function="pipeline.named:f",
+        preset=Preset(),
+        fold=0,
         reads={"source": root / "source.txt", "others": {"b": [root / "other.txt"]}},
         writes={"target": root / "data" / "target.txt"},
         params={"size": 2, "params": config.Split(folds=3)},
@@ -249,7 +142,7 @@ def test_a_run_prints_why_and_where_and_a_fresh_task_does_not_run(
 
     ran, lines = ended()
     assert ran
-    assert lines[0] == "first: missing; writing to data/one/"
+    assert lines[0] == "first: it has not run yet; writing to data/one/"
     assert re.fullmatch(r"first: done in [\d.]+ s", lines[1])
     before = first.manifest.stat().st_ino
     assert ended() == (False, ["first: fresh"])
@@ -263,66 +156,69 @@ def test_a_run_prints_why_and_where_and_a_fresh_task_does_not_run(
     assert lines[0] == "first: its input source.txt has changed; writing to data/one/"
 
 
-# --- what is stale -------------------------------------------------------------------------------
+# --- states --------------------------------------------------------------------------------------
+
+FRESH = ("fresh", "", "")
+MISSING = ("missing", "it has not run yet", "files")
+WAITING = ("waiting", "for first, which may come out the same", "")
 
 
-def test_after_a_run_everything_is_fresh(done: list[Task]) -> None:
-    assert staleness(done) == {"first": None, "second": None}
+def found(tasks: list[Task]) -> list[tuple[str, str, str]]:
+    """The state of each task: word, reason and cause."""
+    return [(state.word, state.reason, state.cause) for state in states(tasks).values()]
 
 
 def test_before_any_run_everything_is_missing(root: Path) -> None:
-    assert staleness(two_tasks(root)) == {"first": "missing", "second": "missing"}
+    assert found(two_tasks(root)) == [MISSING, MISSING]
 
 
 def test_new_dates_are_no_change(done: list[Task], root: Path) -> None:
+    assert found(done) == [FRESH, FRESH]
     for path in root.rglob("*"):
         os.utime(path, (2_000_000_000, 2_000_000_000))
-    assert staleness(done) == {"first": None, "second": None}
+    assert found(done) == [FRESH, FRESH]
 
 
-REBUILT = "its input data/one/y.txt will be rebuilt"
+@pytest.mark.parametrize(
+    ("change", "state"),
+    [
+        (lambda task: task.writes["x"].unlink(), ("stale", "data/one/x.txt is missing", "files")),
+        (
+            lambda task: task.writes["x"].write_text("aab"),
+            ("stale", "data/one/x.txt was changed after `first` wrote it", "files"),
+        ),
+        (lambda task: task.manifest.unlink(), MISSING),
+        (
+            lambda task: (task.root / "source.txt").write_text("b"),
+            ("stale", "its input source.txt has changed", "inputs"),
+        ),
+        (
+            lambda task: (task.root / "pipeline/first.py").write_text("def f():\n    return 2\n"),
+            ("stale", "the code in first.py has changed", "code"),
+        ),
+        *(
+            (
+                lambda task, damage=damage: task.manifest.write_text(damage),
+                ("stale", "its manifest is damaged", "files"),
+            )
+            for damage in ("", "{", "[]", "{}", '{"inputs": 1}')
+        ),
+    ],
+)
+def test_after_a_change_the_task_is_due_and_the_next_one_waits(
+    done: list[Task], change: Callable[[Task], object], state: tuple[str, str, str]
+) -> None:
+    change(done[0])
+    assert found(done) == [state, WAITING]
 
 
-def test_a_deleted_file(done: list[Task]) -> None:
-    done[0].writes["x"].unlink()
-    assert staleness(done) == {"first": "data/one/x.txt is missing", "second": REBUILT}
-
-
-def test_a_deleted_last_file_concerns_nothing_before_it(done: list[Task]) -> None:
+def test_what_is_stale_by_itself_waits_for_nothing_and_concerns_nothing_before_it(
+    done: list[Task],
+) -> None:
     done[1].writes["z"].unlink()
-    assert staleness(done) == {"first": None, "second": "data/two/z.txt is missing"}
-
-
-def test_a_changed_file(done: list[Task]) -> None:
-    done[0].writes["x"].write_text("aab")
-    reasons = staleness(done)
-    assert reasons == {
-        "first": "data/one/x.txt is not the file that first wrote",
-        "second": REBUILT,
-    }
-
-
-def test_a_deleted_manifest(done: list[Task]) -> None:
-    done[0].manifest.unlink()
-    assert staleness(done) == {"first": "missing", "second": REBUILT}
-
-
-@pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"inputs": 1}'])
-def test_a_damaged_manifest(done: list[Task], damage: str) -> None:
-    done[0].manifest.write_text(damage)
-    assert staleness(done) == {"first": "its manifest is damaged", "second": REBUILT}
-
-
-def test_a_changed_input(done: list[Task], root: Path) -> None:
-    (root / "source.txt").write_text("b")
-    assert staleness(done) == {"first": "its input source.txt has changed", "second": REBUILT}
-
-
-def test_an_input_that_is_another_file_than_before(done: list[Task]) -> None:
-    other = replace(done[1], reads={"y": done[0].writes["x"]})
-    assert staleness([done[0], other])["second"] == "its input data/one/x.txt has changed"
-    none = replace(done[1], reads={})
-    assert staleness([done[0], none])["second"] == "it reads other files than before"
+    assert found(done) == [FRESH, ("stale", "data/two/z.txt is missing", "files")]
+    done[0].writes["x"].unlink()
+    assert [word for word, *_ in found(done)] == ["stale", "stale"]
 
 
 @pytest.mark.parametrize(
@@ -336,17 +232,97 @@ def test_an_input_that_is_another_file_than_before(done: list[Task]) -> None:
 )
 def test_a_changed_parameter(done: list[Task], params: dict[str, object], reason: str) -> None:
     tasks = [replace(done[0], params=params), done[1]]
-    assert staleness(tasks) == {"first": reason, "second": REBUILT}
+    assert found(tasks) == [("stale", reason, "parameters"), WAITING]
 
 
-def test_changed_code(done: list[Task], root: Path) -> None:
-    (root / "pipeline/first.py").write_text("def f():\n    return 2\n")
-    assert staleness(done) == {"first": "the code in first.py has changed", "second": REBUILT}
+def test_an_input_that_is_another_file_than_before(done: list[Task]) -> None:
+    other = replace(done[1], reads={"y": done[0].writes["x"]})
+    reason = "its input data/one/x.txt has changed"
+    assert found([done[0], other])[1] == ("stale", reason, "inputs")
+
+
+OTHER_NAMES = ("stale", "it reads or writes other files than before", "inputs")
+
+
+@pytest.mark.parametrize(
+    "exchanged",
+    [
+        lambda task: replace(task, reads={}),
+        lambda task: replace(task, reads={"other": task.reads["source"]}),
+        lambda task: replace(task, reads={"source": {"b": [task.reads["source"]]}}),
+        lambda task: replace(task, writes={"x": task.writes["y"], "y": task.writes["x"]}),
+        lambda task: replace(task, writes={"x": task.writes["x"]}),
+    ],
+)
+def test_the_same_files_under_other_names(
+    done: list[Task], exchanged: Callable[[Task], Task]
+) -> None:
+    assert found([exchanged(done[0])]) == [OTHER_NAMES]
+
+
+def test_two_files_of_equal_content_that_are_exchanged(done: list[Task]) -> None:
+    x, y = done[0].writes["x"], done[0].writes["y"]
+    one = replace(done[1], reads={"a": x, "b": y})
+    assert run(one, [], force=True, work=work_of(one))
+    assert found([one]) == [FRESH]
+    assert found([replace(one, reads={"b": y, "a": x})]) == [FRESH], "their order means nothing"
+    assert found([replace(one, reads={"a": y, "b": x})]) == [OTHER_NAMES]
+
+
+def forget_parameters(task: Task, *names: str) -> None:
+    """Change a manifest into one of a time before these parameters."""
+    manifest = read_json(task.manifest)
+    assert manifest is not None
+    for name in names:
+        del manifest["params"][name]
+    write_json(task.manifest, manifest)
+
+
+def test_a_new_parameter_at_its_default_or_one_without_effect_changes_nothing(
+    root: Path,
+) -> None:
+    def training(**params: Any) -> Task:
+        return replace(two_tasks(root)[0], params={"params": Train(**params)})
+
+    task = training(optimizer="adam", epochs=3)
+    assert run(task, [], work=work_of(task))
+    for same in ({}, {"rho": 0.5}, {"steps_per_execution": 1}, {"monitor": "val_accuracy"}):
+        assert found([training(optimizer="adam", epochs=3, **same)]) == [FRESH], same
+    changed = found([training(optimizer="rmsprop", epochs=3, rho=0.5)])
+    reason = 'parameter train.optimizer was "adam" and is now "rmsprop"'
+    assert changed == [("stale", reason, "parameters")]
+
+    forget_parameters(task, "train.shear", "train.rho")
+    assert found([task]) == [FRESH]
+    default = Train().shear
+    reason = f"parameter train.shear was {default} and is now 0.9"
+    other = training(optimizer="adam", epochs=3, shear=0.9)
+    assert found([other]) == [("stale", reason, "parameters")]
+    forget_parameters(task, "train.epochs")
+    reason = f"parameter train.epochs was {Train().epochs} and is now 3"
+    assert found([task]) == [("stale", reason, "parameters")]
+
+
+def test_a_parameter_that_no_longer_exists_counts(done: list[Task]) -> None:
+    manifest = read_json(done[0].manifest)
+    assert manifest is not None
+    write_json(done[0].manifest, manifest | {"params": {**manifest["params"], "old": 1}})
+    assert found(done[:1]) == [("stale", "parameter old was 1 and is now null", "parameters")]
 
 
 def test_a_changed_comment_is_no_change(done: list[Task], root: Path) -> None:
     (root / "pipeline/first.py").write_text("# New.\ndef f():\n    return 1  # one\n")
-    assert staleness(done) == {"first": None, "second": None}
+    assert found(done) == [FRESH, FRESH]
+
+
+def test_a_task_that_does_not_age_is_never_stale_by_its_code(root: Path) -> None:
+    task = replace(two_tasks(root)[0], ages=False)
+    assert run(task, [], work=work_of(task))
+    (root / "pipeline/first.py").write_text("def f():\n    return 2\n")
+    assert found([task]) == [FRESH]
+    assert [cause for *_, cause in found([replace(task, ages=True)])] == ["code"]
+    task.writes["x"].unlink()
+    assert found([task]) == [("stale", "data/one/x.txt is missing", "files")]
 
 
 def test_equal_files_of_a_second_run_leave_the_next_task_fresh(
@@ -356,7 +332,61 @@ def test_equal_files_of_a_second_run_leave_the_next_task_fresh(
     done[0].writes["y"].unlink()
     assert run(done[0], done, work=work_of(done[0]))
     assert not run(done[1], done, work=work_of(done[1]))
-    assert staleness(done) == {"first": None, "second": None}
+    assert found(done) == [FRESH, FRESH]
+
+
+def test_the_first_that_is_due_is_named_with_its_reason(done: list[Task]) -> None:
+    assert artifacts.first_due(done) is None
+    artifacts.require_fresh(done, "make second")
+    done[0].writes["x"].unlink()
+    line = "first is stale: data/one/x.txt is missing"
+    assert artifacts.first_due(done) == line
+    with pytest.raises(UserError, match=f"{line}; run `make second` first"):
+        artifacts.require_fresh(done, "make second")
+
+
+def test_code_that_is_checked_and_gives_the_same_is_recorded(done: list[Task], root: Path) -> None:
+    (root / "pipeline/first.py").write_text("def f():\n    return 2\n")
+    before = read_json(done[0].manifest)
+    assert before is not None
+    artifacts.record_anew(done[0])
+    assert found(done) == [FRESH, FRESH]
+    after = read_json(done[0].manifest)
+    assert after is not None
+    assert [key for key in before if before[key] != after[key]] == ["code"]
+
+
+# --- what results were made of -------------------------------------------------------------------
+
+
+def test_what_a_result_was_made_of_is_found_by_name(done: list[Task], root: Path) -> None:
+    y = done[0].writes["y"]
+    assert artifacts.made_of(done[1], "make second") == {"y": y}
+    grouped = replace(done[1], reads={"y": y, "group": {"b": [y, root / "source.txt"]}})
+    assert run(grouped, [], force=True, work=work_of(grouped))
+    found = artifacts.made_of(done[1], "make second")
+    assert found == {"y": y, "group": {"b": [y, root / "source.txt"]}}, "as it was, not as it is"
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        (lambda first, second: second.manifest.unlink(), "second has not run yet"),
+        (lambda first, second: second.manifest.write_text("{"), "manifest of second is damaged"),
+        (lambda first, second: second.writes["z"].unlink(), r"data/two/z\.txt is missing"),
+        (lambda first, second: first.writes["y"].unlink(), r"data/one/y\.txt has changed since"),
+        (
+            lambda first, second: first.writes["y"].write_text("b"),
+            r"data/one/y\.txt has changed since second read it",
+        ),
+    ],
+)
+def test_results_of_which_something_has_changed_are_refused(
+    done: list[Task], change: Callable[[Task, Task], object], part: str
+) -> None:
+    change(*done)
+    with pytest.raises(UserError, match=rf"{part}.*; run `make second` first"):
+        artifacts.made_of(done[1], "make second")
 
 
 # --- runs that fail ------------------------------------------------------------------------------
@@ -371,7 +401,7 @@ def test_a_failure_leaves_the_earlier_files(done: list[Task], error: type[BaseEx
     with pytest.raises(error):
         run(done[0], done, force=True, work=work)
     assert done[0].writes["x"].read_text() == "aaa"
-    assert staleness(done) == {"first": None, "second": None}
+    assert found(done) == [FRESH, FRESH]
 
 
 def test_a_forgotten_file_replaces_nothing(done: list[Task], root: Path) -> None:
@@ -456,6 +486,42 @@ def test_an_input_that_changes_while_it_is_read(root: Path) -> None:
     assert not task.staging.exists()
 
 
+def test_code_that_is_edited_while_it_runs_is_recorded_as_it_ran(
+    project: Path, tiny_folder: Path
+) -> None:
+    """In its own process, whose modules are those of the project."""
+    program = """\
+import sys
+from pipeline import artifacts, stages
+graph = stages.load(sys.argv[1], "sprint")
+artifacts.run(graph.task("download"), graph.tasks)
+task = graph.task("preprocess")
+def work(writes):
+    path = stages.ROOT / "pipeline" / "csvs.py"
+    path.write_text(path.read_text() + "\\n1 / 0\\n")
+    return task.work(writes)
+artifacts.run(task, graph.tasks, work=work)
+"""
+    task = stages.load(str(tiny_folder), "sprint").task("preprocess")
+    unedited = task.fingerprints()
+    subprocess.run([sys.executable, "-c", program, str(tiny_folder)], cwd=project, check=True)
+    manifest = read_json(task.manifest)
+    assert manifest is not None
+    assert manifest["code"] == unedited
+    assert found([task]) == [("stale", "the code in csvs.py has changed", "code")]
+
+
+def test_what_a_killed_forced_run_left_is_removed(done: list[Task]) -> None:
+    task = done[0]
+    with pytest.raises(KeyboardInterrupt):
+        run(task, [], force=True, work=stopped_half_way)
+    assert (task.staging / "half").exists()
+    assert found(done) == [FRESH, FRESH]
+    artifacts.tidy(task)
+    assert not task.staging.exists()
+    artifacts.tidy(task)
+
+
 # --- missing inputs ------------------------------------------------------------------------------
 
 
@@ -467,7 +533,7 @@ def test_an_input_that_does_not_exist_yet_names_its_task_and_the_command(root: P
 
 def test_an_input_that_was_changed_by_hand_is_refused(done: list[Task]) -> None:
     done[0].writes["y"].write_text("patched")
-    with pytest.raises(UserError, match=r"data/one/y\.txt is not the file that first wrote"):
+    with pytest.raises(UserError, match=r"data/one/y\.txt was changed after `first` wrote it"):
         run(done[1], done, work=work_of(done[1]))
     assert done[1].writes["z"].read_text() == "aaa"
 
@@ -485,10 +551,12 @@ PROGRAM = """\
 import sys, time
 from pathlib import Path
 from pipeline.artifacts import Task, run
+from pipeline.config import Preset
 
 root, patience = Path(sys.argv[1]), float(sys.argv[2])
 made = root / "out" / "made.txt"
-task = Task("slow", "slow", root, made.with_name("manifest.json"), "pipeline.m:f", {"made": made})
+manifest = made.with_name("manifest.json")
+task = Task("slow", "slow", root, manifest, "pipeline.m:f", Preset(), 0, {"made": made})
 
 def work(writes):
     with (root / "times").open("a") as file:
@@ -567,3 +635,27 @@ def test_when_the_first_process_is_killed_the_second_does_the_work(slow: Path) -
     (slow / "go").touch()
     assert "slow: done in" in second.communicate(timeout=PATIENCE)[0]
     assert (slow / "times").read_text() == "worked\nworked\n"
+
+
+# --- remembered fingerprints ---------------------------------------------------------------------
+
+
+def test_remembered_fingerprints_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "a"
+    path.write_bytes(b"content")
+    settle(path)
+    with artifacts.stat_cache(tmp_path) as cache:
+        digest = fingerprint(path, cache)
+    with artifacts.stat_cache(tmp_path) as cache:
+        assert cache[str(path)][4] == digest
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "null"])
+def test_a_damaged_cache_is_ignored(tmp_path: Path, damage: str) -> None:
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "a"
+    path.write_bytes(b"content")
+    (tmp_path / "data" / artifacts.STAT_CACHE).write_text(damage)
+    with artifacts.stat_cache(tmp_path) as cache:
+        assert fingerprint(path, cache) == fingerprint(path)

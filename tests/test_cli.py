@@ -3,14 +3,26 @@
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import Digits, build, contents, replace_cell, run_digits, write_digits
+from conftest import (
+    Digits,
+    build,
+    contents,
+    fake_training,
+    replace_cell,
+    run_digits,
+    write_digits,
+)
 
-from pipeline import cli
+from pipeline import artifacts, cli
+from pipeline.artifacts import Task
+from pipeline.config import Train
 from pipeline.errors import ExternalError, UserError
-from pipeline.stages import STAGES
+from pipeline.stages import STAGES, Graph
 
 COMMANDS = sorted(
     command.name or command.callback.__name__ for command in cli.app.registered_commands
@@ -243,8 +255,9 @@ def test_the_stages_one_by_one(project: Path, tiny_folder: Path) -> None:
 
     status = run_digits(project, "status", *choice)
     assert status.returncode == 0
-    lines = status.stdout.splitlines()
+    *lines, last = status.stdout.splitlines()
     assert len(lines) == len(STAGES)
+    assert last.endswith("has nothing to do")
     assert all(line.split()[-3] == "fresh" and line.endswith(" s") for line in lines)
 
     before = contents(project / "data"), contents(project / "submissions")
@@ -273,6 +286,128 @@ def test_force_runs_a_fresh_stage(project: Path, tiny_folder: Path, digits: Digi
     assert {name for name in before if before[name] != after[name]} <= {manifest}
 
 
+def stale_pair(project: Path) -> Graph:
+    """A graph with two folds that were trained with other code."""
+    (project / "pair.toml").write_text("[split]\nfolds = 2\n")
+    write_digits(project / "mine")
+    graph = build("mine", "pair.toml")
+    here = {"precision": "float32", "device": "CPU", "threads": 2, "versions": {}}
+    for fold in graph.all("train"):
+        for name, value in here.items():
+            artifacts.add_metadata(fold, name, value)
+    with (project / "pipeline" / "train" / "fold.py").open("a") as file:
+        file.write("\nid(0)\n")
+    return graph
+
+
+SAME = ("train", "--dataset", "mine", "--config", "pair.toml", "--same")
+
+
+def causes(graph: Graph) -> list[str]:
+    """Why each fold is due."""
+    return [state.cause for state in artifacts.states(graph.all("train")).values()]
+
+
+@pytest.mark.parametrize(
+    ("other", "elsewhere", "expected", "line"),
+    [
+        ({}, {}, ["", ""], "recorded anew, without training: train fold 0, train fold 1"),
+        ({}, {"threads": 8}, ["", "code"], "recorded anew, without training: train fold 0"),
+        ({"bytes": b"!"}, {}, ["code"] * 2, "not the same (the code gives other results)"),
+        (
+            {"bytes": b"!", "threads": 1},
+            {},
+            ["code"] * 2,
+            "not the same (threads: 2 in then, 1 in now)",
+        ),
+    ],
+)
+def test_same_trains_one_fold_to_see_whether_all_would_be_the_same(
+    project: Path,
+    digits: Digits,
+    monkeypatch: pytest.MonkeyPatch,
+    other: Mapping[str, Any],
+    elsewhere: Mapping[str, Any],
+    expected: list[str],
+    line: str,
+) -> None:
+    graph = stale_pair(project)
+    first, second = graph.all("train")
+    for name, value in elsewhere.items():
+        artifacts.add_metadata(second, name, value)
+    before = [contents(task.folder) for task in (first, second)]
+    trained = []
+
+    def work(task: Task, later: list[Task], jobs: int, writes: Mapping[str, Path]) -> object:
+        trained.append(task.fold)
+        metadata = artifacts.metadata(task.manifest) | fake_training(task.reads, writes, task.fold)
+        writes["weights"].write_bytes(writes["weights"].read_bytes() + other.get("bytes", b""))
+        return {**metadata, "threads": other.get("threads", 2)}
+
+    monkeypatch.setattr("pipeline.train.local.work", work)
+    assert causes(graph) == ["code", "code"]
+    ended = digits(*SAME)
+    assert ended.code == 0
+    assert trained == [0]
+    assert "the code in train/fold.py has changed; training it again" in ended.lines[0]
+    assert line in ended.lines[1]
+    assert causes(graph) == expected
+    for task, files in zip((first, second), before, strict=True):
+        after = contents(task.folder)
+        assert {name for name in after if after[name] != files[name]} <= {"manifest.json"}
+    if not other:
+        assert artifacts.metadata(first.manifest)["same_as"].startswith("train fold 0")
+
+
+def test_same_is_only_for_folds_that_are_stale_by_their_code(project: Path, digits: Digits) -> None:
+    graph = stale_pair(project)
+    (project / "pair.toml").write_text("[split]\nfolds = 2\n[train]\nepochs = 3\n")
+    ended = digits(*SAME)
+    assert (ended.code, ended.lines) == (0, ["train: no fold is stale by its code alone"])
+    (project / "pair.toml").write_text("[split]\nfolds = 2\n")
+    graph.task("preprocess").writes["test_images"].unlink()
+    ended = digits(*SAME)
+    assert ended.code == 2
+    assert "data/mine/arrays/test_images.npy is missing; run `make train`" in ended.error
+
+
+@pytest.mark.parametrize("edited", [True, False])
+def test_hours_of_training_are_not_repeated_without_a_word(
+    project: Path, digits: Digits, monkeypatch: pytest.MonkeyPatch, edited: bool
+) -> None:
+    graph = stale_pair(project)
+    for fold in graph.all("train"):
+        artifacts.add_metadata(fold, "seconds", 450.0)
+    if not edited:
+        (project / "pair.toml").write_text("[split]\nfolds = 2\n[train]\nepochs = 3\n")
+    monkeypatch.setattr("pipeline.train.local.train_here", lambda *_: None)
+    reason = "the code in train/fold.py has changed"
+    if not edited:
+        reason = f"parameter train.epochs was {Train().epochs} and is now 3"
+    line, *more = digits(*SAME[:-1]).lines
+    assert line == f"train: 2 folds again, about 15 min as recorded, because {reason}"
+    assert ["--same" in line for line in more] == [True] * edited
+    assert digits(*SAME[:-1], "--fold", "0").lines == []
+
+
+def test_what_a_killed_forced_fold_left_is_removed_by_the_next_train(
+    project: Path, digits: Digits
+) -> None:
+    (project / "pair.toml").write_text("[split]\nfolds = 2\n")
+    write_digits(project / "mine")
+    graph = build("mine", "pair.toml")
+    fold = graph.all("train")[1]
+
+    def killed(writes: object) -> dict[str, object]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        artifacts.run(fold, graph.tasks, force=True, work=killed)
+    assert fold.staging.exists()
+    assert digits(*SAME[:-1]).lines == ["train: all folds fresh"]
+    assert not fold.staging.exists()
+
+
 def test_a_changed_csv_leaves_the_earlier_arrays(project: Path, tmp_path: Path) -> None:
     folder = write_digits(tmp_path / "tiny")
     build(str(folder))
@@ -281,6 +416,6 @@ def test_a_changed_csv_leaves_the_earlier_arrays(project: Path, tmp_path: Path) 
     process = run_digits(project, "preprocess", "--dataset", str(folder), "--force")
     assert process.returncode == 2
     assert one_line(process.stderr)
-    assert "data/tiny/raw/test.csv is not the file that download wrote" in process.stderr
+    assert "data/tiny/raw/test.csv was changed after `download` wrote it" in process.stderr
     assert "run `make preprocess`" in process.stderr
     assert contents(project / "data/tiny/arrays") == before

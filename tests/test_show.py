@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import PACKAGE, Digits, build, contents, works
+from PIL import Image
 
 from pipeline import artifacts, config, files, stages
 from pipeline.artifacts import add_metadata
@@ -41,23 +42,59 @@ def test_status_shows_what_is_missing(project: Path, digits: Digits) -> None:
     ended = digits("status", "--dataset", "sample", "--config", "demo")
     assert ended.code == 0
     names = ["download", "preprocess", "split", "train fold 0", "train fold 1", "train fold 2"]
-    assert [line.split() for line in ended.lines] == [
+    *lines, last = ended.lines
+    assert [line.split() for line in lines] == [
         [*name.split(), "missing"] for name in [*names, "ensemble", "write", "report"]
     ]
+    assert last == (
+        "`make submission DATASET=sample CONFIG=demo` runs train (3 folds), download, preprocess, "
+        "split, ensemble, write, report: time not known yet"
+    )
+
+
+def edit(project: Path, module: str) -> None:
+    """Change the code of a module: a statement that is executed on import."""
+    with (project / "pipeline" / module).open("a") as file:
+        file.write("\nid(0)\n")
+
+
+def states(digits: Digits, tiny: list[str], *words: str) -> tuple[dict[str, str], str]:
+    """What `digits status` prints: by task, the state and the reason, without times; the end."""
+    *lines, last = digits("status", *tiny, *words).lines
+    return {line[:14].strip(): re.sub(r" +[\d.]+ s\b *", " ", line[15:]) for line in lines}, last
 
 
 @pytest.mark.parametrize("verify", [[], ["--verify"]])
-def test_status_shows_what_is_stale_and_why(
+def test_status_shows_what_is_stale_and_why_and_what_waits(
     project: Path, tiny: list[str], digits: Digits, verify: list[str]
 ) -> None:
     (project / "data/tiny/arrays/test_images.npy").unlink()
-    lines = digits("status", *tiny, *verify).lines
-    states = {line[:14].strip(): line[15:].split() for line in lines}
-    assert states["download"][0] == "fresh"
-    assert states["preprocess"][0] == "stale"
-    assert " ".join(states["preprocess"][3:]) == "data/tiny/arrays/test_images.npy is missing"
-    assert " ".join(states["train fold 0"][3:]).endswith("will be rebuilt")
-    assert states["write"][0] == "stale"
+    found, last = states(digits, tiny, *verify)
+    assert found["download"].strip() == "fresh"
+    assert found["preprocess"] == "stale data/tiny/arrays/test_images.npy is missing"
+    assert found["train fold 0"] == "waiting for preprocess, which may come out the same"
+    assert found["write"] == "waiting for ensemble, which may come out the same"
+    waiting = "split, train fold 0, ensemble, write, report, unless their inputs come out the same"
+    assert re.search(rf"` runs preprocess: about [\d.]+ min as recorded; then {waiting}$", last)
+
+
+def test_status_ends_with_what_make_would_run(
+    project: Path, tiny: list[str], digits: Digits
+) -> None:
+    fold, ensemble = (stages.load(tiny[1], "sprint").all(it)[0] for it in ("train", "ensemble"))
+    command = stages.load(tiny[1], "sprint").command_here("submission")
+    assert states(digits, tiny)[1] == f"`{command}` has nothing to do"
+    add_metadata(fold, "seconds", 600.0)
+    add_metadata(ensemble, "seconds", 0.0)
+    build(tiny[1])  # the report reads the fold's manifest
+    edit(project, "train/fold.py")
+    found, last = states(digits, tiny)
+    assert found["train fold 0"] == "stale the code in train/fold.py has changed"
+    assert last.startswith(f"`{command}` runs train fold 0: about 10.0 min as recorded; then ens")
+    edit(project, "ensemble.py")
+    found, last = states(digits, tiny)
+    assert found["ensemble"] == "stale the code in ensemble.py has changed"
+    assert last.startswith(f"`{command}` runs train fold 0, ensemble: about 10.0 min as recorded; ")
 
 
 def test_verify_finds_silent_corruption(
@@ -115,7 +152,8 @@ def test_for_the_competition_the_next_step_is_to_submit(
     for name, value in [("accuracy", 0.99126), ("standard_error", 0.00046), ("rows", 42_000)]:
         add_metadata(write, f"oof_{name}", value)
     lines = digits("result", "--config", "sprint").lines
-    assert lines[0] == "out-of-fold accuracy 0.99126 ± 0.00046 (one standard error, 42,000 rows)"
+    assert lines[0].startswith("download is missing: it has not run yet; this is the result of ")
+    assert lines[1] == "out-of-fold accuracy 0.99126 ± 0.00046 (one standard error, 42,000 rows)"
     assert "submit CONFIG=sprint MESSAGE=" in lines[-1]
 
 
@@ -220,15 +258,54 @@ def test_show_refuses_a_row_that_does_not_exist(
     assert part in ended.error
 
 
-def test_show_refuses_damaged_predictions(project: Path, tiny: list[str], digits: Digits) -> None:
-    path = project / "data/tiny/sprint/ensemble/oof.npy"
-    path.write_bytes(path.read_bytes()[:-1])
-    for _ in range(2):
-        ended = digits("show", "1", *tiny)
+# --- results whose data or code have changed since ----------------------------------------------
+
+
+def test_what_only_today_would_come_out_otherwise_is_shown_and_said_first(
+    project: Path, tiny: list[str], digits: Digits
+) -> None:
+    before = [digits(*words, *tiny).lines for words in (["show", "1", "--test"], ["result"])]
+    assert not [line for line in digits("runs", *tiny[:2]).lines if "stale" in line]
+    edit(project, "train/fold.py")
+    reason = "train fold 0 is stale: the code in train/fold.py has changed"
+    for words, lines, target in (
+        (["show", "1", "--test"], before[0], "ensemble"),
+        (["result"], before[1], "submission"),
+    ):
+        ended = digits(*words, *tiny)
+        assert ended.code == 0
+        first, *rest = ended.lines
+        remedy = stages.load(tiny[1], "sprint").command_here(target)
+        assert first.startswith(f"{reason}; this is ")
+        assert first.endswith(f"of the earlier run, `{remedy}` brings it up to date")
+        assert rest == lines
+    assert digits("runs", *tiny[:2]).lines[1].rstrip().endswith(f"stale: {reason}")
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("ensemble/oof.npy", "was changed after `ensemble` wrote it"),
+        ("fold-0/oof.npy", "has changed since"),
+        ("fold-0/weights.keras", "has changed since"),
+        ("../folds/holdout-0.15-seed-0/fold_ids.npy", "has changed since"),
+        ("../arrays/train_labels.npy", "has changed since"),
+        ("../arrays/test_images.npy", "has changed since"),
+    ],
+)
+def test_results_of_what_has_changed_are_refused(
+    project: Path, tiny: list[str], digits: Digits, name: str, part: str
+) -> None:
+    path = (project / "data/tiny/sprint" / name).resolve()
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    remedy = stages.load(tiny[1], "sprint").command_here("ensemble")
+    label = str(path.relative_to(project))
+    Image.fromarray(np.eye(28, dtype=np.uint8) * 255).save(project / "one.png")
+    for words in (["show", "1"], ["predict", "one.png"]):
+        ended = digits(*words, *tiny)
         assert ended.code == 2
-        assert "data/tiny/sprint/ensemble/oof.npy" in ended.error
-        assert re.search(r"run `make.* ensemble DATASET=", ended.error)
-        path.unlink(missing_ok=True)
+        assert f"{label} {part}" in ended.error
+        assert f"run `{remedy}` first" in ended.error
 
 
 # --- runs, parameters, check ---------------------------------------------------------------------
@@ -315,13 +392,13 @@ def test_runs_marks_what_is_stale_and_names_seeds(
     assert "stale" not in line
     if mine:
         (project / word).write_text('base = "fast"\n[train]\nseed = 8\n')
-        reason = "train fold 0: parameter train.seed was 7 and is now 8"
+        reason = "train fold 0 is stale: parameter train.seed was 7 and is now 8"
         assert f"stale: {reason}" in digits(*command).lines[1]
         (project / word).write_text("[train]\nsede = 8\n")
         assert "unknown key" in " ".join(digits(*command).lines)
     else:
         (project / "data/tiny/fast/fold-0/weights.keras").unlink()
-        assert "stale: train fold 0: data/tiny/fast" in digits(*command).lines[1]
+        assert "stale: train fold 0 is stale: data/tiny/fast" in digits(*command).lines[1]
 
 
 def test_runs_ranks_only_within_a_split(project: Path, tiny: list[str], digits: Digits) -> None:
@@ -365,7 +442,7 @@ def test_config_shows_ranges_choices_and_what_is_inherited(digits: Digits) -> No
     assert shown["dropout"].startswith("* dropout = 0.3 ")
     assert shown["dropout"].endswith("(between 0 and 0.95)")
     assert "(one of rmsprop, adam)" in shown["optimizer"]
-    assert "one of strided, halved, fine, " in shown["network"]
+    assert "one of cnn_5x5, cnn_batchnorm, " in shown["network"]
     assert (
         digits("config", "--config", "best")
         .lines[-1]

@@ -72,5 +72,5 @@ def test_a_class_that_is_too_rare(tmp_path: Path, folds: int) -> None:
 
 
 def test_a_hold_out_that_is_smaller_than_the_classes(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"labels\.npy: split\.holdout .*raise it"):
+    with pytest.raises(UserError, match=r"labels\.npy: split\.holdout = 0\.01 .*nearer to 0\.5"):
         draw(tmp_path, 1, holdout=0.01)

@@ -14,11 +14,13 @@ from types import FrameType
 import pytest
 from conftest import PACKAGE, build, fake_environment, run_digits, write_digits
 
-from pipeline import artifacts, code, config, datasets, stages
-from pipeline.artifacts import Task, staleness
+from pipeline import artifacts, config, datasets, environment, fingerprints, stages
+from pipeline.artifacts import Task, states
 from pipeline.config import Preset
-from pipeline.stages import STAGES, Graph
+from pipeline.stages import STAGES, Graph, command
+from pipeline.train import fold
 
+MODULES = fingerprints._modules(PACKAGE.parent)
 ONCE = [stage.name for stage in STAGES if not stage.per_fold]
 
 
@@ -54,29 +56,21 @@ def graphs(tmp_path: Path) -> list[Graph]:
 # --- the graph -----------------------------------------------------------------------------------
 
 
-def test_every_input_is_written_by_an_earlier_task(graphs: list[Graph]) -> None:
-    for graph in graphs:
-        made: set[Path] = set()
-        for task in graph.tasks:
-            if task.stage != "download":
-                assert set(task.inputs) <= made, task.name
-            made.update(written(task))
-
-
-def test_no_file_is_written_twice(graphs: list[Graph]) -> None:
-    for graph in graphs:
-        made = [path for task in graph.tasks for path in written(task)]
-        assert len(made) == len(set(made))
-        assert len({task.name for task in graph.tasks}) == len(graph.tasks)
-
-
-def test_files_are_beside_their_manifest_and_below_the_root(
+def test_every_file_is_written_once_beside_its_manifest_and_before_it_is_read(
     graphs: list[Graph], tmp_path: Path
 ) -> None:
     for graph in graphs:
+        made: set[Path] = set()
         for task in graph.tasks:
+            stage = next(each for each in STAGES if each.name == task.stage)
+            own = set(artifacts._flat(dict(stage.files(graph.dataset))))
+            assert set(task.inputs) <= made | own, task.name
             assert {path.parent for path in written(task)} == {task.folder}
             assert task.folder.is_relative_to(tmp_path)
+            assert made.isdisjoint(written(task))
+            assert len(set(written(task))) == len(written(task))
+            made.update(written(task))
+        assert len({task.name for task in graph.tasks}) == len(graph.tasks)
 
 
 def test_a_stage_runs_once_or_for_each_fold(tmp_path: Path) -> None:
@@ -137,7 +131,9 @@ def test_presets_that_split_alike_share_one_split(tmp_path: Path) -> None:
     one = sample(preset("one", "[split]\nfolds = 3", tmp_path))
     text = "[split]\nfolds = 3\nholdout = 0.5\n[train]\nepochs = 1"
     two = sample(preset("two", text, tmp_path))
-    assert one.task("split") == two.task("split"), "or each would call the other's split stale"
+    split, other = one.task("split"), two.task("split")
+    alike = replace(other, preset=split.preset, params=split.params)
+    assert (split, split.values()) == (alike, other.values()), "or each would find it stale"
     folders = [{task.folder for task in graph.all("train")} for graph in (one, two)]
     assert folders[0].isdisjoint(folders[1])
 
@@ -168,42 +164,51 @@ def test_a_trial_shares_no_file_with_the_real_run(tmp_path: Path) -> None:
 
 
 def test_the_command_that_makes_a_graph_can_be_typed(tmp_path: Path) -> None:
-    assert stages.load("kaggle", "default").command("submit") == "make submit"
-    fast = stages.load("sample", "fast")
-    assert fast.command("submission") == "make submission DATASET=sample CONFIG=fast"
-    elsewhere = fast.command("submission", Path("/"))
-    assert elsewhere == f"make -C {tmp_path} submission DATASET=sample CONFIG=fast"
+    kaggle, sample = datasets.dataset("kaggle"), datasets.dataset("sample")
+    assert command("submit", kaggle, config.load("default")) == "make submit"
+    words = ("submission", sample, config.load("fast"))
+    assert command(*words) == "make submission DATASET=sample CONFIG=fast"
+    elsewhere = f"make -C {tmp_path} submission DATASET=sample CONFIG=fast"
+    assert command(*words, Path("/")) == elsewhere
     digits, mine = write_digits(tmp_path / "tiny"), preset("mine", "", tmp_path / "tiny")
-    graph = stages.graph(datasets.dataset(str(digits)), mine)
-    assert graph.command("write", tmp_path) == "make write DATASET=tiny CONFIG=tiny/mine.toml"
-    assert f"DATASET={digits} CONFIG={digits}/mine.toml" in graph.command("write", Path("/"))
+    words = ("write", datasets.dataset(str(digits)), mine)
+    assert command(*words, tmp_path) == "make write DATASET=tiny CONFIG=tiny/mine.toml"
+    assert f"DATASET={digits} CONFIG={digits}/mine.toml" in command(*words, Path("/"))
 
 
 # --- what makes which stage stale ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("text", "stage"),
+    ("text", "concerned"),
     [
-        ("[train]\nepochs = 3", "train"),
-        ("[train]\nnetwork = 'fine'", "train"),
-        ("[train]\nrotation = 1", "train"),
-        ("[split]\nseed = 3", "split"),
+        ("[train]\nepochs = 3", {"train", "report"}),  # which shows how the networks were trained
+        ("[train]\nnetwork = 'fine'", {"train", "report"}),
+        ("[train]\nrotation = 1", {"train", "report"}),
+        ("[split]\nseed = 3", {"split"}),
     ],
 )
-def test_a_parameter_concerns_its_own_stage_only(tmp_path: Path, text: str, stage: str) -> None:
+def test_a_parameter_concerns_its_own_stage_only(
+    tmp_path: Path, text: str, concerned: set[str]
+) -> None:
     before = sample(preset("p", "", tmp_path))
     after = sample(preset("p", text, tmp_path))
     assert {
         old.stage
         for old, new in zip(before.tasks, after.tasks, strict=True)
-        if (old.params, old.code) != (new.params, new.code)
-    } == {stage}
+        if (old.values(), old.code) != (new.values(), new.code)
+    } == concerned
 
 
-def stale(graph: Graph) -> list[str]:
-    """The names of the tasks that are due."""
-    return [name for name, reason in staleness(graph.tasks).items() if reason is not None]
+def due(graph: Graph) -> list[str]:
+    """The names of the tasks that are not fresh."""
+    return [name for name, state in states(graph.tasks).items() if not state.fresh]
+
+
+def stale(graph: Graph) -> set[str]:
+    """The stages with a task that is stale by itself."""
+    found = states(graph.tasks)
+    return {task.stage for task in graph.tasks if found[task.name].word == "stale"}
 
 
 def from_stage(graph: Graph, first: str | None) -> list[str]:
@@ -216,13 +221,13 @@ def test_a_changed_training_parameter_trains_again_and_keeps_the_split(
     project: Path, tiny_folder: Path
 ) -> None:
     (project / "mine.toml").write_text("[split]\nfolds = 2\n[train]\nepochs = 2\n")
-    assert stale(build(str(tiny_folder), "mine.toml")) == []
+    assert due(build(str(tiny_folder), "mine.toml")) == []
     (project / "mine.toml").write_text("[split]\nfolds = 2\n[train]\nepochs = 3\n")
     graph = stages.load(str(tiny_folder), "mine.toml")
-    assert stale(graph) == from_stage(graph, "train")
-    reasons = staleness(graph.tasks)
-    assert reasons["train fold 0"] == "parameter train.epochs was 2 and is now 3"
-    assert str(reasons["ensemble"]).endswith("oof.npy will be rebuilt")
+    assert due(graph) == from_stage(graph, "train")
+    found = states(graph.tasks)
+    assert found["train fold 0"].reason == "parameter train.epochs was 2 and is now 3"
+    assert (found["ensemble"].word, found["report"].word) == ("waiting", "stale")
 
 
 # --- the code of a stage -------------------------------------------------------------------------
@@ -234,69 +239,80 @@ def built(project: Path, tiny_folder: Path) -> Graph:
     return build(str(tiny_folder))
 
 
-@pytest.mark.parametrize(
-    ("module", "first"),
-    [
-        ("download/local.py", "download"),
-        ("download/sample.py", None),
-        ("csvs.py", "download"),
-        ("preprocess.py", "preprocess"),
-        ("split.py", "split"),
-        ("train/fold.py", "train"),
-        ("train/augment.py", "train"),
-        ("train/schedule.py", "train"),
-        ("ensemble.py", "ensemble"),
-        ("write.py", "write"),
-        ("report/page.py", "report"),
-        ("nearest.py", "report"),
-        ("report/pictures.py", "report"),
-        ("artifacts.py", None),
-        ("config.py", None),
-        ("cli/__init__.py", None),
-        ("stages.py", None),
-        ("train/engines.py", None),
-        ("bench/sweep.py", None),
-    ],
-)
-def test_changed_code_concerns_its_stage_and_those_after_it(
-    built: Graph, project: Path, module: str, first: str | None
-) -> None:
-    path = project / "pipeline" / module
-    path.write_text(path.read_text() + "\n# A comment.\n")
-    assert stale(built) == []
-    # A statement that is run on import, which may change anything in its module.
-    path.write_text(path.read_text() + "\nid(0)\n")
-    assert stale(built) == from_stage(built, first)
+EVERY = {stage.name for stage in STAGES} - {"download"}
 
 
-@pytest.mark.parametrize(("network", "first"), [("strided", "train"), ("fine", None)])
-def test_a_network_concerns_the_presets_that_train_it(
-    built: Graph, project: Path, network: str, first: str | None
-) -> None:
-    path = project / "pipeline" / "train" / "networks.py"
-    before, definition, body = path.read_text().partition(f"\ndef {network}(")
-    path.write_text(before + definition + body.replace("keras.Input((28, 28, 1))", "None", 1))
-    assert stale(built) == from_stage(built, first)
+# By module, the stages that execute it.
+CONCERNED = {
+    "download/local.py": set(),  # what was read from elsewhere does not age
+    "preprocess.py": {"preprocess"},
+    "csvs.py": {"preprocess", "write", "report"},
+    "split.py": {"split"},
+    "train/fold.py": {"train"},
+    "train/augment.py": {"train"},
+    "train/schedule.py": {"train"},
+    "train/networks/__init__.py": {"train"},
+    "train/networks/strided.py": {"train"},
+    "train/networks/fine.py": set(),
+    "ensemble.py": {"ensemble"},
+    "calibration.py": {"ensemble", "report"},
+    "write.py": {"write"},
+    "report/page.py": {"report"},
+    "nearest.py": {"report"},
+    "report/pictures.py": {"report"},
+    "__init__.py": EVERY,
+    "train/progress.py": set(),
+    "train/runtime.py": set(),
+    "artifacts.py": set(),
+    "config.py": set(),
+    "cli/__init__.py": set(),
+    "stages.py": set(),
+    "train/engines.py": set(),
+    "bench/sweep.py": set(),
+}
+
+
+def test_changed_code_concerns_the_stages_that_execute_it(built: Graph, project: Path) -> None:
+    for module, concerned in CONCERNED.items():
+        path = project / "pipeline" / module
+        before = path.read_text()
+        path.write_text(f"{before}\n# A comment.\n")
+        assert due(built) == [], module
+        # A statement that is run on import, which may change anything in its module.
+        path.write_text(f"{before}\nid(0)\n")
+        assert stale(built) == concerned, module
+        first = next((each.name for each in STAGES if each.name in concerned), None)
+        assert due(built) == from_stage(built, first), module
+        path.write_text(before)
+
+
+def test_of_the_raw_data_only_that_of_the_sample_ages(project: Path) -> None:
+    for path in (project / "pipeline" / "download").glob("*.py"):
+        path.write_text(path.read_text() + "\nid(0)\n")
+    write_digits(project / "mine")
+    for word in (*datasets.NAMED, "mine"):
+        download = stages.load(word, "sprint").task("download")
+        assert bool(download.fingerprints()) == (word == "sample")
 
 
 def test_every_byte_of_the_page_counts(built: Graph, project: Path) -> None:
     template = project / "pipeline" / "report" / "page.html"
     template.write_text(template.read_text() + "\n")
-    assert stale(built) == ["report"]
-    assert "report/page.html" in str(staleness(built.tasks)["report"])
+    assert due(built) == ["report"]
+    assert "report/page.html" in states(built.tasks)["report"].reason
 
 
 def test_a_new_entry_in_the_ledger_concerns_the_report_only(
     built: Graph, project: Path, tiny_folder: Path
 ) -> None:
     (project / "submissions" / "ledger.csv").write_text("submitted_at\n")
-    assert stale(stages.load(str(tiny_folder), "sprint")) == ["report"]
+    assert due(stages.load(str(tiny_folder), "sprint")) == ["report"]
 
 
 def test_a_dataset_is_the_same_however_its_path_is_written(project: Path) -> None:
     write_digits(project / "mine")
     build("mine")
-    assert stale(stages.load(str(project / "mine"), "sprint")) == []
+    assert due(stages.load(str(project / "mine"), "sprint")) == []
 
 
 @pytest.mark.slow
@@ -308,8 +324,8 @@ def test_every_module_that_a_stage_executes_is_among_its_code(
         "[split]\nfolds = 1\n[train]\nwidth = 4\nepochs = 1\nbatch_size = 16\n"
     )
     graph = stages.load(str(tiny_folder), "mine.toml")
-    # What only neutral modules use, such as memory.py, is neutral too.
-    neutral = set(code.NEUTRAL).union(*(imports(module_path(name)) for name in code.NEUTRAL))
+    here = environment.environment("CPU", "", ("float32", ""))
+    handed_in = {"environment": here, "progress": fold.Progress()}
     for task in graph.tasks:
         executed: set[str] = set()
 
@@ -322,14 +338,16 @@ def test_every_module_that_a_stage_executes_is_among_its_code(
         def work(writes: Mapping[str, Path], task: Task = task, record: object = record) -> object:
             sys.setprofile(record)  # type: ignore[arg-type]
             try:
-                return task.work(writes)
+                return task.work(writes, **(handed_in if task.stage == "train" else {}))
             finally:
                 sys.setprofile(None)
 
         assert artifacts.run(task, graph.tasks, work=partial(work))  # type: ignore[arg-type]
-        found = {module_name(PACKAGE / file) for file in task.fingerprints()}
+        found = fingerprints.closure(task.code, PACKAGE.parent).keys()
         assert task.function.partition(":")[0] in found & executed
-        assert executed - neutral <= found, task.name
+        # What calls the function, and what it is called with, which the manifest records.
+        around = {f"pipeline.{name}" for name in ("artifacts", "config", "environment")}
+        assert executed - around <= found, task.name
 
 
 # --- the package ---------------------------------------------------------------------------------
@@ -340,12 +358,6 @@ def module_name(path: Path) -> str:
     return ".".join(parts).removesuffix(".__init__")
 
 
-def module_path(name: str) -> Path:
-    path = code._path(name, PACKAGE.parent)
-    assert path is not None
-    return path
-
-
 def imports(path: Path) -> set[str]:
     """The modules of the package that a module imports anywhere, functions included."""
     found = set()
@@ -353,12 +365,12 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "pipeline":
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
-                found.add(inner if code._path(inner, PACKAGE.parent) else str(node.module))
+                found.add(inner if inner in MODULES else str(node.module))
     return found
 
 
 def test_no_module_imports_itself_through_others() -> None:
-    graph = {module_name(path): imports(path) for path in PACKAGE.rglob("*.py")}
+    graph = {name: imports(path) for name, path in MODULES.items()}
     order = list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
     assert order.index("pipeline.csvs") < order.index("pipeline.preprocess")
     assert order.index("pipeline.stages") < order.index("pipeline.cli")
@@ -420,7 +432,7 @@ def test_a_stage_is_added_with_a_module_a_declaration_and_a_target(
 
     first = run_digits(project, "count", *choice)
     assert first.returncode == 0, first.stderr
-    assert "count: missing; writing to data/tiny/counts/" in first.stdout
+    assert "count: it has not run yet; writing to data/tiny/counts/" in first.stdout
     assert (project / "data/tiny/counts/counts.json").read_text() == str([8] * 10)
     assert run_digits(project, "count", *choice).stdout == "count: fresh\n"
     status = run_digits(project, "status", *choice).stdout

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import Digits, works
 
-from pipeline import artifacts, files, stages
+from pipeline import artifacts, environment, files, stages
 from pipeline.artifacts import Task
+from pipeline.train import checkpoint
 from pipeline.train.checkpoint import write_history
 from pipeline.watch import BLOCKS, PROGRESS, WIDTH, curve, history
 
@@ -22,7 +23,7 @@ ROWS = [
 HOLD = """
 import sys, time
 from pathlib import Path
-from pipeline import artifacts
+from pipeline import files
 with files.locked(Path(sys.argv[1]), "a fold"):
     print("held", flush=True)
     time.sleep(600)
@@ -75,15 +76,15 @@ def test_status_shows_how_far_a_running_fold_has_come(
     assert found["ensemble"] == "missing"
 
 
-def test_status_shows_where_a_stopped_fold_will_continue(
+def test_status_shows_where_a_stopped_fold_will_continue_and_no_other_work(
     digits: Digits, tiny_folder: Path, fold: Task
 ) -> None:
+    (fold.staging / "checkpoint-elsewhere.npz").touch()
+    assert states(digits, tiny_folder)["train fold 0"] == "missing", "it is of another machine"
+    here = environment.without_gpu(fold.preset.train.precision)
+    assert here is not None
+    (fold.staging / checkpoint.name(here)).touch()
     assert states(digits, tiny_folder)["train fold 0"] == "missing resumes after epoch 3 of 1"
-
-
-def test_status_promises_no_resuming_of_other_work(
-    digits: Digits, tiny_folder: Path, fold: Task
-) -> None:
     origin = files.read_json(fold.staging / artifacts.ORIGIN)
     assert origin is not None
     origin["params"]["train.epochs"] = 7

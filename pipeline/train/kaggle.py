@@ -225,8 +225,8 @@ class _Kaggle:
                     return None
             return manifest
 
-        files = {self._path(task, file.name): file for file in writes.values()}
-        manifest = self._fetch({**files, self._path(task, task.manifest.name): path}, checked)
+        wanted = {self._path(task, file.name): file for file in writes.values()}
+        manifest = self._fetch({**wanted, self._path(task, task.manifest.name): path}, checked)
         metadata = dict(manifest["metadata"])
         print(
             f"{task.name}: accuracy {metadata['held_out_accuracy']:.5f} on "

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import Digits, build, fake_training, write_digits
 
-from pipeline import config
+from pipeline import config, environment
 from pipeline.bench import sweep
 from pipeline.errors import UserError
 
@@ -108,6 +108,7 @@ def test_the_command_trains_what_is_due_and_prints_the_comparison(
             np.save(paths["oof"], probabilities)
         return found | {"epoch_seconds": [2.0, 1.0]}
 
+    monkeypatch.setattr("pipeline.train.runtime._fix_threads", environment.threads)
     monkeypatch.setattr("pipeline.train.fold.train", train)
     write_digits(project / "tiny")
     (project / "pair.toml").write_text("[split]\nfolds = 2\n[train]\nwidth = 4\n")
@@ -138,7 +139,7 @@ def test_the_command_trains_what_is_due_and_prints_the_comparison(
     # Every line says whose fold it is.
     (project / "data" / "tiny" / "pair" / "fold-1" / "manifest.json").unlink()
     ended = digits("sweep", str(path), "--dataset", "tiny")
-    assert any(line.startswith("train base fold 1: missing") for line in ended.lines)
+    assert any(line.startswith("train base fold 1: it has not run yet") for line in ended.lines)
 
 
 def test_a_sweep_needs_the_split_of_its_base(project: Path, digits: Digits) -> None:

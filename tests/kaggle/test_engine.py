@@ -13,6 +13,7 @@ import sys
 import zipfile
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +24,7 @@ import pytest
 from conftest import PACKAGE, Digits, Ended, contents, fake_training, write_digits
 from kernel_service import KernelService, Session
 
-from pipeline import artifacts, code, stages
+from pipeline import artifacts, fingerprints, stages
 from pipeline.artifacts import Task
 from pipeline.errors import ExternalError, UserError
 from pipeline.kaggle import client, credentials, inside
@@ -76,7 +77,7 @@ class Kaggle:
     ) -> None:
         self.service, self.graph = service, graph
         self.errors: dict[int, Exception] = {}  # by fold
-        self.unfinished: dict[int, int] = {}  # epochs, by fold
+        self.unfinished: set[int] = set()
         self.left_out: set[int] = set()
         self.lines = ["hello from there\n"]
         self.gpus = ["GPU:0", "GPU:1"]
@@ -106,22 +107,12 @@ class Kaggle:
             if fold in self.errors:
                 errors.append(self.errors[fold])
             elif fold in self.unfinished:
-                task.staging.mkdir()
-                save_checkpoint(task.staging / there.CHECKPOINT, self.unfinished[fold])
                 errors.append(KeyboardInterrupt())
             elif fold not in self.left_out:
                 work = partial(fake_training, task.reads, fold=fold)
                 artifacts.run(task, [], False, lambda writes, work=work: work(writes))
         for error in errors:
             raise error
-
-
-def save_checkpoint(path: Path, epochs: int) -> None:
-    """A checkpoint after some epochs."""
-    import numpy as np
-
-    with path.open("wb") as file:
-        np.savez(file, state=np.array(json.dumps({"history": [{}] * epochs})))
 
 
 @pytest.fixture
@@ -134,7 +125,9 @@ def kaggle(
         monkeypatch.setattr(client, "call", in_process)
         monkeypatch.setattr(client, "FIRST_PAUSE", 0.01)
         monkeypatch.setattr(client, "LONGEST_PAUSE", 0.02)
-        monkeypatch.setattr(code, "fingerprints", lambda entries, root: {"train/fold.py": "0"})
+        monkeypatch.setattr(
+            fingerprints, "fingerprints", lambda modules, root: {"train/fold.py": "0"}
+        )
         for name in ("POLL", "BUSY"):
             monkeypatch.setattr(engine, name, 0.01)
         yield Kaggle(service, graph, monkeypatch)
@@ -167,8 +160,7 @@ def files(task: Task) -> dict[str, bytes]:
 
 def fresh(graph: stages.Graph) -> list[bool]:
     """Which folds are fresh."""
-    reasons = artifacts.staleness(graph.all("train"))
-    return [reason is None for reason in reasons.values()]
+    return [state.fresh for state in artifacts.states(graph.all("train")).values()]
 
 
 # --- what is pushed ------------------------------------------------------------------------------
@@ -281,7 +273,9 @@ def test_other_parameters_and_other_code_are_another_run(graph: stages.Graph) ->
 
 def test_a_task_survives_the_journey(graph: stages.Graph) -> None:
     for task in graph.all("train"):
-        assert there.unpacked(there.packed(task), stages.ROOT) == task
+        unpacked = there.unpacked(there.packed(task), stages.ROOT)
+        assert unpacked.preset.train == task.preset.train
+        assert replace(unpacked, preset=task.preset) == task
 
 
 def test_the_name_fits_into_what_kaggle_allows(kaggle: Kaggle) -> None:
@@ -469,26 +463,18 @@ def test_a_fold_that_diverged_is_not_trained_again(kaggle: Kaggle, train: Train)
     assert kaggle.service.pushes() == 1
 
 
-def test_an_unfinished_fold_leaves_its_checkpoint_for_a_run_here(
+def test_the_finished_folds_of_a_session_whose_time_is_over_are_kept(
     kaggle: Kaggle, train: Train
 ) -> None:
-    kaggle.unfinished = {2: 7}
+    kaggle.unfinished = {2}
     ended = train()
     assert ended.code == 1
     assert "the session's time was over; kept: train fold 0, train fold 1; run the" in ended.error
-    assert "train fold 2: unfinished; ENGINE=local continues after epoch 7" in ended.lines
-    task = kaggle.graph.all("train")[2]
-    assert len(engine.checkpoint.history(task.staging / there.CHECKPOINT)) == 7
-    assert artifacts.resumable(task)
     assert fresh(kaggle.graph) == [True, True, False]
-    # What is here is not replaced by something earlier.
-    kaggle.unfinished = {2: 3}
-    assert train().code == 1
-    assert len(engine.checkpoint.history(task.staging / there.CHECKPOINT)) == 7
 
 
 def test_a_session_too_short_for_one_fold_is_not_repeated(kaggle: Kaggle, train: Train) -> None:
-    kaggle.unfinished = {0: 1, 1: 1, 2: 1}
+    kaggle.unfinished = {0, 1, 2}
     for _ in range(2):
         ended = train()
         assert ended.code == 1
