@@ -114,6 +114,8 @@ def _train(
         with cluster.board, ThreadPoolExecutor(len(folds)) as pool:
             run = partial(artifacts.run, tasks=tasks, force=force)
             await_all([pool.submit(run, task, work=partial(cluster.train, task)) for task in folds])
+    except Exception as error:
+        raise _final("Ray", error) from error
     finally:
         ray.shutdown()
 
@@ -173,11 +175,7 @@ def _check(address: str) -> None:
 
 
 def runtime_env() -> dict[str, Any]:
-    """Return the runtime_env of the tasks: this package, and what RAY_RUNTIME_ENV's file adds.
-
-    Raises:
-        UserError: there is no such file, or it is not YAML with a mapping.
-    """
+    """Return the runtime_env of the tasks: this package, and what RAY_RUNTIME_ENV's file adds."""
     ours = {"py_modules": [str(Path(artifacts.__file__).parent)], "excludes": ["__pycache__"]}
     if not (name := os.environ.get("RAY_RUNTIME_ENV")):
         return ours
@@ -201,7 +199,7 @@ class Cluster:
     def __init__(self, ray: Any, folds: list[Task], jobs: int, accelerator: str) -> None:
         self.ray, self.accelerator, self.board = ray, accelerator, Board()
         self.unfit: set[str] = set()  # nodes that lack packages, by Ray's numbers
-        self.running: set[str] = set()
+        self.places: dict[str, dict[str, Any]] = {}  # where folds are trained, by their names
         self.said, self.lock = set[str](), threading.Lock()
         nodes = self.nodes().values()
         self.gpus = accelerator != "none" and (
@@ -235,40 +233,35 @@ class Cluster:
         files = {**writes, CHECKPOINT: writes["weights"].with_name(CHECKPOINT)}
         attempts, spent, failed_on = 0, 0.0, set[str]()
         while True:
-            before, where = len(checkpoint.history(files[CHECKPOINT])), dict[str, Any]()
+            before = len(checkpoint.history(files[CHECKPOINT]))
             try:
-                stream = self.send(task, files[CHECKPOINT], failed_on)
-                metadata = self.receive(stream, task, files, where)
+                metadata = self.receive(self.send(task, files[CHECKPOINT], failed_on), task, files)
                 return metadata | {"seconds": round(metadata["seconds"] + spent, 2)}
             except self.ray.exceptions.RayError as error:
                 cause = getattr(error, "cause", None) or error  # what was raised in the task
-                text = str(cause).strip()
-                # The reason is in the last line of this error, and in the first of all others.
-                setup = isinstance(cause, self.ray.exceptions.RuntimeEnvSetupError)
-                line = text.splitlines()[-1] if setup else text.split(". ")[0].partition("\n")[0]
-                why, place = f"{type(cause).__name__}: {line}", ""
-                if where:
+                on = ""
+                if where := self.places.get(task.name):
+                    on = f" on {where['node']} ({where['ray_node'][:8]})"
                     spent += time.monotonic() - where["since"]
                     failed_on.add(where["ray_node"])
-                    place = f" on {where['node']} ({where['ray_node'][:8]})"
-                if where and isinstance(cause, ImportError) and not ran_out(cause):
-                    self.set_aside(where["ray_node"], f"{cause}{place}")
-                    continue
+                    if isinstance(cause, ImportError) and not ran_out(cause):
+                        self.set_aside(where["ray_node"], f"{cause}{on}")
+                        continue
                 if not retryable(cause):
-                    if isinstance(cause, self.ray.exceptions.RayError):
-                        raise ExternalError(f"{task.name}: {why}") from error
-                    message, code = ending(cause)  # its class may not exist in the other process
-                    raise (UserError if code == 2 else ExternalError)(message) from error
+                    raise _final(task.name, cause) from error
                 reached = len(checkpoint.history(files[CHECKPOINT]))
                 attempts = 1 if reached > before else attempts + 1
                 if attempts == ATTEMPTS:
                     raise ExternalError(
-                        f"{task.name}: failed {ATTEMPTS} times in a row, most recently with {why}; "
-                        "run the same command again to continue from its last checkpoint"
+                        f"{task.name}: failed {ATTEMPTS} times in a row, most recently with "
+                        f"{_why(cause)}; run the same command again to continue from its last "
+                        "checkpoint"
                     ) from error
-                self.board.print(f"{task.name}: {why}{place}; trying again after epoch {reached}")
+                self.board.print(
+                    f"{task.name}: {_why(cause)}{on}; trying again after epoch {reached}"
+                )
             finally:
-                self.running.discard(task.name)
+                self.places.pop(task.name, None)
 
     def set_aside(self, ray_node: str, why: str) -> None:
         """Train nothing more on a node that lacks packages; raise UserError if no other is left."""
@@ -299,13 +292,10 @@ class Cluster:
             path.read_bytes() if path.exists() else None,
         )
 
-    def receive(
-        self, stream: Any, task: Task, files: Mapping[str, Path], where: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Write the files that a Ray task yields; return its metadata. Fills in `where` it runs."""
+    def receive(self, stream: Any, task: Task, files: Mapping[str, Path]) -> dict[str, Any]:
+        """Write the files that a Ray task yields; return its metadata."""
         while not self.ray.wait([stream], timeout=SILENCE)[0]:
             self.explain_the_wait(task)
-        self.running.add(task.name)
         written = len(checkpoint.history(files[CHECKPOINT]))
         events = Events(task.folder, resumed=written > 0)
         for message in stream:
@@ -317,8 +307,8 @@ class Cluster:
                 )
                 return dict(content)
             if name == "where":
-                where |= {**content, "since": time.monotonic()}
-                self.board.show(task, [], where)
+                self.places[task.name] = {**content, "since": time.monotonic()}
+                self.board.show(task, [], content)
                 continue
             with artifacts.atomic(files[name]) as temporary:
                 temporary.write_bytes(content)
@@ -327,12 +317,12 @@ class Cluster:
                 checkpoint.write_history(files["history"], rows)
                 events.add(rows[written:])
                 written = len(rows)
-                self.board.show(task, rows, where)
+                self.board.show(task, rows, self.places[task.name])
         raise ExternalError(f"{task.name}: the Ray task ended without a result")
 
     def explain_the_wait(self, task: Task) -> None:
         """Say why folds have no place, unless they only wait for others to end."""
-        if self.running:
+        if self.places:
             return
         there, free = self.ray.cluster_resources(), self.ray.available_resources()
         have, room = (_words(each.get("CPU", 0), each.get("GPU", 0)) for each in (there, free))
@@ -360,6 +350,22 @@ def _words(num_cpus: float, num_gpus: float = 0, accelerator_type: str = "") -> 
     """Return resources in words, such as "2 CPU and 1 GPU of the type T4"."""
     gpus = f" and {num_gpus:g} GPU" if num_gpus else ""
     return f"{num_cpus:g} CPU{gpus}{accelerator_type and f' of the type {accelerator_type}'}"
+
+
+def _why(cause: Exception) -> str:
+    """Return the class of an error and the sentence that says most."""
+    lines = str(cause).strip().splitlines() or [""]
+    if type(cause).__name__ == "RuntimeEnvSetupError":
+        return f"RuntimeEnvSetupError: {lines[-1]}"
+    return f"{type(cause).__name__}: {lines[0].partition('. ')[0]}"
+
+
+def _final(title: str, cause: Exception) -> Exception:
+    """Return the error that ends the command, of a class that every process can import."""
+    if type(cause).__module__.startswith("ray."):
+        return ExternalError(f"{title}: {_why(cause)}")
+    message, code = ending(cause)
+    return UserError(message) if code == 2 else ExternalError(message)
 
 
 def retryable(cause: Exception) -> bool:

@@ -295,9 +295,10 @@ def test_a_retried_fold_counts_all_its_seconds(
     made = engine.Cluster(connected, [task], 1, "auto")
     there = next(iter(made.nodes()))
 
-    def receive(stream: Any, task: Task, files: Any, where: dict[str, Any]) -> dict[str, Any]:
+    def receive(stream: Any, task: Task, files: Any) -> dict[str, Any]:
         if len(avoided) == 1:
-            where |= {"node": "here", "ray_node": there, "since": time.monotonic() - 100}
+            since = time.monotonic() - 100
+            made.places[task.name] = {"node": "here", "ray_node": there, "since": since}
             raise exceptions.WorkerCrashedError
         return {"seconds": 5.0}
 
