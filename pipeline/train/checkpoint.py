@@ -16,6 +16,7 @@ from pipeline.files import atomic
 if TYPE_CHECKING:
     from pipeline.environment import Environment
 
+ANY = "checkpoint-*.npz"
 # What NumPy raises for a missing or damaged checkpoint. RuntimeError: a flipped bit may claim that
 # the archive is encrypted, or of a later version.
 DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile)

@@ -1,44 +1,45 @@
-"""Folds on a Ray cluster: each is one task of it. The code that trains a fold is not aware of it.
+"""Folds on a Ray cluster, one Ray task each. The code that trains a fold is not aware of it.
 
 No file system is shared. The package, the arrays and the parameters go out with Ray; checkpoints
 and results come back through it and are put in place here, as if the fold had been trained here. A
-fold whose worker is lost resumes elsewhere, after the last epoch that came back.
+fold whose worker is lost is sent again, with its last checkpoint.
 """
 
+import logging
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 import time
-from collections import Counter, defaultdict
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from pipeline import artifacts
+from pipeline import artifacts, files
 from pipeline.artifacts import Task
-from pipeline.config import Train
-from pipeline.endings import ending, ran_out
+from pipeline.endings import RESUMES, ending, ran_out
 from pipeline.errors import ExternalError, UserError
 from pipeline.train import checkpoint, node
-from pipeline.train.checkpoint import CHECKPOINT
-from pipeline.train.connection import NoClusterError, connect
 from pipeline.train.local import await_all, follow_the_parent
 from pipeline.train.progress import Board
 from pipeline.train.tensorboard import Events
 
 ATTEMPTS = 3  # of one fold in a row, without another epoch
-PROBE = 120  # seconds in which a node has to say what is installed there
-GRACE = 10  # seconds to cancel the tasks in after Ctrl-C
-RETURN = 600  # seconds in which a lost head may come back
+DEADLINE = 10  # seconds in which the address of a cluster has to answer
 SILENCE = 10  # seconds that a fold may wait for a place before the reason is printed
+
+
+class TokenError(UserError):
+    """The cluster requires a token, which this process did not send."""
 
 
 def train_on_ray(
@@ -51,61 +52,43 @@ def train_on_ray(
 ) -> None:
     """Train folds on a Ray cluster, as many at a time as fit on it (see `engines.train_folds`).
 
-    A minute after the head is lost, Ray ends the process that is connected to it. This is one of
-    its own, and another takes its place once a head answers at the address again.
+    A process of its own is connected to Ray, which ends it a minute after the head is lost. It
+    sends a token only in the second attempt: a cluster without one never answers a process that
+    sends it, and a process cannot change its mind.
 
     Raises:
-        UserError: Ray is not installed here, packages are missing on all nodes, the address is not
-            that of a cluster, or a fold's parameters have to be fixed.
-        ExternalError: nothing answers at the address, or a fold failed too often.
+        UserError: Ray, the token or packages are missing, the address is not that of a cluster, or
+            a fold's parameters have to be fixed.
+        ExternalError: nothing answers at the address, the head is lost, or a fold failed too often.
     """
-    before = {task.name: _written(task) for task in folds}
-    lost, reached, idle = 0.0, (-1, -1), 0
-    while due := [task for task in folds if _written(task) == before[task.name]]:
+    train = partial(_in_a_process, _train, folds, tasks, force, jobs, address, accelerator)
+    try:
         try:
-            _in_a_process(due, tasks, force, jobs, address, accelerator)
-            break
-        except BrokenProcessPool as error:
-            epochs = sum(len(checkpoint.history(task.staging / CHECKPOINT)) for task in due)
-            now = (len(folds) - len(due), epochs)
-            idle = 1 if now != reached else idle + 1
-            if not address or idle == ATTEMPTS:
-                raise ExternalError(
-                    "the process that was connected to Ray was killed, perhaps because memory ran "
-                    "out; run the same command again to continue from here"
-                ) from error
-            lost, reached = time.monotonic(), now
-            Console().show_cursor(True)
-            print(
-                f"the head of the Ray cluster at {address} is lost; waiting up to {RETURN // 60} "
-                "minutes until one answers there; the folds go on from their checkpoints",
-                flush=True,
-            )
-        except NoClusterError:
-            if not lost or time.monotonic() - lost > RETURN:
+            train()
+        except TokenError:
+            if "RAY_AUTH_MODE" in os.environ:
                 raise
-            time.sleep(5)
+            os.environ["RAY_AUTH_MODE"] = "token"
+            train()
+    except BrokenProcessPool as error:
+        lost = f"the head of the Ray cluster at {address}" if address else "the Ray process"
+        raise ExternalError(
+            f"{lost} is lost, or memory ran out here; see that it runs, {RESUMES}"
+        ) from error
 
 
-def _written(task: Task) -> int:
-    """When a task's manifest was written, in nanoseconds; 0 without one."""
-    return task.manifest.stat().st_mtime_ns if task.manifest.exists() else 0
-
-
-def _in_a_process(*arguments: Any) -> None:
+def _in_a_process(*call: Any) -> None:
+    """Call a function in a process of its own. If it is killed, Ray cancels its tasks."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, spawn, initializer=_prepare) as pool:
-        future = pool.submit(_drive, *arguments)
         try:
-            future.result()
+            pool.submit(*call).result()
         except KeyboardInterrupt:
-            children = multiprocessing.active_children()
-            for child in children:
-                child.terminate()
-            wait([future], GRACE)  # without a head, Ray may not answer
-            for child in children:
+            for child in multiprocessing.active_children():
                 child.kill()
             raise
+        finally:
+            Console().show_cursor(True)
 
 
 def _prepare() -> None:
@@ -120,262 +103,201 @@ def _prepare() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
-def _drive(
-    folds: list[Task],
-    tasks: list[Task],
-    force: bool,
-    jobs: int,
-    address: str | None,
-    accelerator: str,
+def _train(
+    folds: list[Task], tasks: list[Task], force: bool, jobs: int, address: str | None, kind: str
 ) -> None:
-    """Train folds on a Ray cluster, in a process that may be lost with its head."""
+    """Train folds on a Ray cluster; each thread waits for one of them."""
+    ray = connect(address)
     try:
-        ray = connect(address)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has set its own
-        try:
-            cluster = _Cluster(ray, folds, jobs, accelerator)
-            with cluster.board, ThreadPoolExecutor(len(folds)) as pool:
-                futures = [
-                    pool.submit(artifacts.run, task, tasks, force, partial(cluster.train, task))
-                    for task in folds
-                ]
-                try:
-                    await_all(futures)
-                except KeyboardInterrupt:
-                    cluster.cancel()
-                    raise
-        finally:
-            ray.shutdown()
-    except (UserError, ExternalError):
-        raise
-    except Exception as error:  # of a class that the other process may not be able to import
-        message, code = ending(error)
-        raise (UserError if code == 2 else ExternalError)(message) from error
+        cluster = Cluster(ray, folds, jobs, kind)
+        with cluster.board, ThreadPoolExecutor(len(folds)) as pool:
+            run = partial(artifacts.run, tasks=tasks, force=force)
+            await_all([pool.submit(run, task, work=partial(cluster.train, task)) for task in folds])
+    except Exception as error:
+        raise _final("Ray", error) from error
+    finally:
+        ray.shutdown()
 
 
-class _Cluster:
-    """What the threads that each wait for a fold share."""
+def connect(address: str | None) -> Any:
+    """Connect to a Ray cluster, or start one here; return the module `ray`.
+
+    Raises:
+        UserError: Ray is not installed, the address has another form, the cluster requires a token
+            (TokenError), or it has other versions of Ray and Python.
+        ExternalError: nothing answers at the address.
+    """
+    if not find_spec("ray"):
+        raise UserError("Ray is not installed: `make train ENGINE=ray` installs it")
+    if address and address not in ("auto", "local"):
+        _check(address)
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # 20 by default, of 40 s each
+    import ray
+
+    try:
+        ray.init(
+            address=address or "local",
+            runtime_env=runtime_env(),
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            include_dashboard=None if address else False,
+        )
+    except (ray.exceptions.AuthenticationError, OSError, RuntimeError, ValueError) as error:
+        why = " ".join(f"{type(error).__name__} {error} {error.__cause__ or ''}".split())
+        if "AuthenticationError" in why:
+            found = "none" if "no authentication token was found" in why else "another one"
+            raise TokenError(
+                f"the Ray cluster at {address} requires its token, and {found} was found here; "
+                "copy ~/.ray/auth_token from its head to the same place here, or set "
+                "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+            ) from error
+        if "Version mismatch" in why:
+            versions = why.partition("Version mismatch: ")[2]
+            raise UserError(f"{address}: {versions}; install the same on both") from error
+        failed = f"no Ray cluster answers at {address}" if address else "Ray did not start"
+        raise ExternalError(f"{failed}: {error}") from error
+    return ray
+
+
+def _check(address: str) -> None:
+    """Raise an error if an address has another form, or if nothing listens there."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "://" in address:
+        raise UserError(
+            f"{address} is not an address that works here: run the command on a node of the "
+            "cluster, with the head's address, host:6379, or with auto (ray:// does not work)"
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=DEADLINE).close()
+    except OSError as error:
+        raise ExternalError(f"no Ray cluster answers at {address}: {error}") from error
+
+
+def runtime_env() -> dict[str, Any]:
+    """Return the runtime_env of the tasks: this package, and what RAY_RUNTIME_ENV's file adds."""
+    ours = {"py_modules": [str(Path(artifacts.__file__).parent)], "excludes": ["__pycache__"]}
+    if not (name := os.environ.get("RAY_RUNTIME_ENV")):
+        return ours
+    import yaml  # comes with Ray
+
+    try:
+        theirs = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"RAY_RUNTIME_ENV: {name} cannot be read: {error}") from error
+    if not isinstance(theirs, dict) or theirs.keys() & ours.keys():
+        raise UserError(
+            f"RAY_RUNTIME_ENV: {name} must be a mapping such as {{pip: requirements.lock}}, "
+            f"without {' and '.join(ours)}"
+        )
+    return theirs | ours
+
+
+class Cluster:
+    """Trains folds; the threads that each wait for one share its nodes, arrays and bars."""
 
     def __init__(self, ray: Any, folds: list[Task], jobs: int, accelerator: str) -> None:
-        self.ray, self.accelerator = ray, accelerator
-        self.cancelled = False
-        self.streams: list[Any] = []
-        # Nodes on which nothing is trained, by their numbers, and the reason.
-        self.unfit: dict[str, str] = {}
-        self.compared: set[str] = set()
-        self.lock, self.placed = threading.Lock(), 0
-        self.said, self.say_again = "", 0.0
-        nodes = self._nodes()
+        self.ray, self.accelerator, self.board = ray, accelerator, Board()
+        self.unfit: set[str] = set()  # nodes that lack packages, by Ray's numbers
+        self.places: dict[str, dict[str, Any]] = {}  # where folds are trained, by their names
+        self.said, self.lock = set[str](), threading.Lock()
+        nodes = self.nodes().values()
         self.gpus = accelerator != "none" and (
-            accelerator != "auto" or any(each["Resources"].get("GPU") for each in nodes)
+            accelerator != "auto" or any(each.get("GPU") for each in nodes)
         )
         # As many cores for a fold as it would have locally, but no more than fit on every node.
-        smallest = min((each["Resources"].get("CPU", 1) for each in nodes), default=1)
-        self.cores = max(1, int(smallest) // jobs)
-        self.board = Board()
-        each = _words(self._needs(folds[0].params["params"]))
-        print(f"Ray: {len(nodes)} node{'s' * (len(nodes) != 1)}, {each} for each fold", flush=True)
-        self._probe(nodes)
+        self.cores = max(1, int(min((each.get("CPU", 1) for each in nodes), default=1)) // jobs)
+        nodes_have = f"{len(nodes)} node{'s' * (len(nodes) != 1)}"
+        print(f"Ray: {nodes_have}, {_words(**self.needs(folds[0]))} for each fold", flush=True)
         paths = {path for task in folds for path in task.inputs if path.exists()}
         self.files = {path: ray.put(np.fromfile(path, np.uint8)) for path in paths}
 
-    # --- nodes ------------------------------------------------------------------------------------
-
-    def _nodes(self) -> list[Any]:
-        """The living nodes that offer cores or GPUs, as Ray describes them."""
-        return [
-            each
+    def nodes(self) -> dict[str, Mapping[str, float]]:
+        """Return the resources of the nodes that may get folds, by Ray's numbers."""
+        return {
+            each["NodeID"]: each["Resources"]
             for each in self.ray.nodes()
             if each["Alive"] and each["Resources"].keys() & {"CPU", "GPU"}
-        ]
+            if each["NodeID"] not in self.unfit
+        }
 
-    def _probe(self, nodes: list[Any]) -> None:
-        """Have every node import what a fold needs, and compare its versions with these here."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        task = self.ray.remote(num_cpus=0, max_retries=0, name="probe")(node.probe)
-        probes = {}
-        for each in nodes:
-            there = NodeAffinitySchedulingStrategy(each["NodeID"], soft=False)
-            probes[task.options(scheduling_strategy=there).remote()] = each
-        done, late = self.ray.wait(list(probes), num_returns=len(probes), timeout=PROBE)
-        for answer in late:
-            print(f"Ray: node {_name(probes[answer])} is not ready after {PROBE} s", flush=True)
-        unfit: dict[str, set[str]] = defaultdict(set)
-        for answer in done:
-            each = probes[answer]
-            try:
-                self._compare(each["NodeID"], self.ray.get(answer))
-            except self.ray.exceptions.RayError as error:
-                cause = _cause(error)
-                if not _lacks_packages(cause) and not isinstance(
-                    cause, self.ray.exceptions.RayError
-                ):
-                    raise cause from error  # the code itself is wrong
-                unfit[_why(error)].add(each["NodeID"])
-        for why, there in unfit.items():
-            self._set_aside(there, why)
-
-    def _compare(self, ray_node: str, theirs: Mapping[str, str]) -> None:
-        """Say, once for each node, what is installed there in another version than here."""
-        ours = node.versions()
-        differs = [f"{key} {theirs[key]}" for key in ours if theirs[key] != ours[key]]
-        with self.lock:
-            new = ray_node not in self.compared
-            self.compared.add(ray_node)
-        if differs and new:
-            here = ", ".join(f"{key} {ours[key]}" for key in ours if theirs[key] != ours[key])
-            self.board.print(
-                f"Ray: node {self._named(ray_node)} has {', '.join(differs)}, this environment "
-                f"{here}: the bytes of its folds may differ"
-            )
-
-    def _set_aside(self, ray_nodes: set[str], why: str) -> None:
-        """Train nothing on some nodes; raise UserError if there is no other node."""
-        remedy = (
-            "; install the packages of this environment there: pip install -r requirements.lock, "
-            "or name a runtime_env in RAY_RUNTIME_ENV"
-        ) * (not why.startswith("RuntimeEnvSetupError"))
-        with self.lock:
-            names = ", ".join(sorted(map(self._named, ray_nodes)))
-            new = ray_nodes - self.unfit.keys()
-            self.unfit |= dict.fromkeys(ray_nodes, why)
-        if all(each["NodeID"] in self.unfit for each in self._nodes()):
-            raise UserError(f"{why} on node {names}{remedy}")
-        if new:
-            self.board.print(f"Ray: {why} on node {names}, which gets no folds{remedy}")
-
-    def _named(self, ray_node: str) -> str:
-        return next((_name(e) for e in self.ray.nodes() if e["NodeID"] == ray_node), ray_node[:8])
-
-    # --- places -----------------------------------------------------------------------------------
-
-    def _needs(self, params: Train) -> dict[str, float]:
-        """What a fold asks for, as Ray's resources."""
+    def needs(self, task: Task) -> dict[str, Any]:
+        """Return what a fold asks for, as Ray's options."""
         if not self.gpus:
-            return {"CPU": self.cores}
-        kind = self.accelerator
-        known = {} if kind in ("auto", "gpu") else {f"accelerator_type:{kind}": 0.001}
-        return {"CPU": 1, "GPU": params.devices, **known}
-
-    def _explain_the_wait(self, task: Task) -> None:
-        """Say why a fold has no place, unless it only waits for other folds to end."""
-        needs = self._needs(task.preset.train)
-        nodes = [each for each in self._nodes() if each["NodeID"] not in self.unfit]
-        offers = [each["Resources"] for each in nodes]
-        fits = any(all(its.get(k, 0) >= v for k, v in needs.items()) for its in offers)
-        total: Counter[str] = Counter()
-        for its in offers:
-            total.update({key: its[key] for key in its.keys() & {*needs, "CPU", "GPU"}})
-        free = self.ray.available_resources()
-        room = _words({key: free.get(key, 0) for key in total})
-        prospect = (
-            f"free: {room}; it starts when there is room and the node is ready"
-            if fits
-            else "no node has as much; it starts once one joins (an autoscaling cluster may add it)"
-        )
-        nodes_have = f"{len(nodes)} node{'s' * (len(nodes) != 1)}"
-        nodes_have += f": {_words(total)}" * bool(total)
-        with self.lock:
-            situation = f"{fits}, {nodes_have}"
-            now = time.monotonic()
-            if (fits and self.placed) or (situation == self.said and now < self.say_again):
-                return
-            self.said, self.say_again = situation, now + 300
-        self.board.print(f"{task.name} waits for {_words(needs)} on {nodes_have}; {prospect}")
-
-    # --- folds ------------------------------------------------------------------------------------
+            return {"num_cpus": self.cores}
+        kind = {} if self.accelerator in ("auto", "gpu") else {"accelerator_type": self.accelerator}
+        return {"num_cpus": 1, "num_gpus": task.preset.train.devices, **kind}
 
     def train(self, task: Task, writes: Mapping[str, Path]) -> dict[str, Any]:
-        """Have a fold trained somewhere; put its files and checkpoints in their places."""
-        name, attempts, spent, path = task.name, 0, 0.0, writes["weights"].with_name(CHECKPOINT)
-        failed_on: set[str] = set()
+        """Have a fold trained on some node, again and again until it is; return its metadata."""
+        folder = writes["weights"].parent
+        attempts, spent, failed_on = 0, 0.0, set[str]()
         while True:
-            before, where = len(checkpoint.history(path)), dict[str, Any]()
+            before = _epochs(folder)
             try:
-                stream = self._send(task, path, failed_on)
-                metadata = self._receive(stream, task, {**writes, CHECKPOINT: path}, where)
+                metadata = self.receive(self.send(task, folder, failed_on), task, writes)
                 return metadata | {"seconds": round(metadata["seconds"] + spent, 2)}
             except self.ray.exceptions.RayError as error:
-                if self.cancelled:
-                    raise KeyboardInterrupt from error
-                cause, why = _cause(error), _why(error)
-                lacking = _lacks_packages(cause)
-                if not lacking and not _retryable(cause):
-                    if isinstance(cause, self.ray.exceptions.RayError):
-                        raise ExternalError(f"{name}: {why}") from error
-                    raise cause from error
-                if where:
+                cause = getattr(error, "cause", None) or error  # what was raised in the task
+                on = ""
+                if where := self.places.get(task.name):
+                    on = f" on {where['node']} ({where['ray_node'][:8]})"
                     spent += time.monotonic() - where["since"]
                     failed_on.add(where["ray_node"])
-                if lacking:
-                    self._set_aside(self._where(error, where), why)
-                    continue
-                reached = len(checkpoint.history(path))
+                    if isinstance(cause, ImportError) and not ran_out(cause):
+                        self.set_aside(where["ray_node"], f"{cause}{on}")
+                        continue
+                if not retryable(cause):
+                    raise _final(task.name, cause) from error
+                reached = _epochs(folder)
                 attempts = 1 if reached > before else attempts + 1
                 if attempts == ATTEMPTS:
                     raise ExternalError(
-                        f"{name}: failed {ATTEMPTS} times in a row, most recently with {why}; what "
-                        "is finished is kept; run the same command again to continue from here"
+                        f"{task.name}: failed {ATTEMPTS} times in a row, most recently with "
+                        f"{_why(cause)}; run the same command again to continue from its last "
+                        "checkpoint"
                     ) from error
-                place = f" on {self._named(where['ray_node'])}" if where else ""
-                self.board.print(f"{name}: {why}{place}; trying again after epoch {reached}")
+                self.board.print(
+                    f"{task.name}: {_why(cause)}{on}; trying again after epoch {reached}"
+                )
+            finally:
+                self.places.pop(task.name, None)
 
-    def _where(self, error: Exception, where: Mapping[str, Any]) -> set[str]:
-        """The node on which a task failed; all nodes of its machine if it could not even begin."""
-        if where:
-            return {where["ray_node"]}
-        address = getattr(error, "ip", None)
-        return {each["NodeID"] for each in self._nodes() if each["NodeManagerAddress"] == address}
+    def set_aside(self, ray_node: str, why: str) -> None:
+        """Train nothing more on a node that lacks packages; raise UserError if no other is left."""
+        remedy = "install requirements.lock there, or name a runtime_env in RAY_RUNTIME_ENV"
+        self.unfit.add(ray_node)
+        if not self.nodes():
+            raise UserError(f"{why}; {remedy}")
+        self.say_once(f"Ray: {why}, which gets no more folds; {remedy}")
 
-    def _send(self, task: Task, path: Path, failed_on: set[str]) -> Any:
-        """Start the Ray task of a fold, from its checkpoint if there is one; return its stream."""
-        needs = self._needs(task.preset.train)
-        kinds = [key.partition(":")[2] for key in needs if key.startswith("accelerator_type:")]
-        options: dict[str, Any] = {"accelerator_type": kinds[0]} if kinds else {}
-        alive = {each["NodeID"] for each in self._nodes()}
-        avoided = alive & self.unfit.keys()
-        if alive - avoided - failed_on:
-            avoided |= alive & failed_on
-        if avoided:
-            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(avoided))})"}
-        # "sample/default/fold-3", without the dataset.
-        name = "/".join(task.folder.relative_to(task.root / "data").parts[1:])
-        stream = self.ray.remote(
-            name=name,
-            max_retries=0,
-            num_cpus=needs["CPU"],
-            num_gpus=needs.get("GPU", 0),
-            **options,
-        )(node.train_fold).remote(
+    def send(self, task: Task, folder: Path, failed_on: set[str]) -> Any:
+        """Start the Ray task of a fold, with the checkpoints in a folder; return its stream."""
+        avoided = self.unfit | (failed_on if self.nodes().keys() - failed_on else set())
+        labels = {"ray.io/node-id": f"!in({','.join(sorted(avoided))})"} if avoided else None
+        remote = self.ray.remote(
+            # "default/fold-3", without the dataset.
+            name="/".join(task.folder.relative_to(task.root / "data").parts[1:]),
+            max_retries=0,  # Ray would send the first checkpoint again
+            label_selector=labels,
+            **self.needs(task),
+        )(node.train_fold)
+        return remote.remote(
+            {name: self.files[path] for name, path in zip(task.reads, task.inputs, strict=True)},
             {name: path.name for name, path in task.writes.items()},
-            task.params,
+            task.fold,
+            task.preset.train,
+            task.code,
             0 if self.gpus else self.cores,
-            path.read_bytes() if path.exists() else None,
-            **{name: self.files[path] for name, path in zip(task.reads, task.inputs, strict=True)},
+            {path.name: path.read_bytes() for path in folder.glob(checkpoint.ANY)},
         )
-        self.streams.append(stream)
-        return stream
 
-    def _receive(
-        self, stream: Any, task: Task, files: Mapping[str, Path], where: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Write the files that a Ray task yields; return its metadata. Fills in `where` it runs."""
+    def receive(self, stream: Any, task: Task, writes: Mapping[str, Path]) -> dict[str, Any]:
+        """Write the files that a Ray task yields; return its metadata."""
         while not self.ray.wait([stream], timeout=SILENCE)[0]:
-            self._explain_the_wait(task)
-        with self.lock:
-            self.placed += 1
-        try:
-            return self._write(stream, task, files, where)
-        finally:
-            with self.lock:
-                self.placed -= 1
-
-    def _write(
-        self, stream: Any, task: Task, files: Mapping[str, Path], where: dict[str, Any]
-    ) -> dict[str, Any]:
-        written = len(checkpoint.history(files[CHECKPOINT]))
-        events = Events(task.folder, resumed=written > 0)
+            self.explain_the_wait(task)
+        folder = writes["weights"].parent
+        written = 0
+        events = Events(task.folder, resumed=any(folder.glob(checkpoint.ANY)))
         for message in stream:
             name, content = self.ray.get(message)
             if name == "metadata":
@@ -385,77 +307,72 @@ class _Cluster:
                 )
                 return dict(content)
             if name == "where":
-                where |= {**content, "since": time.monotonic()}
-                self._compare(where["ray_node"], where["versions"])
-                self.board.show(task, [], where)
+                self.places[task.name] = {**content, "since": time.monotonic()}
+                self.board.show(task, [], content)
                 continue
-            with files.atomic(files[name]) as temporary:
+            path = writes.get(name) or folder / name
+            with files.atomic(path) as temporary:
                 temporary.write_bytes(content)
-            if name == CHECKPOINT:
-                rows = checkpoint.history(files[name])
-                checkpoint.write_history(files["history"], rows)
+            if path.match(checkpoint.ANY):
+                rows = checkpoint.history(path)
+                checkpoint.write_history(writes["history"], rows)
                 events.add(rows[written:])
                 written = len(rows)
-                self.board.show(task, rows, where)
+                self.board.show(task, rows, self.places[task.name])
         raise ExternalError(f"{task.name}: the Ray task ended without a result")
 
-    def cancel(self) -> None:
-        """End all Ray tasks; what came back from them stays."""
-        self.cancelled = True
-        for stream in self.streams:
-            self.ray.cancel(stream, force=True)
+    def explain_the_wait(self, task: Task) -> None:
+        """Say why folds have no place, unless they only wait for others to end."""
+        if self.places:
+            return
+        there, free = self.ray.cluster_resources(), self.ray.available_resources()
+        have, room = (_words(each.get("CPU", 0), each.get("GPU", 0)) for each in (there, free))
+        self.say_once(
+            f"{task.stage} waits for {_words(**self.needs(task))} on one node; all nodes have "
+            f"{have}, free: {room}; it starts once a node has as much and is ready (an autoscaling "
+            "cluster may add one)"
+        )
+
+    def say_once(self, line: str) -> None:
+        """Print a line, unless the thread of another fold has."""
+        with self.lock:
+            new = line not in self.said
+            self.said.add(line)
+        if new:
+            self.board.print(line)
 
 
-def _name(ray_node: Mapping[str, Any]) -> str:
-    """A node as the user knows it, with the first digits of Ray's number for it."""
-    return f"{ray_node['NodeManagerHostname']} ({ray_node['NodeID'][:8]})"
+def _epochs(folder: Path) -> int:
+    """Count the epochs in the checkpoints of a folder."""
+    return sum(len(checkpoint.history(path)) for path in folder.glob(checkpoint.ANY))
 
 
-def _words(resources: Mapping[str, float]) -> str:
-    """Ray's resources, such as "2 CPU and 1 GPU"."""
-    kinds = [key.partition(":")[2] for key in resources if key.startswith("accelerator_type:")]
-    counts = [f"{resources[key]:g} {key}" for key in ("CPU", "GPU") if key in resources]
-    return " and ".join(counts) + "".join(f" of the type {kind}" for kind in kinds)
+def _words(num_cpus: float, num_gpus: float = 0, accelerator_type: str = "") -> str:
+    """Return resources in words, such as "2 CPU and 1 GPU of the type T4"."""
+    gpus = f" and {num_gpus:g} GPU" if num_gpus else ""
+    return f"{num_cpus:g} CPU{gpus}{accelerator_type and f' of the type {accelerator_type}'}"
 
 
-def _cause(error: Exception) -> Exception:
-    """What a Ray task ended with: the exception that was raised in it, or else Ray's own."""
-    return getattr(error, "cause", None) or error
+def _why(cause: Exception) -> str:
+    """Return the class of an error and the sentence that says most."""
+    lines = str(cause).strip().splitlines() or [""]
+    if type(cause).__name__ == "RuntimeEnvSetupError":
+        return f"RuntimeEnvSetupError: {lines[-1]}"
+    return f"{type(cause).__name__}: {lines[0].partition('. ')[0]}"
 
 
-def _why(error: Exception) -> str:
-    """Kind and first sentence of the error that a Ray task ended with."""
-    cause = _cause(error)
-    if lacking := _lacks_packages(cause):
-        return lacking
-    text = str(cause).strip()
-    if type(cause).__name__ == "RuntimeEnvSetupError":  # it ends with the reason
-        return f"RuntimeEnvSetupError: {text.splitlines()[-1]}"
-    first_sentence = text.split(". ")[0].partition("\n")[0]
-    return f"{type(cause).__name__}: {first_sentence}"
+def _final(title: str, cause: Exception) -> Exception:
+    """Return the error that ends the command, of a class that every process can import."""
+    if type(cause).__module__.startswith("ray."):
+        return ExternalError(f"{title}: {_why(cause)}")
+    message, code = ending(cause)
+    return UserError(message) if code == 2 else ExternalError(message)
 
 
-def _retryable(cause: Exception) -> bool:
-    """Whether a worker, a node or memory was lost, and not an error raised by the training."""
-    from ray import exceptions
+def retryable(cause: Exception) -> bool:
+    """Return whether a worker, a node or memory was lost, and nothing was wrong in the code."""
+    from ray import exceptions as ray
 
-    lost = (
-        exceptions.ActorDiedError,
-        exceptions.LocalRayletDiedError,
-        exceptions.NodeDiedError,
-        exceptions.ObjectLostError,
-        exceptions.ObjectStoreFullError,
-        exceptions.OutOfDiskError,
-        exceptions.OutOfMemoryError,
-        exceptions.WorkerCrashedError,
-    )
-    return isinstance(cause, lost) or ran_out(cause)
-
-
-def _lacks_packages(cause: Exception) -> str:
-    """What could not be imported on a node, in the task or before it could begin; "" if all was."""
-    # If the task itself cannot be imported, Ray raises an error that ends with the traceback.
-    last_line = str(cause).strip().rpartition("\n")[2]
-    kind, _, why = last_line.rpartition("Error: ")
-    named = isinstance(cause, ImportError) or kind in ("ModuleNotFound", "Import")
-    return (why or last_line) if named and not ran_out(cause) else ""
+    lost = (ray.WorkerCrashedError, ray.NodeDiedError, ray.LocalRayletDiedError)
+    full = (ray.OutOfMemoryError, ray.OutOfDiskError, ray.ObjectStoreFullError)
+    return isinstance(cause, (*lost, *full, ray.ObjectLostError)) or ran_out(cause)

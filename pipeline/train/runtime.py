@@ -1,5 +1,6 @@
 """Choose the device, its number format and its threads, and keep to them in this process."""
 
+import contextlib
 import dataclasses
 import functools
 
@@ -51,5 +52,6 @@ def _fix_threads() -> int:
     from pipeline.backend import tf
 
     count = environment.threads()
-    tf.config.threading.set_intra_op_parallelism_threads(count)
+    with contextlib.suppress(RuntimeError):  # it has started, with as many by default
+        tf.config.threading.set_intra_op_parallelism_threads(count)
     return count

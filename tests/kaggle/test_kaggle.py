@@ -22,9 +22,10 @@ import pytest
 from conftest import build, contents, digit_images, fake_environment, run_digits, write_digits
 from kaggle_service import SECRETS, TOKEN, KaggleService
 
-from pipeline import files, submit
+from pipeline import submit
 from pipeline.download import kaggle
 from pipeline.errors import UserError
+from pipeline.files import fingerprint, read_json, write_json
 from pipeline.kaggle import client, inside, ledger
 from pipeline.kaggle.client import CallError
 
@@ -527,8 +528,8 @@ def test_a_csv_of_one_label_is_only_sent_by_force(service, project, submission):
     manifest = submission.with_suffix(".json")
     content = json.loads(manifest.read_text())
     del content["sha256"]
-    content["outputs"] = {name: files.fingerprint(submission) for name in content["outputs"]}
-    files.write_json(manifest, content)
+    content["outputs"] = {name: fingerprint(submission) for name in content["outputs"]}
+    write_json(manifest, content)
     done = digits(project, "submit", *FAST)
     assert done.returncode == 2
     assert "predicts 3 for 20 of 20 rows" in only_line(done.stderr)
@@ -719,9 +720,9 @@ def test_a_csv_that_the_competition_would_refuse_is_not_sent(service, project, s
 
 def test_a_csv_from_public_labels_is_recognised_under_any_name(service, project, submission):
     """A dataset with the competition's number of rows, whose labels are public."""
-    manifest = files.read_json(submission.with_suffix(".json"))
+    manifest = read_json(submission.with_suffix(".json"))
     manifest["params"]["source"] = "mnist"
-    files.write_json(submission.with_suffix(".json"), manifest)
+    write_json(submission.with_suffix(".json"), manifest)
     header, *rows = submission.read_text().splitlines()
     (project / "copy.csv").write_text("\r\n".join([header, *rows[::-1], ""]), newline="")
     done = digits(project, "submit", "copy.csv")

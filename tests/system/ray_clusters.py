@@ -133,7 +133,7 @@ def trained_here(project: Path, tmp_path: Path) -> dict[str, bytes]:
     return little_results(local)
 
 
-def test_folds_that_last_longer_than_a_lost_head(
+def test_the_same_command_goes_on_after_a_lost_head(
     nodes: Nodes, project: Path, tmp_path: Path
 ) -> None:
     slow_down(project, 4)  # 40 epochs last 160 s
@@ -144,13 +144,18 @@ def test_folds_that_last_longer_than_a_lost_head(
     until(process, "epoch 3/")
     nodes.kill("head")
     print(time.strftime("%T"), "--- the head is killed")
-    until(process, "the head of the Ray cluster at .* is lost")
+    output = rest(process)
+    assert process.returncode == 1
+    assert re.match(
+        rf"digits: the head .* at {nodes.address} is lost.*run the same", output.splitlines()[-1]
+    )
     for name in ("a", "b"):  # they end without their head, as the process connected to it did
         nodes.kill(name)
     nodes.start("head", "--num-cpus=0")
     nodes.start("a", "--num-cpus=1")
     nodes.start("b", "--num-cpus=1")
     print(time.strftime("%T"), "--- another head, and its nodes, are started")
+    process = train(project, "--address", nodes.address)
     output = rest(process)
     assert process.returncode == 0
     first = re.search(r"train fold \d on .*epoch (\d+)/", output)
@@ -158,41 +163,21 @@ def test_folds_that_last_longer_than_a_lost_head(
     assert little_results(project) == trained_here(project, tmp_path)
 
 
-def test_a_head_that_stays_lost(nodes: Nodes, project: Path) -> None:
-    slow_down(project, 4)
-    path = project / "pipeline" / "train" / "cluster.py"
-    path.write_text(path.read_text().replace("RETURN = 600", "RETURN = 60"))
-    nodes.start("head", "--num-cpus=0")
-    nodes.start("a", "--num-cpus=2")
-    process = train(project, "--address", nodes.address)
-    until(process, "epoch 3/")
-    nodes.kill("head")
-    output = rest(process)
-    assert process.returncode == 1
-    assert output.splitlines()[-1].startswith(f"digits: no Ray cluster answers at {nodes.address}")
-    assert list((project / "data").rglob("checkpoint.npz"))
-
-
 def test_a_node_without_packages_gets_no_folds(nodes: Nodes, project: Path, tmp_path: Path) -> None:
-    """It is free all the time, and would swallow fold after fold."""
+    """It is always free, and would take fold after fold."""
     (tmp_path / "lacking" / "tensorflow").mkdir(parents=True)
     (tmp_path / "lacking" / "tensorflow" / "__init__.py").write_text(STUB)
-    (tmp_path / "older" / "keras-3.0.0.dist-info").mkdir(parents=True)
-    (tmp_path / "older" / "keras-3.0.0.dist-info" / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: keras\nVersion: 3.0.0\n"
-    )
     nodes.start("head", "--num-cpus=0")
     nodes.start("lacking", "--num-cpus=8", PYTHONPATH=str(tmp_path / "lacking"))
-    nodes.start("older", "--num-cpus=1", PYTHONPATH=str(tmp_path / "older"))
+    nodes.start("complete", "--num-cpus=1")
     process = train(project, "--address", nodes.address)
     output = rest(process)
     assert process.returncode == 0
     lacking = re.search(
-        r"No module named 'tensorflow' on node \S+ \((\w+)\), which gets no folds; .*\.lock",
+        r"No module named 'tensorflow' on \S+ \((\w+)\), which gets no more folds; .*\.lock",
         output,
     )
-    assert lacking and f"({lacking[1]})" not in output.replace(lacking[0], "")
-    assert re.search(r"node \S+ \(\w+\) has keras 3\.0\.0, this environment keras 3\.", output)
+    assert lacking and f"({lacking[1]}), CPU, epoch" not in output
 
 
 def test_a_runtime_env_gives_a_node_what_it_lacks(
@@ -203,7 +188,7 @@ def test_a_runtime_env_gives_a_node_what_it_lacks(
     nodes.start("head", "--num-cpus=0")
     nodes.start("lacking", "--num-cpus=2", PYTHONPATH=str(tmp_path / "lacking"))
     process = train(project, "--address", nodes.address)
-    assert "No module named 'tensorflow' on node" in rest(process).splitlines()[-1]
+    assert "No module named 'tensorflow' on " in rest(process).splitlines()[-1]
     assert process.returncode == 2
     (tmp_path / "env.yaml").write_text("env_vars: {GIVEN: '1'}\n")
     monkeypatch.setenv("RAY_RUNTIME_ENV", str(tmp_path / "env.yaml"))
@@ -212,7 +197,7 @@ def test_a_runtime_env_gives_a_node_what_it_lacks(
     assert process.returncode == 0
 
 
-def test_a_cluster_that_wants_its_token(
+def test_a_cluster_that_requires_its_token(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("head", "nobody", "stranger"):
@@ -224,8 +209,8 @@ def test_a_cluster_that_wants_its_token(
         nodes.start("head", "--num-cpus=0")  # the token alone makes it demand the token
         nodes.start("a", "--num-cpus=2", RAY_AUTH_MODE="token")
         for name, code, pattern in (
-            ("nobody", 2, r"wants its token, and none is here; .*auth_token"),
-            ("stranger", 2, r"wants its token, and another one is here; .*auth_token"),
+            ("nobody", 2, r"requires its token, and none was found; .*auth_token"),
+            ("stranger", 2, r"requires its token, and another one was found; .*auth_token"),
             ("head", 0, r"train fold \d: done"),
         ):
             monkeypatch.setenv("HOME", str(tmp_path / name))
@@ -244,7 +229,7 @@ def test_a_gpu_that_joins_later_gets_its_folds(nodes: Nodes, project: Path) -> N
     nodes.start("head", "--num-cpus=0")
     nodes.start("cpu", "--num-cpus=2")
     process = train(project, "--address", nodes.address, "--accelerator", "gpu")
-    until(process, r"waits for 1 CPU and 1 GPU on 1 node: 2 CPU; no node has as much; .*autoscal")
+    until(process, r"waits for 1 CPU and 1 GPU on one node; all nodes have 2 CPU, .*autoscal")
     nodes.start("gpu", "--num-cpus=2", "--num-gpus=2")
     output = rest(process)
     assert process.returncode == 0
@@ -256,12 +241,13 @@ SLEEPING = """
 
 def train(weights, history, params, **others):
     import json, time
+    from pipeline.files import atomic
     rows = []
     for epoch in range(1, params.epochs + 1):
         time.sleep(SECONDS)
         rows.append(dict.fromkeys(("loss", "accuracy", "val_loss", "val_accuracy"), 0.5))
         rows[-1]["epoch"] = epoch
-        with files.atomic(weights.with_name("checkpoint.npz")) as path, path.open("wb") as file:
+        with atomic(weights.with_name("checkpoint-any.npz")) as path, path.open("wb") as file:
             state = np.array(json.dumps({"history": rows}))
             np.savez(file, state=state, variable_0=np.zeros(1_000_000, np.float32))
     for path in (weights, *others.values()):
@@ -326,4 +312,4 @@ def test_300_folds_on_64_places(nodes: Nodes, project: Path) -> None:
     assert process.returncode == 0, output[-2000:]
     assert len(re.findall(r"^train fold \d+: done in [\d.]+ s$", output, re.MULTILINE)) == FOLDS
     ours = [line for line in output.splitlines() if "(raylet)" not in line]  # Ray's own warnings
-    assert all(re.match("train fold|Ray: ", line) for line in ours)
+    assert all(re.match("train |Ray: ", line) for line in ours)
