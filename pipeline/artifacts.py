@@ -487,6 +487,7 @@ def stat_cache(root: Path, trusted: bool = True) -> Iterator[Cache]:
     path = root / "data" / STAT_CACHE
     before = read_json(path) or {}
     cache = dict(before) if trusted else {}
+    fingerprints.remember(cache)
     yield cache
     if cache != before and path.parent.is_dir():
         kept = {name: known for name, known in cache.items() if Path(name).exists()}

@@ -13,13 +13,14 @@ import functools
 import hashlib
 import importlib
 import marshal
+import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder, SourceFileLoader
 from importlib.util import cache_from_source
 from pathlib import Path
 from types import CodeType
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple
 
 from pipeline.errors import UserError
 
@@ -32,8 +33,12 @@ UNSEEN = {
     *("inspect", "linecache", "builtins", "zipimport", "singledispatch", "singledispatchmethod"),
     *("importlib.util", "importlib.resources", "importlib.machinery", "importlib.reload"),
     *("sys.path", "sys.meta_path", "sys.path_hooks", "site.addsitedir", "SourceFileLoader"),
-    *("redirect_stdout", "redirect_stderr"),  # with which a message becomes a value
+    *("_frozen_importlib", "_bootstrap", "pickle", "timeit", "pydoc", "doctest", "codeop"),
+    *("__dataclass_fields__", "dataclasses.fields", "logging.config", "co_filename", "globals"),
+    # With which a message becomes a value.
+    *("redirect_stdout", "redirect_stderr"),
 }
+NAMED = re.compile(rf"\b{PACKAGE}(?:\.\w+)+")  # a module's name in a text
 # Functions that only look: a message may gain or lose a call of one.
 LOOKING = {
     *("len", "str", "repr", "int", "float", "round", "min", "max", "sum", "sorted", "set", "list"),
@@ -76,6 +81,8 @@ def closure(modules: Iterable[str], root: Path) -> dict[str, Path]:
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
+        if name.endswith(":"):  # a package, of which any module may be used
+            waiting += [each for each in there if each.startswith(f"{name[:-1]}.")]
         if name in there and name not in found:
             found[name] = there[name]
             waiting += _read(there[name], root).imports
@@ -98,7 +105,7 @@ def _modules(root: Path) -> dict[str, Path]:
 
 def forget() -> None:
     """Read every file again the next time: code has been edited."""
-    for cached in (_fingerprints, _modules, _read):
+    for cached in (_fingerprints, _modules, _read, _beside):
         cached.cache_clear()
 
 
@@ -110,6 +117,7 @@ class _Module:
 
     def __init__(self, path: Path, content: bytes, root: Path) -> None:
         self.imports: set[str] = set()
+        self.outside: set[str] = set()  # what it imports that is not of this package
         self.digest = hashlib.sha256(content).hexdigest()
         self._root, self._place = root, path.relative_to(root)
         if path.suffix != ".py":  # a compiled module
@@ -118,7 +126,7 @@ class _Module:
             tree = ast.parse(content)
         except SyntaxError as error:
             raise UserError(f"{self._place}, line {error.lineno}: {error.msg}") from error
-        nodes = list(_walk(tree))
+        nodes = list(_executed(tree))
         self._names: dict[str, str] = {}  # what a name that an import binds refers to
         for node in nodes:
             if isinstance(node, ast.Import | ast.ImportFrom):
@@ -130,8 +138,9 @@ class _Module:
                 self._import_all_below(self._names[node.id])  # getattr(package, …)
         for node in nodes:
             self._note(node, node in plain)
-        shape = _Shape(nodes).of(tree)
+        shape = _Shape(nodes, self._names).of(tree)
         self.digest = hashlib.sha256(repr(shape).encode()).hexdigest()
+        self.imports = {name for name in self.imports if name.startswith(PACKAGE)}
 
     def _note_import(self, node: ast.Import | ast.ImportFrom) -> None:
         base = ""
@@ -146,9 +155,12 @@ class _Module:
             self.imports.add(name)
             if alias.name == "*":  # may import what the package's __all__ names
                 self._import_all_below(base)
+            if name in ("importlib.*", "importlib.import_module") and alias.asname == alias.name:
+                raise self._unseen(node, name)
             for hidden in {name, name.partition(".")[0], base, alias.name} & UNSEEN:
                 raise self._unseen(node, hidden)
             top = name.partition(".")[0]
+            self.outside |= {top} - {PACKAGE}
             if top != PACKAGE and _beside(top, self._root):
                 raise UserError(
                     f"{self._place}, line {node.lineno}: {top} is beside the package, where a "
@@ -156,14 +168,16 @@ class _Module:
                 )
 
     def _import_all_below(self, package: str) -> None:
-        self.imports |= {name for name in _modules(self._root) if name.startswith(f"{package}.")}
+        self.imports.add(f"{package}:")
 
     def _note(self, node: ast.AST, plain: bool) -> None:
         """Note what a node may import; raise UserError if that cannot be told."""
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             word = node.value  # for import_module, `python -m`, sys.modules, getattr, …
-            if word.startswith((f"{PACKAGE}.", ".")):
-                self.imports.add(self._absolute(word))
+            self.imports |= {
+                self._absolute(word) if word[:1] == "." else word,
+                *NAMED.findall(word),
+            }
             file = word.startswith(PACKAGE) and "." not in word.partition("/")[0]
             if word in UNSEEN or (file and (self._root / word).exists()):
                 raise self._unseen(node, word)
@@ -172,8 +186,11 @@ class _Module:
             self.imports.add(name)
             if name in UNSEEN or name.rpartition(".")[2] in UNSEEN:
                 raise self._unseen(node, name)
-            if name in ("importlib.import_module", "sys.modules") and not plain:
+            last = name.rpartition(".")[2]
+            if (last == "import_module" or name in ("importlib", "sys.modules")) and not plain:
                 raise self._unseen(node, f"{name} with a computed name")
+            if name in ("sys.stdout", "sys.stderr", "__package__") and not _is_read(node):
+                raise self._unseen(node, f"another {name}")
 
     def _dotted(self, node: ast.AST) -> str:
         """Spell a name or attribute in full: "h.f" after `import pipeline.h as h`."""
@@ -201,9 +218,40 @@ class _Module:
         )
 
 
+class _Known(NamedTuple):
+    """What a module came to, as it is remembered between commands."""
+
+    key: str  # of its text, and of this module's
+    digest: str
+    imports: list[str]
+    outside: list[str]
+
+
+_remembered: dict[str, list[Any]] = {}
+
+
+def remember(cache: dict[str, list[Any]]) -> None:
+    """Keep in a cache what is read from now on, and take from it what has not changed."""
+    global _remembered
+    _remembered = cache
+
+
 @functools.cache
-def _read(path: Path, root: Path) -> _Module:
-    return _Module(path, _loaded.get(path) or path.read_bytes(), root)
+def _read(path: Path, root: Path) -> _Known:
+    content = _loaded.get(path) or path.read_bytes()
+    key = hashlib.sha256(content + _version()).hexdigest()
+    found = _remembered.get(str(path), [])
+    if len(found) == 4 and found[0] == key and not any(_beside(top, root) for top in found[3]):
+        return _Known(*found)
+    module = _Module(path, content, root)
+    known = _Known(key, module.digest, sorted(module.imports), sorted(module.outside))
+    _remembered[str(path)] = list(known)
+    return known
+
+
+@functools.cache
+def _version() -> bytes:
+    return sys.version.encode() + Path(__file__).read_bytes()
 
 
 @functools.cache
@@ -214,32 +262,49 @@ def _beside(name: str, root: Path) -> bool:
 def _plain_part(node: ast.AST) -> ast.AST | None:
     """Return the part of a node that names what it loads: f of f("x"), m of m["x"], m.keys()."""
     if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-        return node.func
+        relative = str(node.args[0].value).startswith(".")
+        here = relative and [ast.unparse(each) for each in node.args[1:]] == ["__package__"]
+        return node.func if here or not relative else None
     if isinstance(node, ast.Subscript):
         own = isinstance(node.slice, ast.Name) and node.slice.id == "__name__"
         known = own or isinstance(node.slice, ast.Constant)
         return node.value if known or not isinstance(node.ctx, ast.Load) else None
-    if isinstance(node, ast.Attribute) and node.attr in ("keys", "update"):
+    if isinstance(node, ast.Attribute) and node.attr in ("keys", "update", "import_module"):
         return node.value
     return None
 
 
-def _walk(tree: ast.Module) -> Iterator[ast.AST]:
-    """Yield all nodes, except those that only a type checker executes."""
-    waiting: list[ast.AST] = [tree]
-    while waiting:
-        node = waiting.pop()
-        waiting += node.orelse if _for_types(node) else ast.iter_child_nodes(node)
-        yield node
+def _is_read(node: ast.AST) -> bool:
+    return isinstance(getattr(node, "ctx", None), ast.Load)
 
 
-def _for_types(node: ast.AST) -> TypeGuard[ast.If]:
-    return isinstance(node, ast.If) and _last_name(node.test) == "TYPE_CHECKING"
+def _executed(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield all nodes, after removing the imports that only a type checker executes."""
+    body = tree.body
+    known = [
+        each
+        for each in body
+        if isinstance(each, ast.ImportFrom) and each.module == "typing" and not each.level
+        if any(alias.name == "TYPE_CHECKING" and not alias.asname for alias in each.names)
+    ]
+    bound = any(
+        (getattr(node, "id", "") == "TYPE_CHECKING" and not _is_read(node))
+        or "TYPE_CHECKING" in (getattr(node, "arg", ""), getattr(node, "asname", ""))
+        for node in ast.walk(tree)
+    )
+    if known and not bound:
+        tree.body = [each for each in body if not _for_types(each)]
+    yield from ast.walk(tree)
 
 
-def _last_name(node: ast.AST) -> str:
-    """Return the last part of a dotted name; empty for anything else."""
-    return str(getattr(node, "attr", getattr(node, "id", "")))
+def _for_types(node: ast.stmt) -> bool:
+    return (
+        isinstance(node, ast.If)
+        and isinstance(node.test, ast.Name)
+        and node.test.id == "TYPE_CHECKING"
+        and not node.orelse
+        and all(isinstance(each, ast.Import | ast.ImportFrom) for each in node.body)
+    )
 
 
 # --- what counts of a syntax tree ----------------------------------------------------------------
@@ -250,86 +315,97 @@ class _Shape:
 
     Args:
         nodes: all nodes of the module, to see which names it gives another meaning.
+        names: what those refer to that its imports bind.
     """
 
-    def __init__(self, nodes: Sequence[ast.AST]) -> None:
-        self._bound: set[str] = set()
-        for node in nodes:
-            if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
-                self._bound.add(node.id)
-            elif isinstance(node, ast.alias):
-                self._bound.add(node.asname or node.name)
-            else:
-                self._bound.add(str(getattr(node, "name", getattr(node, "arg", ""))))
+    def __init__(self, nodes: Sequence[ast.AST], names: Mapping[str, str]) -> None:
+        self._names = names
+        self._bound = {
+            node.id for node in nodes if isinstance(node, ast.Name) and not _is_read(node)
+        }
+        self._bound |= {str(getattr(n, "name", getattr(n, "arg", ""))) for n in nodes} | set(names)
 
-    def of(self, node: Any, mute: bool = False) -> Any:
-        """Turn a node, or a list of nodes, into lists; empty fields are left out.
-
-        Args:
-            node: of the syntax tree.
-            mute: leave texts out.
-        """
+    def of(self, node: Any) -> Any:
+        """Turn a node, or a list of nodes, into lists; empty fields are left out."""
         if isinstance(node, list):
-            return [self.of(each, mute) for each in node if not _is_text_alone(each)]
+            return [self.of(each) for each in node if not _does_nothing(each)]
         if not isinstance(node, ast.AST):
-            return node
-        if mute and _is_text(node):
-            return [self.of(part.value, mute) for part in _parts(node)]
-        shape: list[Any] = [type(node).__name__]
-        spoken = self._spoken(node)
+            return hex(node) if type(node) is int else node  # Python refuses to write long ones
+        kind = ast.Assign if isinstance(node, ast.AnnAssign) and node.value else type(node)
+        shape: list[Any] = [kind.__name__]
+        said = self._said(node)
+        if isinstance(node, ast.ClassDef):  # of which a dataclass makes fields
+            shape += [
+                [self.of(each.target), self._annotation(each.annotation)]
+                for each in node.body
+                if isinstance(each, ast.AnnAssign)
+            ]
         for name in node._fields:
             value = getattr(node, name, None)
-            if value in (None, []) or name in ("ctx", "type_comment"):
+            if value in (None, []) or name in ("ctx", "type_comment", "kind", "simple"):
                 continue  # whether a name is read or bound follows from its place
             if name in ("annotation", "returns"):
-                marks = [mark for mark in MARKERS if mark in ast.unparse(value)]
-                value = [*marks, *self._actions(value, mute)]
-            elif isinstance(node, ast.Raise) and isinstance(value, ast.Call) and name == "exc":
-                value = [self.of(value.func), *self._said([*value.args, *value.keywords])]
-            elif name in spoken and name == "keywords":  # end, flush, …
-                value = [each for part in value for each in self._actions(part, mute=True)]
-            elif name in spoken:
-                value = self._said(value)
-            elif name == "body" and _for_types(node):
-                value = []
+                value = self._annotation(value)
+            elif name in said:
+                value = said[name]
+            elif name == "target" and kind is ast.Assign:
+                name, value = "targets", [self.of(value)]
             else:
-                value = self.of(value, mute)
+                value = self.of(value)
             if value != []:
                 shape += [name, value]
         return shape
 
-    def _spoken(self, node: ast.AST) -> tuple[str, ...]:
-        """Name the fields of a node in which text is only meant for a reader."""
-        if isinstance(node, ast.Assert):
-            return ("msg",)
-        if isinstance(node, ast.Call) and _last_name(node.func) == "warn":
-            return ("args",) if ast.unparse(node.func) == "warnings.warn" else ()
-        if isinstance(node, ast.Call) and self._is_builtin(node.func, {"print"}):
-            files = {ast.unparse(k.value) for k in node.keywords if k.arg in ("file", None)}
-            return ("args", "keywords") if files <= {"sys.stdout", "sys.stderr"} else ()
-        return ()
+    def _said(self, node: ast.AST) -> dict[str, list[Any]]:
+        """Return what counts of the fields in which text is only meant for a reader."""
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            call = node.exc
+            return {"exc": [self.of(call.func), *self._carried([*call.args, *call.keywords])]}
+        if isinstance(node, ast.Assert) and node.msg:
+            return {"msg": self._carried([node.msg])}
+        if isinstance(node, ast.Call) and self._only_speaks(node):
+            parts = [*node.args, *node.keywords]
+            return {"args": [each for p in parts for each in self._actions(p)], "keywords": []}
+        return {}
 
-    def _said(self, values: Any) -> list[Any]:
-        """Keep of arguments that contain text what they do, and of others everything."""
-        said: list[Any] = []
-        for value in values if isinstance(values, list) else [values]:
+    def _carried(self, values: Sequence[ast.AST]) -> list[Any]:
+        """Keep of an argument with text what it does, and all of any other: it may be caught."""
+        found: list[Any] = []
+        for value in values:
             text = any(map(_is_text, ast.walk(value)))
-            said += self._actions(value, mute=True) if text else [self.of(value)]
-        return said
+            found += self._actions(value) if text else [self.of(value)]
+        return found
 
-    def _actions(self, node: ast.AST, mute: bool) -> list[Any]:
+    def _only_speaks(self, call: ast.Call) -> bool:
+        if isinstance(call.func, ast.Attribute):
+            root = call.func.value
+            known = isinstance(root, ast.Name) and self._names.get(root.id) == "warnings"
+            return known and call.func.attr == "warn" and len(call.args) + len(call.keywords) == 1
+        files = {ast.unparse(k.value) for k in call.keywords if k.arg in ("file", None)}
+        return self._is_builtin(call.func, {"print"}) and files <= {"sys.stdout", "sys.stderr"}
+
+    def _annotation(self, node: ast.expr) -> list[Any]:
+        """Keep of an annotation what it does when it is evaluated, and what makes it no field."""
+        words = {
+            ast.unparse(node),
+            *(self._names.get(getattr(n, "id", ""), "") for n in ast.walk(node)),
+        }
+        marks = [mark for mark in MARKERS if any(mark in word for word in words)]
+        return [*marks, *self._actions(node)]
+
+    def _actions(self, node: ast.AST) -> list[Any]:
         """List the calls and the like in an expression, except those that only look."""
         only_looks = isinstance(node, ast.Call) and (
             self._is_builtin(node.func, LOOKING)
             or (isinstance(node.func, ast.Attribute) and _is_text(node.func.value))
         )
         if isinstance(node, ACTIONS) and not only_looks:
-            return [self.of(node, mute)]
-        return [each for child in ast.iter_child_nodes(node) for each in self._actions(child, mute)]
+            return [self.of(node)]
+        return [each for child in ast.iter_child_nodes(node) for each in self._actions(child)]
 
     def _is_builtin(self, node: ast.AST, names: set[str]) -> bool:
-        rebound = {"*", "print"} & self._bound if names == {"print"} else {"*"} & self._bound
-        return isinstance(node, ast.Name) and node.id in names - self._bound and not rebound
+        unknown = "*" in self._bound  # `from x import *` may bind it
+        return isinstance(node, ast.Name) and node.id in names - self._bound and not unknown
 
 
 def _is_text(node: ast.AST) -> bool:
@@ -338,14 +414,11 @@ def _is_text(node: ast.AST) -> bool:
     )
 
 
-def _parts(text: ast.AST) -> list[ast.FormattedValue]:
-    parts = getattr(text, "values", [])  # of an f-string
-    return [part for part in parts if isinstance(part, ast.FormattedValue)]
-
-
-def _is_text_alone(node: Any) -> bool:
-    """Check for a docstring, or another string that is a statement."""
-    return isinstance(node, ast.Expr) and _is_text(node.value)
+def _does_nothing(node: Any) -> bool:
+    """Check for `pass`, a docstring or another constant alone, and an annotation without value."""
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Constant)
+    return isinstance(node, ast.Pass) or (isinstance(node, ast.AnnAssign) and not node.value)
 
 
 # --- what runs -----------------------------------------------------------------------------------

@@ -118,8 +118,36 @@ FOLLOWED = {
     "print that is another": ("def print(text):\n    T.append(text)\nT = []\nprint('K')", {}),
     "print to a file": ("def f(file):\n    print('K', file=file)", {}),
     "class of an error": ("def f():\n    raise ERROR('no')", {}),
+    # Found by a tester who had not read fingerprints.py.
+    "python -c": (
+        "import sys\nx = [sys.executable, '-c', 'import pipeline.h as h; print(h.f())']",
+        {"h": H},
+    ),
+    "own TYPE_CHECKING": (
+        "TYPE_CHECKING = True\nif TYPE_CHECKING:\n    from .h import f",
+        {"h": H},
+    ),
+    "TYPE_CHECKING that does more": (
+        "from typing import TYPE_CHECKING\ndef f():\n    if TYPE_CHECKING:\n        yield K",
+        {},
+    ),
+    "action on a text in a message": ("def f(x):\n    print(x.pop('K'))", {}),
+    "walrus in an error": ("def f():\n    raise ValueError(y := 'K')", {}),
+    "value that is awaited": ("async def f(g):\n    print(await g('K'))", {}),
+    "warnings that are another": ("class warnings:\n    warn = str\nwarnings.warn('K')", {}),
+    "ClassVar by another name": (
+        "import dataclasses\nfrom typing import ClassVar as V\n@dataclasses.dataclass\nclass D:\n"
+        "    a: ALIAS",
+        {},
+    ),
+    "whole number of many digits": ("x = 0x" + "f" * 4000 + " + K", {}),
+    "module that appears": (
+        "try:\n    from pipeline.NEW import f\nexcept ImportError:\n    f = None",
+        {"late": H},
+    ),
 }
 EDITS = (("K", "1.0", "2.0"), ("ORDER", "a: int\n    b: int", "b: int\n    a: int"))
+EDITS += (("ALIAS", "int = 1", "V[int] = 1"), ("NEW", "none", "late"))
 EDITS += (("MARK", "int = 1", "typing.ClassVar[int] = 1"), ("ERROR", "KeyError", "ValueError"))
 REFUSED = {
     "computed import": "import importlib\ndef f(n):\n    return importlib.import_module(n)",
@@ -148,6 +176,18 @@ REFUSED = {
     "singledispatch": "from functools import singledispatch",
     "captured output": "import contextlib\nx = contextlib.redirect_stdout",
     "syntax error": "def f(:",
+    # Found by a tester who had not read fingerprints.py.
+    "import_module elsewhere": (
+        "from importlib import import_module\nP = 'pipeline.s'\nx = import_module('.h', P)"
+    ),
+    "importlib handed on": "import importlib\ng = importlib\nx = g.import_module('a' + 'b')",
+    "importlib of another": "from pipeline import s\nx = s.importlib.import_module('a' + 'b')",
+    "everything of importlib": "from importlib import *\nx = import_module('a' + 'b')",
+    "pickle": "import pickle\nx = pickle.loads(b'')",
+    "types of fields": "import dataclasses\nx = dataclasses.fields(int)[0].type",
+    "another stdout": "import io, sys\nsys.stdout = io.StringIO()",
+    "another package": "__package__ = 'pipeline.s'\nfrom .h import f",
+    "another print": "globals()['print'] = str",
 }
 SAME = {
     "comment": ("x = 1", "x = 1  # one"),
@@ -172,7 +212,6 @@ SAME = {
     "join": ("raise E('a: ' + ', '.join(names))", "raise E('b: ' + '; '.join(sorted(names)))"),
     "warn": ("import warnings\nwarnings.warn('a')", "import warnings\nwarnings.warn('b')"),
     "assert": ("assert x, 'a'", "assert x, 'b'"),
-    "text in a call in a message": ("raise E(said(x, 'a'))", "raise E(said(x, 'b'))"),
 }
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import csv
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pipeline import files
@@ -26,7 +26,7 @@ class Entry:
     public_score: str = ""
 
 
-COLUMNS = [field.name for field in fields(Entry)]
+COLUMNS = list(asdict(Entry()))
 
 
 def read(path: Path) -> list[Entry]:

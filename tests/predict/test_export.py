@@ -27,10 +27,11 @@ def untrained(task: Task, writes: Mapping[str, Path]) -> dict[str, Any]:
     """Write the files of a fold whose network is as it was initialised."""
     from pipeline.backend import keras
     from pipeline.train.fold import _save_network, predict
-    from pipeline.train.networks import NETWORKS, over_shifts
+    from pipeline.train.layers import over_shifts
+    from pipeline.train.networks import strided
 
     keras.utils.set_random_seed(task.fold)
-    network = NETWORKS["strided"](2, 0.0)
+    network = strided.network(2, 0.0)
     shift = task.preset.train.predict_shift
     whole = over_shifts(network, shift)
     reads: dict[str, Any] = dict(task.reads)

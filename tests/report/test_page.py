@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ from conftest import digit_images
 
 from pipeline import files
 from pipeline.config import Train
-from pipeline.datasets import SOURCES, Source
 from pipeline.kaggle import ledger
 from pipeline.nearest import Nearest
+from pipeline.report import page as made_by
 from pipeline.report.page import report
 
 ROWS, TEST_ROWS, FOLDS = 300, 60, 3
@@ -49,7 +48,7 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     home = tmp_path_factory.mktemp("report")
     images, labels = digit_images(ROWS)
     test_images, test_labels = digit_images(TEST_ROWS, seed=1)
@@ -85,9 +84,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     ledger.write(home / "ledger.csv", [entry, *others])
     members = {"one": Train(), "two": Train(rotation=0, zoom=0, shift=0, shear=0)}
     folders = {name: [home / name / f"fold-{fold}" for fold in range(FOLDS)] for name in members}
-    for name, params in members.items():
-        for fold, folder in enumerate(folders[name]):
-            write_fold(folder, fold, params)
+    for folder in (folder for its in folders.values() for folder in its):
+        write_fold(folder)
 
     def of_folds(file: str) -> dict[str, list[Path]]:
         return {name: [folder / file for folder in its] for name, its in folders.items()}
@@ -101,13 +99,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
         "submission": home / "submission.csv",
         "solution": home / "solution.csv",
         "ledger": home / "ledger.csv",
-        "source": "marked up",
+        "template": Path(made_by.__file__).with_suffix(".html"),
+        "class_names": NAMES,
+        "members": {name: asdict(params) for name, params in members.items()},
         "title": "blobs, both",
         "command": "make submission CONFIG=both",
     }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SOURCES, "marked up", Source(labels_public=True, class_names=NAMES))
-        yield Made(home / "page.html", inputs, report(page=home / "page.html", **inputs))
+    return Made(home / "page.html", inputs, report(page=home / "page.html", **inputs))
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +119,7 @@ def competition(made: Made, tmp_path_factory: pytest.TempPathFactory) -> str:
     return page.read_text()
 
 
-def write_fold(folder: Path, fold: int, params: Train) -> None:
+def write_fold(folder: Path) -> None:
     """Write the files of a trained fold that the report reads."""
     folder.mkdir(parents=True)
     np.save(folder / "augmented.npy", digit_images(40)[0].reshape(4, 10, 28, 28, 1))
@@ -141,8 +139,7 @@ def write_fold(folder: Path, fold: int, params: Train) -> None:
             {"kind": "Dense", "shape": [10], "parameters": 90},
         ],
     }
-    values = {"fold": fold, **{f"train.{key}": value for key, value in asdict(params).items()}}
-    files.write_json(folder / "manifest.json", {"params": values, "metadata": metadata})
+    files.write_json(folder / "manifest.json", {"metadata": metadata})
 
 
 def galleries(page: str) -> dict[str, Any]:

@@ -1,15 +1,15 @@
 """fold.py: what a fold writes; the same seed gives the same bytes, however often it is stopped."""
 
 import contextlib
-import csv
 import io
 import json
 import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,11 @@ import pytest
 from conftest import contents, digit_images
 
 from pipeline.config import Train
+from pipeline.environment import environment
 from pipeline.errors import UserError
-from pipeline.train.checkpoint import CHECKPOINT
-from pipeline.train.fold import _fit_epoch, predict, train
-from pipeline.train.networks import NETWORKS
-from pipeline.watch import PROGRESS
+from pipeline.train import checkpoint
+from pipeline.train.fold import Progress, _fit_epoch, predict, train
+from pipeline.watch import history
 
 # 150 rows in three folds of 50: five steps of 20 images an epoch, in calls of three and two.
 PARAMS = Train(
@@ -41,6 +41,7 @@ PARAMS = Train(
 BEST = replace(PARAMS, restore_best_weights=True, patience=2)
 SHIFTED = replace(PARAMS, predict_shift=1)
 FLOAT16 = replace(PARAMS, precision="mixed_float16", epochs=2)
+STILL = {"rotation": 0.0, "zoom": 0.0, "shift": 0.0, "shear": 0.0}
 ADAM = replace(PARAMS, optimizer="adam", epochs=2)
 READS = ("train_images", "train_labels", "test_images", "fold_ids")
 OUTPUTS = {
@@ -50,12 +51,10 @@ OUTPUTS = {
     "weights": "weights.keras",
     "augmented": "augmented.npy",
 }
+ENVIRONMENT = environment("CPU", "for tests", ("float32", "asked for"))
+CHECKPOINT = checkpoint.name(ENVIRONMENT)
 slow = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def _float32_again(fresh_keras: Any) -> Iterator[None]:
-    yield
+pytestmark = pytest.mark.usefixtures("fresh_keras")
 
 
 @pytest.fixture(scope="session")
@@ -71,19 +70,18 @@ def arrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def paths(folder: Path, arrays: Path) -> dict[str, Any]:
-    """The files that `train` reads and writes, by name."""
-    reads = {name: arrays / f"{name}.npy" for name in READS}
-    return reads | {name: folder / file for name, file in OUTPUTS.items()}
-
-
-def train_fold(folder: Path, arrays: Path, params: Train, fold: int = 1) -> dict[str, Any]:
-    """Train as a process of its own would: Keras has given no names yet."""
-    from pipeline.backend import keras
-
-    keras.utils.clear_session()
+def train_fold(
+    folder: Path, arrays: Path, params: Train, fold: int = 1, **others: Any
+) -> dict[str, Any]:
+    """Train as a stage does, without a word on the progress; `others` replace what `train` gets."""
     folder.mkdir(exist_ok=True)
-    return train(**paths(folder, arrays), fold=fold, params=params)
+    given = {name: arrays / f"{name}.npy" for name in READS}
+    given |= {name: folder / file for name, file in OUTPUTS.items()}
+    given |= {"fold": fold, "params": params, "progress": Progress()}
+    given["environment"] = replace(ENVIRONMENT, precision=params.precision)
+    if "network" not in others:
+        given["network"] = import_module(f"pipeline.train.networks.{params.network}")
+    return train(**given | others)
 
 
 @pytest.fixture(scope="session")
@@ -113,9 +111,9 @@ def trained_again(
 ) -> tuple[Path, dict[str, Any]]:
     """The run of PARAMS once more, in a process that has trained before."""
     trained(PARAMS)
-    NETWORKS["strided"](2, 0.5)
+    _build(PARAMS, steps=5)
     folder = tmp_path_factory.mktemp("again")
-    return folder, train(**paths(folder, arrays), fold=1, params=PARAMS)
+    return folder, train_fold(folder, arrays, PARAMS)
 
 
 def timeless(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -133,13 +131,16 @@ def differing(one: Path, other: Path) -> list[str]:
     return [name for name in left if left[name] != right[name]]
 
 
-def history(folder: Path) -> list[dict[str, float]]:
-    with (folder / "history.csv").open(newline="") as file:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-
-
 def column(folder: Path, name: str) -> list[float]:
-    return [row[name] for row in history(folder)]
+    return [row[name] for row in history(folder / "history.csv")]
+
+
+def _build(params: Train, steps: int) -> Any:
+    """Build the model that is trained."""
+    from pipeline.train import fold
+    from pipeline.train.networks import strided
+
+    return fold._build(params, strided, 0.001, steps, seed=0)[0]
 
 
 # --- what a fold writes --------------------------------------------------------------------------
@@ -148,7 +149,7 @@ def column(folder: Path, name: str) -> list[float]:
 @slow
 def test_a_fold_writes_probabilities_and_metadata(trained: Any, arrays: Path) -> None:
     folder, metadata = trained(PARAMS)
-    assert set(contents(folder)) == {*OUTPUTS.values(), CHECKPOINT, PROGRESS}
+    assert set(contents(folder)) == {*OUTPUTS.values(), CHECKPOINT}
     for name, rows in (("oof.npy", 50), ("test.npy", 30)):
         probabilities = np.load(folder / name)
         assert probabilities.shape == (rows, 10)
@@ -158,8 +159,9 @@ def test_a_fold_writes_probabilities_and_metadata(trained: Any, arrays: Path) ->
     assert metadata["rows"] == 100
     assert metadata["held_out_rows"] == 50
     assert metadata["epochs"] == 3
-    assert metadata["precision"] == "float32"
-    assert set(metadata["versions"]) == {"tensorflow", "keras", "numpy", "python"}
+    assert len(metadata["epoch_seconds"]) == 3
+    assert min(metadata["epoch_seconds"]) > 0
+    assert metadata | ENVIRONMENT.metadata() == metadata
     labels = np.load(arrays / "train_labels.npy")[np.load(arrays / "fold_ids.npy") == 1]
     right = np.load(folder / "oof.npy").argmax(axis=1) == labels
     assert metadata["held_out_accuracy"] == pytest.approx(right.mean())
@@ -244,18 +246,10 @@ def test_predictions_are_means_over_shifts(trained: Any, arrays: Path, fresh_ker
     np.testing.assert_allclose(np.load(folder / "test.npy"), mean, rtol=1e-4, atol=1e-6)
 
 
-@slow
-def test_each_epoch_is_timed(trained: Any) -> None:
-    _, metadata = trained(PARAMS)
-    assert len(metadata["epoch_seconds"]) == metadata["epochs"]
-    assert min(metadata["epoch_seconds"]) > 0
-
-
 def test_augmentation_runs_in_the_graph_without_python() -> None:
     from pipeline.backend import keras, tf
-    from pipeline.train.fold import _build
 
-    model, _ = _build(PARAMS, 0.001, steps=4, seed=0)
+    model = _build(PARAMS, steps=4)
     images, labels = digit_images(20)
     batch = (images, keras.utils.to_categorical(labels, 10))
     step = tf.function(lambda: model.train_step(batch)).get_concrete_function()
@@ -267,22 +261,19 @@ def test_augmentation_runs_in_the_graph_without_python() -> None:
 
 
 # What starts a process that sees its CPU as two devices.
-TWO_DEVICES = """\
-import json, sys
-from pathlib import Path
+TWO_DEVICES = f"""\
+import sys
+sys.path += {[str(folder) for folder in Path(__file__).parents[:2]]}
 from pipeline.backend import tf
 [cpu] = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from pipeline.config import Train
-from pipeline.train.fold import train
-def train_fold(paths, params):
-    train(**{name: Path(path) for name, path in paths.items()}, fold=1, params=Train(**params))
+from test_fold import *
 """
 
 
-def run_on_two_devices(code: str, *arguments: Any) -> None:
-    words = [json.dumps(argument, default=str) for argument in arguments]
-    subprocess.run([sys.executable, "-c", TWO_DEVICES + code, *words], check=True)
+def train_on_two_devices(folder: Path, arrays: Path, params: Train, scope: str = "") -> None:
+    call = f"train_fold(Path({str(folder)!r}), Path({str(arrays)!r}), {params!r})"
+    subprocess.run([sys.executable, "-c", f"{TWO_DEVICES}{scope}{call}"], check=True)
 
 
 @slow
@@ -291,47 +282,31 @@ def test_a_device_that_does_not_hold_the_data_gives_the_same_bytes(
 ) -> None:
     """As on a GPU: the data stay on the first device, the network is on the second."""
     folder, _ = trained(PARAMS)
-    code = 'with tf.device("CPU:1"): train_fold(*map(json.loads, sys.argv[1:]))'
-    run_on_two_devices(code, paths(tmp_path, arrays), asdict(PARAMS))
+    train_on_two_devices(tmp_path, arrays, PARAMS, 'with tf.device("CPU:1"): ')
     assert differing(folder, tmp_path) == []
 
 
 def test_several_steps_run_in_one_call() -> None:
-    from pipeline.train.fold import _build
-
-    assert _build(PARAMS, 0.001, steps=5, seed=0)[0].steps_per_execution == 3
-    assert _build(PARAMS, 0.001, steps=2, seed=0)[0].steps_per_execution == 2
+    assert [_build(PARAMS, steps).steps_per_execution for steps in (5, 2)] == [3, 2]
 
 
 @slow
 def test_it_prints_plain_lines(trained: Any) -> None:
-    folder, _ = trained(PARAMS)
-    lines = (folder.parent / "printed.txt").read_text().splitlines()
-    assert lines[0].startswith("device ")
-    assert lines[1] == "precision float32 (train.precision asks for it)"
-    assert lines[2] == "network strided, 4,190 parameters, 100 rows"
-    for epoch in (1, 2, 3):
-        assert sum(line.startswith(f"fold 1, epoch {epoch}/3: loss ") for line in lines) == 1
-    assert lines[-1].startswith("fold 1: accuracy ")
-    assert not any("\x1b" in line for line in lines), "no colours where there is no terminal"
+    first, last = (trained(PARAMS)[0].parent / "printed.txt").read_text().splitlines()
+    assert first == "network strided, 4,190 parameters, 100 rows"
+    assert last.startswith("train: accuracy ")
 
 
 # --- same seed, same bytes -----------------------------------------------------------------------
 
 
 @slow
-def test_the_same_seed_gives_the_same_numbers(trained: Any, trained_again: Any) -> None:
-    folder, metadata = trained(PARAMS)
-    again, metadata_again = trained_again
-    assert set(differing(folder, again)) <= {"weights.keras"}
-    assert timeless(metadata_again) == timeless(metadata)
-
-
-@slow
 def test_the_same_seed_gives_the_same_bytes(trained: Any, trained_again: Any) -> None:
     """Whatever the process did before: by hand it trains all folds, under `make` one."""
+    (folder, metadata), (again, metadata_again) = trained(PARAMS), trained_again
     # Keras numbers the layers of a process, and the names are in weights.keras.
-    assert differing(trained(PARAMS)[0], trained_again[0]) == []
+    assert differing(folder, again) == []
+    assert timeless(metadata_again) == timeless(metadata)
 
 
 @slow
@@ -344,69 +319,46 @@ def test_another_seed_gives_another_run(trained: Any, tmp_path: Path, arrays: Pa
 # --- stopped and resumed, same bytes -------------------------------------------------------------
 
 
-def stop_after_checkpoint(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
-    """Press Ctrl-C as soon as the checkpoint of an epoch is written."""
-    from pipeline.train.progress import TrainingBar
+class Stop(Progress):
+    """Presses Ctrl-C in the first steps of an epoch, or as soon as its checkpoint is written."""
 
-    def epoch_done(bar: Any, row: dict[str, float]) -> None:
-        bar.epoch = int(row["epoch"])
-        if row["epoch"] == epoch:
+    def __init__(self, epoch: int, within: bool) -> None:
+        self.last, self.within, self.now = epoch, within, 1
+
+    def step(self, batch: int, logs: Mapping[str, float]) -> None:
+        if self.within and self.now == self.last:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(TrainingBar, "epoch_done", epoch_done)
-
-
-def stop_within(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
-    """Press Ctrl-C when the first steps of an epoch are done."""
-    from pipeline.train.progress import TrainingBar
-
-    def on_train_batch_end(bar: Any, batch: int, logs: Any = None) -> None:
-        if bar.epoch == epoch - 1:
+    def epoch(self, row: Mapping[str, float]) -> None:
+        self.now = int(row["epoch"]) + 1
+        if self.now > self.last:
             raise KeyboardInterrupt
-
-    monkeypatch.setattr(TrainingBar, "on_train_batch_end", on_train_batch_end)
 
 
 @slow
 @pytest.mark.parametrize(
-    ("stop", "epoch", "params"),
+    ("epoch", "within", "params"),
     [
-        pytest.param(stop_within, 3, PARAMS, id="within the third epoch"),
-        pytest.param(stop_after_checkpoint, 3, PARAMS, id="after the last epoch"),
-        pytest.param(stop_after_checkpoint, 2, BEST, id="best weights and patience"),
-        pytest.param(
-            stop_after_checkpoint,
-            1,
-            FLOAT16,
-            id="float16 with loss scaling",
-        ),
-        pytest.param(stop_within, 2, ADAM, id="adam"),
+        pytest.param(3, True, PARAMS, id="within the third epoch"),
+        pytest.param(3, False, PARAMS, id="after the last epoch"),
+        pytest.param(2, False, BEST, id="best weights and patience"),
+        pytest.param(1, False, FLOAT16, id="float16 with loss scaling"),
+        pytest.param(2, True, ADAM, id="adam"),
     ],
 )
 def test_a_resumed_run_writes_the_bytes_of_an_uninterrupted_one(
-    trained: Any,
-    tmp_path: Path,
-    arrays: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    stop: Callable[[pytest.MonkeyPatch, int], None],
-    epoch: int,
-    params: Train,
+    trained: Any, tmp_path: Path, arrays: Path, capsys: Any, epoch: int, within: bool, params: Train
 ) -> None:
     folder, metadata = trained(params)
-    with monkeypatch.context() as patch:
-        stop(patch, epoch)
-        with pytest.raises(KeyboardInterrupt):
-            train_fold(tmp_path / "stopped", arrays, params)
-    # The time left is kept after an epoch, or as soon as there is a forecast.
-    assert set(contents(tmp_path / "stopped")) | {PROGRESS} == {
-        *(CHECKPOINT, OUTPUTS["history"], PROGRESS)
-    }
+    stopped = tmp_path / "stopped"
+    with pytest.raises(KeyboardInterrupt):
+        train_fold(stopped, arrays, params, progress=Stop(epoch, within))
+    left = checkpoint.name(replace(ENVIRONMENT, precision=params.precision))
+    assert set(contents(stopped)) == {left, OUTPUTS["history"]}
     capsys.readouterr()
-    resumed = train_fold(tmp_path / "stopped", arrays, params)
-    done = epoch if stop is stop_after_checkpoint else epoch - 1
-    assert f"resuming after epoch {done}\n" in capsys.readouterr().out
-    assert differing(folder, tmp_path / "stopped") == []
+    resumed = train_fold(stopped, arrays, params)
+    assert f"resuming after epoch {epoch - within}\n" in capsys.readouterr().out
+    assert differing(folder, stopped) == []
     assert timeless(resumed) == timeless(metadata)
     assert len(resumed["epoch_seconds"]) == resumed["epochs"]
 
@@ -493,7 +445,7 @@ def test_the_best_weights_are_restored(
 
 @slow
 def test_augmentation_can_start_later(trained: Any, tmp_path: Path, arrays: Path) -> None:
-    plain = replace(PARAMS, rotation=0.0, zoom=0.0, shift=0.0, shear=0.0)
+    plain = replace(PARAMS, **STILL)
     train_fold(tmp_path / "plain", arrays, plain)
     train_fold(tmp_path / "never", arrays, replace(PARAMS, augment_after=3))
     train_fold(tmp_path / "late", arrays, replace(PARAMS, augment_after=2))
@@ -524,7 +476,7 @@ def test_a_limit_counts_training_rows(tmp_path: Path, arrays: Path) -> None:
     """Here, fewer than a batch holds."""
     metadata = train_fold(tmp_path / "run", arrays, replace(PARAMS, epochs=1, limit=7))
     assert (metadata["rows"], metadata["held_out_rows"]) == (7, 50)
-    assert len(history(tmp_path / "run")) == 1
+    assert column(tmp_path / "run", "epoch") == [1]
 
 
 @slow
@@ -533,15 +485,9 @@ def test_rows_that_no_fold_holds_out_are_trained_on(tmp_path: Path, arrays: Path
     hold_out[:15] = 0
     np.save(tmp_path / "fold_ids.npy", hold_out)
     params = replace(PARAMS, epochs=1, limit=1_000)
-    (tmp_path / "run").mkdir()
-    given = paths(tmp_path / "run", arrays) | {"fold_ids": tmp_path / "fold_ids.npy"}
-    metadata = train(**given, fold=0, params=params)
+    fold_ids = tmp_path / "fold_ids.npy"
+    metadata = train_fold(tmp_path / "run", arrays, params, 0, fold_ids=fold_ids)
     assert (metadata["rows"], metadata["held_out_rows"]) == (135, 15)
-
-
-def test_an_unknown_network_is_a_user_error(tmp_path: Path, arrays: Path) -> None:
-    with pytest.raises(UserError, match=r"no network 'stridde'.* strided, halved, fine, "):
-        train_fold(tmp_path / "run", arrays, replace(PARAMS, network="stridde"))
 
 
 @slow
@@ -598,10 +544,10 @@ def test_the_checkpoint_of_another_fold_or_of_other_parameters_is_not_used(
         run = tmp_path / f"{params.seed}-{fold}"
         run.mkdir()
         shutil.copy(folder / CHECKPOINT, run)
-        train_fold(run, arrays, params, fold)
+        assert train_fold(run, arrays, params, fold)["epochs"] == 3
         printed = capsys.readouterr().out
-        assert "damaged; starting anew" in printed
-        assert "epoch 1/3" in printed
+        assert "of another run; starting anew" in printed
+        assert "resuming" not in printed
 
 
 @slow
@@ -628,31 +574,23 @@ def test_two_devices_learn_what_one_learns(tmp_path: Path, arrays: Path) -> None
         batch_size=20,
         ema_momentum=0.8,
         precision="float32",
-        rotation=0.0,
-        zoom=0.0,
-        shift=0.0,
-        shear=0.0,
         predict_shift=1,
+        **STILL,
     )
     augmented = replace(plain, network="strided", width=4, rotation=5.0)
     for name, params in (("plain", plain), ("augmented", augmented)):
         for devices in (1, 2):
             folder = tmp_path / f"{name}-{devices}"
-            folder.mkdir()
-            given = paths(folder, arrays), asdict(replace(params, devices=devices))
-            run_on_two_devices("train_fold(*map(json.loads, sys.argv[1:]))", *given)
+            train_on_two_devices(folder, arrays, replace(params, devices=devices))
     one, two = tmp_path / "plain-1", tmp_path / "plain-2"
     for name in ("oof.npy", "test.npy"):
         np.testing.assert_allclose(np.load(two / name), np.load(one / name), atol=TOLERANCE)
     np.testing.assert_allclose(column(two, "loss"), column(one, "loss"), atol=TOLERANCE)
     assert column(one, "loss")[-1] < column(one, "loss")[0]
     # Normalisation over half a batch and other draws make it another run, but not a worse one.
-    augmented, its = (
-        column(tmp_path / "augmented-1", "loss"),
-        column(tmp_path / "augmented-2", "loss"),
-    )
-    assert its[-1] < its[0]
-    assert abs(its[-1] - augmented[-1]) < 0.2 * augmented[-1]
+    before, after = (column(tmp_path / f"augmented-{devices}", "loss") for devices in (1, 2))
+    assert after[-1] < after[0]
+    assert abs(after[-1] - before[-1]) < 0.2 * before[-1]
 
 
 def test_more_devices_than_there_are(tmp_path: Path, arrays: Path) -> None:

@@ -7,10 +7,12 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import LITTLE_EPOCHS, PATIENCE, Digits, little_results, start_little, wait_for
 
+from pipeline import artifacts, environment, stages
 from pipeline.train import devices, local
 
 pytestmark = pytest.mark.slow
@@ -39,18 +41,61 @@ def is_dead(number: int) -> bool:
         return True
 
 
-def test_two_jobs_write_what_one_writes(little: Path, little_copy: Path) -> None:
-    process = start_little(little_copy, "train", "--fold", "all", "--jobs", "2")
+def train(project: Path, *words: str) -> str:
+    """Train the little project's folds; return what that prints."""
+    process = start_little(project, "train", *words)
     output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, output
+    return output
+
+
+def test_a_fold_prints_plain_lines_and_keeps_the_checkpoint_of_another_environment(
+    project: Path, tiny_folder: Path, fresh_keras: Any, monkeypatch: Any, capsys: Any
+) -> None:
+    # TensorFlow takes the number once in a process.
+    monkeypatch.setattr("pipeline.train.runtime._fix_threads", environment.threads)
+    (project / "short.toml").write_text("[train]\nwidth = 2\nepochs = 2\nprecision = 'float32'\n")
+    tasks = stages.load(str(tiny_folder), "short.toml").up_to("train")
+    for task in tasks[:3]:
+        artifacts.run(task, tasks)
+    task = tasks[3]
+    other = task.staging / "checkpoint-of-a-gpu.npz"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"another machine's")
+    capsys.readouterr()
+    metadata = local.work(task, [], 1, task.staged())
+    # What may follow says that such a short run is close to guessing.
+    lines = capsys.readouterr().out.splitlines()[:7]
+    device, precision, kept, network, *epochs, accuracy = lines
+    assert device == f"device {metadata['device']} ({metadata['device_reason']})"
+    assert precision == "precision float32 (train.precision asks for it)"
+    assert kept.startswith(f"train fold 0: {other.name} ")
+    assert "this fold starts anew" in kept
+    assert network.startswith("network strided, ")
+    assert len(epochs) == 2
+    for number, line in enumerate(epochs, start=1):
+        assert line.startswith(f"fold 0, epoch {number}/2: loss ")
+    assert accuracy.startswith("fold 0: accuracy ")
+    assert other.read_bytes() == b"another machine's"
+
+    again = local.work(task, [], 1, task.staged())
+    printed = capsys.readouterr().out
+    assert "fold 0: resuming after epoch 2\n" in printed
+    assert other.name not in printed
+    assert again == metadata
+
+
+def test_two_jobs_write_what_one_writes(little: Path, little_copy: Path) -> None:
+    train(little_copy, "--fold", "all", "--jobs", "2")
     assert little_results(little_copy) == little_results(little)
-    reasons = [
-        json.loads(path.read_text())["metadata"]["device_reason"]
-        for path in sorted((little_copy / "data/tiny/little").glob("fold-*/manifest.json"))
-    ]
-    cores = [re.search(r"2 jobs share the machine, this one uses core (.*)", r) for r in reasons]
+    manifests = sorted((little_copy / "data/tiny/little").glob("fold-*/manifest.json"))
+    metadata = [json.loads(path.read_text())["metadata"] for path in manifests]
+    shared = r"2 jobs share the machine, this one uses core (.*)"
+    cores = [re.search(shared, each["device_reason"]) for each in metadata]
     assert all(cores)
-    if len(os.sched_getaffinity(0)) > 1:
+    there = len(os.sched_getaffinity(0))
+    assert [each["threads"] for each in metadata] == [there] * 2
+    if there > 1:
         assert len({found[1] for found in cores if found}) == 2
 
 
@@ -78,10 +123,7 @@ def test_stopped_jobs_resume_and_write_the_same_files(
         assert process.returncode == 130
         assert last.startswith("digits: stopped; run the same command again")
     assert "Traceback" not in output
-    process = start_little(little_copy, "train")
-    output, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, output
-    assert re.search(r"resuming after epoch \d+", output)
+    assert re.search(r"resuming after epoch \d+", train(little_copy))
     assert little_results(little_copy) == little_results(little)
 
 
