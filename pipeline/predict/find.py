@@ -27,6 +27,9 @@ LEAST_CONTRAST = 0.08
 # digit, if it is within NEAR above or below it, or within BESIDE at its sides; or else a mark.
 WHOLE = 0.45
 NEAR, BESIDE = 0.3, 0.12
+# Halves of a digit, one above the other: the gap, as a share of both heights, if they are no higher
+# together than HIGHEST; and if they are.
+STACKED, HIGHEST, CLOSE = 0.15, 1.5, 0.03
 # A round part as small as this is a dot, which belongs to no digit beside it.
 DOT = 0.25
 # A mark is no smaller than this, and no thinner than this share of the stroke: else it is dust.
@@ -34,7 +37,8 @@ DUST, DUST_STROKE = 0.05, 0.6
 # With one digit in the picture, gaps up to this share of its height are bridged.
 GAP = 0.12
 # Components no longer than this many of their strokes' widths, at least so many: a dotted digit.
-DOTTED, DOTS = 2.5, 5
+# Half the gap between its dots is at most DOT_GAP of the dots' width.
+DOTTED, DOTS, DOT_GAP = 2.5, 5, 0.7
 # Digits are in one line if their centres differ by less than this share of their height.
 SAME_LINE = 0.6
 # Lines of writing and of ruled paper slope by at most this much.
@@ -111,12 +115,13 @@ def digits(contrast: Floats, threshold: float, one: bool = False) -> list[Found]
     Raises:
         UserError: there is nothing that could be one.
     """
-    contrast, labelled, parts = _parts(contrast, threshold)
+    contrast, labelled, parts, cut_off = _parts(contrast, threshold)
     # The usual height: half of the ink's height is in components no higher.
     heights = np.sort([part.height for part in parts])
     scale = float(heights[np.searchsorted(heights.cumsum(), heights.sum() / 2)])
     stroke = stroke_width(np.isin(labelled, [part.label for part in parts]))
     groups, marks = _grouped(parts, scale)
+    marks += [part for part in cut_off if WHOLE * scale <= part.height <= HIGHEST * scale]
     if one and len(groups) > 1:
         groups = _bridged(groups, labelled, scale)
     for mark in marks:
@@ -193,10 +198,15 @@ class _Box:
         """How far it is from another, in pixels; 0 if they overlap."""
         return float(np.hypot(max(self.across(other), 0), max(self.apart(other), 0)))
 
-    def stacked(self, other: "_Box") -> bool:
-        """Whether the two are the halves of one digit: one above or around the other."""
-        near = self.apart(other) < 0.15 * (self.height + other.height)
-        return -self.across(other) > 0.5 * min(self.width, other.width) and near
+    def stacked(self, other: "_Box", scale: float) -> bool:
+        """Whether the two are the halves of one digit: one above or around the other.
+
+        Two digits, one below the other, are higher together than one digit, and farther apart.
+        """
+        height, both = self.apart(other), self.height + other.height
+        near = height < STACKED * both and both + height < HIGHEST * scale
+        over = -self.across(other) > 0.5 * min(self.width, other.width)
+        return over and (near or height < CLOSE * both)
 
 
 @dataclass
@@ -423,8 +433,14 @@ def _without_rules(contrast: Floats, threshold: float) -> Floats:
     return contrast
 
 
-def _parts(contrast: Floats, threshold: float) -> tuple[Floats, NDArray[np.int32], list[_Box]]:
-    """The connected components, and the contrast in which the dots of a dotted digit are joined.
+def _parts(
+    contrast: Floats, threshold: float
+) -> tuple[Floats, NDArray[np.int32], list[_Box], list[_Box]]:
+    """The connected components of a picture.
+
+    Returns:
+        The contrast, in which the dots of a dotted digit are joined; the labels of its pixels; the
+        components; and those that are left out because they touch the picture's edge.
 
     Raises:
         UserError: there is none that could be a digit.
@@ -439,18 +455,20 @@ def _parts(contrast: Floats, threshold: float) -> tuple[Floats, NDArray[np.int32
     least = max(3, 0.02 * max(height, width)) if max(height, width) > 60 else 3
     parts = [part for part in parts if part.size >= least]
     inner = [part for part in parts if not part.touches(height, width)]
+    cut_off: list[_Box] = []
     if inner and max(part.height for part in inner) >= 0.05 * height:
+        cut_off = [part for part in parts if part.touches(height, width)]
         parts = inner
     if not parts:
         raise UserError(NOTHING)
-    dots = np.isin(labelled, [part.label for part in parts])
-    dot = stroke_width(dots)
-    if len(parts) < DOTS or np.median([part.size for part in parts]) > DOTTED * dot:
-        return contrast, labelled, parts
-    near = ndimage.distance_transform_edt(~dots) <= 0.75 * dot
-    closed = (ndimage.distance_transform_edt(near) > 0.75 * dot) & ~dots
+    stroke = stroke_width(np.isin(labelled, [part.label for part in parts]))
+    dot = float(np.median([part.size for part in parts]))
+    if len(parts) < DOTS or dot > DOTTED * stroke:
+        return contrast, labelled, parts, cut_off
+    near = ndimage.distance_transform_edt(~mask) <= DOT_GAP * dot
+    closed = (ndimage.distance_transform_edt(near) > DOT_GAP * dot) & ~mask
     if not closed.any():
-        return contrast, labelled, parts
+        return contrast, labelled, parts, cut_off
     return _parts(np.where(closed, np.maximum(contrast, 2 * threshold), contrast), threshold)
 
 
@@ -473,7 +491,7 @@ def _grouped(parts: list[_Box], scale: float) -> tuple[list[_Group], list[_Box]]
     wholes.sort(key=lambda whole: whole[0].left + whole[0].right)
     groups: list[_Group] = []
     for whole in wholes:
-        above = next((each for each in groups if each.parts[0].stacked(whole[0])), None)
+        above = next((each for each in groups if each.parts[0].stacked(whole[0], scale)), None)
         if above:
             above.parts += whole
         else:
