@@ -43,8 +43,9 @@ DOTTED, DOTS, DOT_GAP = 2.5, 5, 0.7
 SAME_LINE = 0.6
 # Lines of writing and of ruled paper slope by at most this much.
 STEEPEST_LINE, STEEPEST_RULE = 0.35, 0.1
-# A rule is thinner than this share of the picture's side, and crosses this share of the picture.
-RULE_WIDTH, RULE_LENGTH = 0.02, 0.7
+# A rule is thinner than this share of the picture's side. It is to be seen on RULE_LENGTH of the
+# picture's side from one edge, or on THROUGH of it from edge to edge.
+RULE_WIDTH, RULE_LENGTH, THROUGH = 0.02, 0.7, 0.5
 # A component is wider than high by this factor in no digit of the dataset.
 FLAT = 1.6
 # A sheet of paper, or a dark panel in a page, takes this share of both of the picture's sides.
@@ -417,19 +418,27 @@ def _without_rules(contrast: Floats, threshold: float) -> Floats:
     for view in (contrast, contrast.T):
         height, width = view.shape
         mask = view > 0.5 * threshold
-        y, x = np.nonzero(mask & ~ndimage.binary_opening(mask, np.ones((thickest + 1, 1))))
+        thin = mask & ~ndimage.binary_opening(mask, np.ones((thickest + 1, 1)))
+        (y, x), (all_y, all_x) = np.nonzero(thin), np.indices(view.shape)
         edge = max(2, width // 30)
-        rule = np.zeros(len(y), bool)
+        rule = np.zeros(view.shape, bool)
         for slope in np.arange(-STEEPEST_RULE, STEEPEST_RULE + 1e-6, 2 / max(width, 40)):
             # A line of this slope is in two rows, one below the other, of the sheared picture.
             row = np.rint(y - slope * (x - width / 2)).astype(int) + width // 8 + 1
             sheared = np.zeros((height + width // 4 + 4, width), bool)
             sheared[row, x] = sheared[row + 1, x] = True
-            full = sheared.sum(axis=1) > RULE_LENGTH * width
-            full &= sheared[:, :edge].any(axis=1) | sheared[:, -edge:].any(axis=1)
+            ends = sheared[:, :edge].any(axis=1), sheared[:, -edge:].any(axis=1)
+            length = sheared.mean(axis=1)
+            full = (length > RULE_LENGTH) & (ends[0] | ends[1])
+            full |= (length > THROUGH) & ends[0] & ends[1]
             if full.any():
-                rule |= ndimage.binary_dilation(full, iterations=thickest // 2)[row]
-        view[y[rule], x[rule]] = 0
+                band = ndimage.binary_dilation(full, iterations=thickest // 2)
+                rule |= band[
+                    np.rint(all_y - slope * (all_x - width / 2)).astype(int) + width // 8 + 1
+                ]
+        view[rule & thin] = 0
+        # Where it was drawn over a digit, its place has the ink above and below it.
+        view[rule] = ndimage.grey_closing(view, (thickest + 2, 1))[rule]
     return contrast
 
 

@@ -176,6 +176,12 @@ def test_rules_and_margins_are_no_ink(page: Array) -> None:
         found(np.where(rules, 120.0, 240.0))
 
 
+def test_rules_drawn_over_a_digit_do_not_cut_it(page: Array) -> None:
+    y, _ = np.mgrid[:HEIGHT, :WIDTH]
+    [one] = found(np.where(y % 40 < 2, 150, 240 - 200 * page))
+    same(one, page)
+
+
 def test_a_long_thin_one_is_no_rule() -> None:
     page = np.zeros((HEIGHT, WIDTH))
     page[20:280, 200:205] = 1
@@ -196,13 +202,14 @@ def test_pieces_of_one_digit_are_joined(page: Array) -> None:
     [one] = found(250 - 220 * ndimage.gaussian_filter(dotted, 1))
     assert np.abs(np.subtract(box(one.ink > one.threshold), box(page > 0.5))).max() <= 20
 
-    _, columns = np.nonzero(page > 0.5)
-    middle = int(columns.mean())
-    page[:, middle : middle + 10] = 0
-    contrast, threshold = find.ink(np.repeat(250 - 220 * page[..., None], 3, axis=-1))
+    zero = np.pad(from_strokes(0, 0.1, np.random.default_rng(2), 150), 60)
+    middle = zero.shape[1] // 2
+    zero[:, middle : middle + 8] = 0
+    contrast, threshold = find.ink(np.repeat(250 - 220 * zero[..., None], 3, axis=-1))
+    assert len(find.digits(contrast, threshold)) == 2
     [one] = find.digits(contrast, threshold, one=True)
-    assert find.JOINED in one.remark
-    assert np.abs(np.subtract(box(one.ink > one.threshold), box(page > 0.5))).max() <= 6
+    assert one.remark == find.JOINED
+    assert np.abs(np.subtract(box(one.ink > one.threshold), box(zero > 0.5))).max() <= 6
 
 
 def test_the_colours_of_a_colour_map_are_its_values() -> None:
