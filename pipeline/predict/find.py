@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
-from scipy.spatial import cKDTree
 
 from pipeline.errors import UserError
 
@@ -303,8 +302,9 @@ def _values(picture: Floats) -> Floats | None:
     colours, where = np.unique(picture.reshape(-1, 3).round(), axis=0, return_inverse=True)
     for name in COLOUR_MAPS if len(colours) < 1000 else ():
         listed = 255 * colormaps[name](np.arange(256))[:, :3]
-        distances, values = cKDTree(listed).query(colours)
-        if np.percentile(distances, 95) < 6:
+        distances = np.linalg.norm(colours[:, np.newaxis] - listed, axis=2)
+        values = distances.argmin(axis=1)
+        if np.percentile(distances.min(axis=1), 95) < 6:
             return np.asarray(values[where].reshape(picture.shape[:2]), dtype=np.float32)
     return None
 
