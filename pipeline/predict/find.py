@@ -31,8 +31,8 @@ NEAR, BESIDE = 0.3, 0.12
 STACKED, HIGHEST, CLOSE = 0.15, 1.5, 0.03
 # A round part as small as this is a dot, which belongs to no digit beside it.
 DOT = 0.25
-# A mark is no smaller than this, and no thinner than this share of the stroke: else it is dust.
-DUST, DUST_STROKE = 0.05, 0.6
+# A mark is no smaller than this, nor than this share of the stroke's width: else it is dust.
+DUST, DUST_STROKE = 0.05, 0.7
 # With one digit in the picture, gaps up to this share of its height are bridged.
 GAP = 0.12
 # Components no longer than this many of their strokes' widths, at least so many: a dotted digit.
@@ -125,7 +125,7 @@ def digits(contrast: Floats, threshold: float, one: bool = False) -> list[Found]
     if one and len(groups) > 1:
         groups = _bridged(groups, labelled, scale)
     for mark in marks:
-        if mark.size >= DUST * scale and min(mark.height, mark.width) >= DUST_STROKE * stroke:
+        if mark.size >= max(DUST * scale, DUST_STROKE * stroke):
             min(groups, key=lambda group: mark.distance(group.box)).remarks.add(MARKS)
     for group in groups:
         if group.box.width > FLAT * group.box.height:
