@@ -299,7 +299,9 @@ def _values(picture: Floats) -> Floats | None:
     """The values that a picture shows in the colours of one of COLOUR_MAPS; None if in none."""
     from matplotlib import colormaps
 
-    colours, where = np.unique(picture.reshape(-1, 3).round(), axis=0, return_inverse=True)
+    packed = picture.round().astype(np.int64) @ (1 << 16, 1 << 8, 1)
+    numbers, where = np.unique(packed, return_inverse=True)
+    colours = np.stack([numbers >> 16, numbers >> 8 & 255, numbers & 255], axis=1)
     for name in COLOUR_MAPS if len(colours) < 1000 else ():
         listed = 255 * colormaps[name](np.arange(256))[:, :3]
         distances = np.linalg.norm(colours[:, np.newaxis] - listed, axis=2)
