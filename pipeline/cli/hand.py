@@ -27,18 +27,17 @@ def predict(
     ],
     dataset: DatasetOption = "kaggle",
     preset: PresetOption = "default",
-    digits: Annotated[
-        Digits, typer.Option(help="many: digits in a row, read from left to right.")
-    ] = Digits.one,
+    digits: Annotated[Digits, typer.Option(help="many: several, read line by line.")] = Digits.one,
     csv: Annotated[
-        Path | None, typer.Option(help="Write a CSV: file,label,probability and all ten.")
+        Path | None, typer.Option(help="Write a CSV: file, line, label, probability, remark.")
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Print what the networks saw.")] = False,
 ) -> None:
     """Read digits in scans, photographs and drawings.
 
-    The formats are PNG, JPEG, WebP, GIF and BMP. Prints the label and its probability, a line a
-    file. A file that cannot be read does not stop the others; the exit code is then 2.
+    The formats are PNG, JPEG, WebP, GIF, BMP and TIFF. Prints the label and its probability, a
+    line a file, and remarks on what is unsure. A file that cannot be read does not stop the others;
+    the exit code is then 2.
     """
     graph = stages.load(dataset, preset)
     files_of = import_module("pipeline.predict.files")

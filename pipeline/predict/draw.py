@@ -8,6 +8,7 @@ import base64
 import contextlib
 import errno
 import json
+import re
 import threading
 import webbrowser
 from http import HTTPStatus
@@ -29,6 +30,10 @@ from pipeline.predict.normalise import normalise
 from pipeline.stages import Graph
 
 HOST = "127.0.0.1"
+# What a browser calls this machine, with any port: that of a tunnel may be another.
+LOOPBACK = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
+# Browsers that run in the terminal, where they would take the place of the server.
+TEXT_BROWSERS = ("browsh", "elinks", "links", "links2", "lynx", "w3m", "www-browser")
 # The page sends the ink of its canvas, a byte for each of SIDE × SIDE pixels.
 SIDE = 280
 NEAREST = 6
@@ -58,6 +63,7 @@ class Answers:
             "networks": len(self._networks.names),
             "names": self._networks.class_names,
             "side": SIDE,
+            "choice": f"--dataset {graph.dataset.name} --config {graph.preset.name}",
         }
         self.answer(np.pad(np.full((9, 9), 255, np.uint8), 9))  # the first one takes longest
 
@@ -121,7 +127,6 @@ class Server(ThreadingHTTPServer):
                     f"port {port} is taken; give another one with --port, or --port 0 for any"
                 ) from error
             raise UserError(explained(error, f"port {port}")) from error
-        self.hosts = {f"{name}:{self.server_port}" for name in (HOST, "localhost")}
         self.address = f"http://{HOST}:{self.server_port}/"
 
     def load(self, graph: Graph) -> None:
@@ -178,7 +183,7 @@ class Handler(BaseHTTPRequestHandler):
         """Whether the request is for this server and from its own page; refuses it if not."""
         host, origin = self.headers.get("Host"), self.headers.get("Origin")
         own = origin is None or origin.removeprefix("http://") == host
-        if host in self.server.hosts and own:
+        if host and LOOPBACK.fullmatch(host) and own:
             return True
         self._send(HTTPStatus.FORBIDDEN, b"only the page of this server may ask", "text/plain")
         return False
@@ -218,7 +223,15 @@ def draw(graph: Graph, port: int, browser: bool) -> None:
         server.load(graph)
         print(f"draw at {server.address}  (Ctrl-C ends it)", flush=True)
         if browser:
-            webbrowser.open(server.address)
+            threading.Thread(target=_open, args=(server.address,), daemon=True).start()
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
         print("stopped", flush=True)
+
+
+def _open(address: str) -> None:
+    """Open the user's browser, unless there is none or it is a text browser."""
+    with contextlib.suppress(webbrowser.Error):
+        browser = webbrowser.get()
+        if Path(getattr(browser, "name", "")).name not in TEXT_BROWSERS:
+            browser.open(address)

@@ -21,6 +21,8 @@ from pipeline.stages import Graph, here
 
 # Test images on which the model is compared with the ensemble.
 CHECKED = 2000
+# What the output of the ONNX model is called.
+OUTPUT = "probabilities"
 
 
 def export(graph: Graph, target: Path) -> None:
@@ -66,7 +68,7 @@ def export(graph: Graph, target: Path) -> None:
 def ensemble(graph: Graph) -> Any:
     """The ensemble as a keras.Model of Keras' own layers and operations.
 
-    Pixels, (n, 28, 28, 1) with values from 0 (background) to 255 (ink), go in; calibrated
+    Pixels, (n, 28, 28, 1) with values from 0 (background) to 255 or 1 (ink), go in; calibrated
     probabilities, float32 (n, 10), come out: the mean of the networks' probabilities at the
     temperature that the ensemble stage fitted (see `calibration.apply`).
     """
@@ -76,11 +78,14 @@ def ensemble(graph: Graph) -> Any:
     keras.utils.clear_session()  # it numbers layers, and equal ensembles have equal names
     metrics = artifacts.metadata(graph.task("ensemble").manifest)
     pixels = keras.Input((28, 28, 1), name="pixels")
+    # Pixels from 0 to 1, as many libraries have them, would all be background.
+    highest = ops.max(pixels, axis=(1, 2, 3), keepdims=True)
+    levels = ops.where(highest <= 1, 255 * pixels, pixels)
     each = []
     for number, task in enumerate(graph.all("train"), start=1):
         network = _in_float32(keras.saving.load_model(task.writes["weights"], compile=False))
         network.name = f"network_{number}"
-        each.append(layers.Softmax(name=f"probabilities_{number}")(network(pixels)))
+        each.append(layers.Softmax(name=f"probabilities_{number}")(network(levels)))
     mean = layers.Average(name="mean")(each) if len(each) > 1 else each[0]
     logs = ops.log(ops.maximum(mean, TINY))
     scaled = layers.Rescaling(1 / metrics["temperature"], name="temperature")(logs)
@@ -102,6 +107,20 @@ def _in_float32(network: Any) -> Any:
 
 
 def _save_onnx(model: Any, path: Path) -> None:
+    import onnx
+
     with atomic(path) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Keras and tf2onnx about each other
         model.export(str(temporary), format="onnx", verbose=False)
+        proto = onnx.load(temporary)
+        _name_output(proto.graph)
+        onnx.save(proto, temporary)
+
+
+def _name_output(graph: Any) -> None:
+    """Call the only output of an ONNX graph "probabilities", which Keras calls after its number."""
+    [output] = graph.output
+    for node in graph.node:
+        node.input[:] = [OUTPUT if name == output.name else name for name in node.input]
+        node.output[:] = [OUTPUT if name == output.name else name for name in node.output]
+    output.name = OUTPUT

@@ -8,13 +8,15 @@ position this point at the center of the 28x28 field." (LeCun, Bottou, Bengio an
 Gradient-based learning applied to document recognition; http://yann.lecun.com/exdb/mnist/)
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
 from pipeline.predict import find
-from pipeline.predict.find import Floats, Found
+from pipeline.predict.find import Floats, Found, stroke_width
 
 SIDE, BOX = 28, 20
 # Pixels of the bilevel digit for each pixel of the box.
@@ -25,20 +27,42 @@ FINE = 8
 THINNEST, BROADEST = 2.0, 4.0
 
 
-def digits_in(colours: Floats) -> list[NDArray[np.uint8]]:
-    """The digits of a picture in the form of the dataset, each uint8 (28, 28), from left to right.
+@dataclass(frozen=True)
+class Digit:
+    """One digit of a picture.
+
+    Attributes:
+        pixels: in the form of the dataset, uint8 (28, 28).
+        line: the line of writing that it is in, from 0.
+        remark: what speaks against its being one digit, by its shape and what is beside it.
+    """
+
+    pixels: NDArray[np.uint8]
+    line: int = 0
+    remark: str = ""
+
+
+def digits_in(colours: Floats, many: bool = True) -> list[Digit]:
+    """The digits of a picture, line by line from the top, each from left to right.
 
     Args:
         colours: float32 (h, w, 3), 0 to 255, from `picture.read`.
+        many: there may be several digits; else pieces close to each other are one digit. A picture
+            of 28 × 28 pixels is always one digit.
 
     Raises:
         UserError: there is nothing in it.
     """
     if colours.shape[:2] == (SIDE, SIDE):
-        grey = colours.mean(axis=-1).round().astype(np.uint8)
-        if (as_it_is := in_form(grey)) is not None:
-            return [as_it_is]
-    return [normalise(found) for found in find.digits(*find.ink(colours))]
+        grey = colours.mean(axis=-1)
+        if np.ptp(colours, axis=-1).max() > 8:  # in colour
+            grey = find.one_channel(colours)
+            grey = 255 * (grey - grey.min()) / max(1, np.ptp(grey))
+        if (as_it_is := in_form(grey.round().astype(np.uint8))) is not None:
+            return [Digit(as_it_is)]
+        return [Digit(normalise(find.whole(*find.ink(colours))))]
+    found = find.digits(*find.ink(colours), one=not many)
+    return [Digit(normalise(each), each.line, each.remark) for each in found]
 
 
 def in_form(grey: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
@@ -93,16 +117,6 @@ def _stroked(bilevel: NDArray[np.bool_]) -> NDArray[np.bool_]:
         inside = ndimage.distance_transform_edt(bilevel)
         return np.asarray(inside > (width - BROADEST) / 2 * FINE)
     return bilevel
-
-
-def stroke_width(bilevel: NDArray[np.bool_]) -> float:
-    """The typical width of the strokes of a black and white picture, in its pixels.
-
-    Twice the median distance from the middle of a stroke to its edge.
-    """
-    distance = ndimage.distance_transform_edt(bilevel)
-    middle = (distance == ndimage.maximum_filter(distance, size=5)) & (distance > 0)
-    return 2 * float(np.median(distance[middle]))
 
 
 def _centred(box: Floats) -> NDArray[np.uint8]:

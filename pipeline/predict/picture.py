@@ -15,8 +15,18 @@ from pipeline.endings import explained
 from pipeline.errors import UserError
 
 # Formats that are read, by Pillow's names, and the suffixes by which a folder is searched for them.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+# Formats that are not read: by what their first bytes contain, and how to make a picture of them.
+OTHERS = {
+    b"ftypheic": ("HEIC", "export it as JPEG (iPhone: Settings, Camera, Formats, Most Compatible)"),
+    b"ftypheix": ("HEIC", "export it as JPEG"),
+    b"ftypmif1": ("HEIF", "export it as JPEG"),
+    b"ftypavif": ("AVIF", "export it as PNG or JPEG"),
+    b"%PDF-": ("PDF", "convert its page to PNG: pdftoppm -r 150 -png FILE page"),
+    b"<svg": ("SVG", "convert it to PNG: rsvg-convert -w 800 FILE -o FILE.png"),
+}
+OTHER_SUFFIXES = (".heic", ".heif", ".avif", ".pdf", ".svg")
 # A picture with more pixels is refused before it is decoded: a small file can claim any size.
 MAX_PIXELS = 100_000_000
 # The longer side of what is searched for digits; 200 px of digit are reduced to 20 in the end.
@@ -24,7 +34,7 @@ WORKING_SIDE = 800
 
 
 def read(file: Path | bytes, name: str) -> NDArray[np.float32]:
-    """Read a picture: its first frame, turned as its EXIF says, without transparency.
+    """Read a picture: its first frame that is not empty, upright, without transparency.
 
     Args:
         file: where it is, or its bytes.
@@ -38,13 +48,14 @@ def read(file: Path | bytes, name: str) -> NDArray[np.float32]:
         UserError: it is no picture, is damaged, or has more than MAX_PIXELS pixels.
     """
     source: Path | BinaryIO = io.BytesIO(file) if isinstance(file, bytes) else file
-    with _explained(name), Image.open(source, formats=FORMATS) as image:
+    with _explained(name, source), Image.open(source, formats=FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
             raise UserError(
                 f"{name}: {image.width} × {image.height} pixels are too many; the limit is "
                 f"{MAX_PIXELS:,} pixels: make it smaller"
             )
         image.draft("RGB", (WORKING_SIDE, WORKING_SIDE))  # a JPEG is decoded at a fraction
+        _seek_ink(image)
         upright = ImageOps.exif_transpose(_eight_bits(image))
         longer = max(upright.size)
         if longer > WORKING_SIDE:
@@ -54,13 +65,16 @@ def read(file: Path | bytes, name: str) -> NDArray[np.float32]:
 
 
 @contextlib.contextmanager
-def _explained(name: str) -> Iterator[None]:
+def _explained(name: str, source: Path | BinaryIO) -> Iterator[None]:
     """Turn what Pillow says of a file into a UserError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged metadata, and of sizes that we allow
             yield
     except UnidentifiedImageError as error:
+        for start, (kind, remedy) in OTHERS.items():
+            if start in _start(source):
+                raise UserError(f"{name}: {kind} is not read; {remedy}") from error
         raise UserError(
             f"{name}: not a picture that can be read; give a {', '.join(FORMATS)} file"
         ) from error
@@ -74,11 +88,39 @@ def _explained(name: str) -> Iterator[None]:
         raise UserError(f"{name}: damaged ({error}); save it again") from error
 
 
+def _start(source: Path | BinaryIO) -> bytes:
+    """The first bytes of a file."""
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            return file.read(1000)
+    source.seek(0)
+    return source.read(1000)
+
+
+def _seek_ink(image: Image.Image) -> None:
+    """Go to the first frame that is not empty; the first one if all are."""
+    frames = getattr(image, "n_frames", 1)
+    for frame in range(frames) if frames > 1 else ():
+        image.seek(frame)
+        if np.ptp(np.asarray(image.convert("RGBA")), axis=(0, 1)).max() > 8:
+            return
+    image.seek(0)
+
+
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """The picture with at most eight bits a channel; a 16-bit PNG has 65,535 for white."""
-    if image.mode.startswith("I"):
+    """The picture with at most eight bits a channel.
+
+    White is 65,535 in a 16-bit picture, or the highest number of 8, 10, 12 or 14 bits if none is
+    higher; in floating point, the highest value.
+    """
+    if image.mode.startswith(("I", "F")):
         values = np.asarray(image, dtype=np.float32)
-        return Image.fromarray((values / 257).clip(0, 255).astype(np.uint8))
+        highest = float(values.max())
+        if image.mode == "F":
+            values, white = values - values.min(), max(float(np.ptp(values)), 1e-9)
+        else:
+            white = next((2**bits - 1 for bits in (8, 10, 12, 14) if highest < 2**bits), 65535)
+        return Image.fromarray((255 * values / white).clip(0, 255).astype(np.uint8))
     image.load()
     return image
 
@@ -101,7 +143,8 @@ def _opaque(image: Image.Image) -> NDArray[np.float32]:
     if blended.mode == "RGB":
         return np.asarray(blended, dtype=np.float32)
     pixels = np.asarray(blended.convert("RGBA"), dtype=np.float32)
-    colours, opacity = pixels[..., :3], pixels[..., 3:] / 255
+    # What is most opaque is the ink, however transparent that is.
+    colours, opacity = pixels[..., :3], pixels[..., 3:] / max(1.0, float(pixels[..., 3].max()))
     solid = colours[opacity[..., 0] > 0.5]
     if len(solid) == 0:
         return np.zeros_like(colours)

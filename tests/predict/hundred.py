@@ -21,12 +21,16 @@ from pipeline.predict import files
 WANTED = 97
 
 
-def write(folder: Path, seed: int) -> list[tuple[str, str]]:
-    """Write a hundred pictures; returns the path and the label of each."""
-    graph = stages.load("sample", "demo")
+def test_digits(graph: stages.Graph) -> tuple[np.ndarray, list[int]]:
+    """The test digits of `sample`, uint8 (n, 28, 28), and their labels."""
     images = np.load(graph.task("preprocess").writes["test_images"])[..., 0]
     with graph.task("download").writes["solution"].open(newline="") as file:
-        labels = [int(row["Label"]) for row in csv.DictReader(file)]
+        return images, [int(row["Label"]) for row in csv.DictReader(file)]
+
+
+def write(folder: Path, seed: int) -> list[tuple[str, str]]:
+    """Write a hundred pictures; returns the path and the label of each."""
+    images, labels = test_digits(stages.load("sample", "demo"))
     random = np.random.default_rng(seed)
     written = []
     for number in range(100):

@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -96,6 +97,7 @@ def test_the_page_may_load_nothing(server: draw.Server) -> None:
     [
         {"Host": "example.org"},
         {"Host": "example.org:{port}"},
+        {"Host": "localhost.example.org:{port}"},
         {"Origin": "http://example.org"},
         {"Origin": "http://127.0.0.1:1"},
         {"Origin": "https://127.0.0.1:{port}"},
@@ -112,8 +114,8 @@ def test_other_hosts_and_origins_are_refused(
 
 
 def test_its_own_origins_are_allowed(server: draw.Server) -> None:
-    for name in ("127.0.0.1", "localhost"):
-        host = f"{name}:{server.server_port}"
+    own = server.server_port
+    for host in (f"127.0.0.1:{own}", f"localhost:{own}", "localhost:9000", "localhost", "[::1]:9"):
         headers = {"Host": host, "Origin": f"http://{host}"}
         assert ask(server, "POST", "/predict", seven(), **headers)[0] == 200
 
@@ -162,12 +164,23 @@ def test_ctrl_c_ends_it(graph: Graph, digits: Digits, monkeypatch: pytest.Monkey
 
     opened: list[str] = []
     monkeypatch.setattr(draw.Server, "serve_forever", interrupted)
-    monkeypatch.setattr("webbrowser.open", opened.append)
+    monkeypatch.setattr(draw, "_open", opened.append)
     ended = digits("draw", "--port", "0", *ridge.choice())
     assert (ended.code, ended.error) == (0, "")
     assert ended.lines[-1] == "stopped"
     assert len(opened) == 1
     assert f"draw at {opened[0]}" in "\n".join(ended.lines)
+
+
+@pytest.mark.parametrize(("name", "opens"), [("firefox", True), ("/usr/bin/w3m", False)])
+def test_a_text_browser_is_never_started(
+    name: str, opens: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    browser = SimpleNamespace(name=name, open=opened.append)
+    monkeypatch.setattr("webbrowser.get", lambda: browser)
+    draw._open("http://127.0.0.1:8765/")
+    assert opened == ["http://127.0.0.1:8765/"] * opens
 
 
 # --- in a browser ---------------------------------------------------------------------------------

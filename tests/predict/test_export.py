@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Digits, build, works
+from handwriting import encoded, from_strokes, on_page
 
 from pipeline import artifacts, stages
 from pipeline.artifacts import Task
+from pipeline.predict import export, find
+from pipeline.predict.normalise import normalise
 from pipeline.stages import Graph
 
 CONTRACT = Path(stages.__file__).parent / "predict" / "EXPORT.md"
@@ -103,6 +106,10 @@ def test_the_exported_model_gives_the_ensembles_probabilities_elsewhere(
     metrics = json.loads(pair.task("ensemble").writes["metrics"].read_text())
     assert metrics["temperature"] != pytest.approx(1, abs=0.1)  # or it would not be tested here
 
+    model = export.ensemble(pair)
+    shares = np.load(images)[:10].astype(np.float32) / 255  # pixels from 0 to 1
+    np.testing.assert_allclose(model.predict(shares, verbose=0), found, atol=1e-5)
+
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     again = digits("export", *CHOICE, "--to", str(away / "again.keras"))
     assert any("pip install tf2onnx" in line for line in again.lines)
@@ -123,3 +130,19 @@ def test_what_cannot_be_exported(project: Path, tiny_folder: Path, digits: Digit
     assert "fold 0" in ended.error
     assert "make ensemble" in ended.error
     assert not (project / "submissions" / "tiny-sprint.keras").exists()
+
+
+def test_a_prepared_picture_is_in_the_form_of_the_dataset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(3)
+    shape = from_strokes(7, 0.1, random, 300)
+    page = on_page(shape, 600, 700, random)
+    (tmp_path / "seven.png").write_bytes(encoded(250 - 220 * page, "PNG"))
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(re.findall(r"```python\n(.*?)```", CONTRACT.read_text(), re.DOTALL)[-1], found)
+    [digit] = found["images"][..., 0]
+    assert digit.shape == (28, 28)
+    own = normalise(find.whole(np.pad(shape, 2), 0.5))
+    assert np.abs(digit - own).mean() < 12

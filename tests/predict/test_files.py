@@ -55,9 +55,12 @@ def test_a_line_a_file_and_a_folder_is_searched(
     (folder / "a.png").write_bytes(seven(1))
     (folder / "deeper" / "b.PNG").write_bytes(seven(5))
     (folder / "notes.txt").write_text("no picture")
+    for hidden in ("._a.png", ".ipynb_checkpoints/a.png", "__MACOSX/a.png"):
+        (folder / hidden).parent.mkdir(exist_ok=True)
+        (folder / hidden).write_bytes(b"damaged")
     (tmp_path / "c").write_bytes(seven(3))
     ended = digits("predict", str(folder), str(tmp_path / "c"), *choice)
-    assert ended.code == 0
+    assert (ended.code, ended.error.startswith("3 pictures: ")) == (0, True)
     paths = [folder / "a.png", folder / "deeper" / "b.PNG", tmp_path / "c"]
     for line, path in zip(ended.lines, paths, strict=True):
         name, label, probability = line.split("  ")[:3]
@@ -77,7 +80,10 @@ def test_an_unreadable_file_is_a_line_and_the_others_go_on(
     words = [str(tmp_path / name) for name in names]
     ended = digits("predict", *words, "--csv", str(table), *choice)
     assert ended.code == 2
-    errors = ended.error.splitlines()
+    *errors, last = ended.error.splitlines()
+    assert last.startswith("5 pictures: ")
+    assert "3 unreadable" in last
+    assert "1 without a digit" in last
     assert [line.startswith("digits: ") for line in errors] == [True] * 3
     for line, name in zip(errors, names, strict=False):
         assert str(tmp_path / name) in line
@@ -88,28 +94,32 @@ def test_an_unreadable_file_is_a_line_and_the_others_go_on(
         rows = list(csv.DictReader(file))
     assert [row["file"] for row in rows] == words
     assert [row["label"] for row in rows] == ["", "", "", "", "7"]
+    assert [bool(row["remark"]) for row in rows[:4]] == [True] * 4
+    assert rows[3]["remark"] in blank
+    assert rows[4]["line"] == "1"
     probabilities = [float(rows[4][str(label)]) for label in range(10)]
     assert sum(probabilities) == pytest.approx(1, abs=1e-5)
     assert float(rows[4]["probability"]) == max(probabilities) == probabilities[7]
 
 
-def test_several_digits_are_told_or_read_from_left_to_right(
+def test_several_digits_are_told_or_read_line_by_line(
     graph: Graph, choice: list[str], digits: Digits, tmp_path: Path
 ) -> None:
     random = np.random.default_rng(4)
-    page = np.zeros((200, 520), np.float32)
-    for left, label in ((40, 7), (200, 0), (370, 1)):
+    page = np.zeros((420, 520), np.float32)
+    for top, left, label in ((40, 40, 7), (40, 200, 0), (40, 370, 1), (240, 60, 0), (240, 220, 7)):
         shape = from_strokes(label, 0.1, random, 120)
-        page[40 : 40 + shape.shape[0], left : left + shape.shape[1]] = shape
+        page[top : top + shape.shape[0], left : left + shape.shape[1]] = shape
     path, table = tmp_path / "row.png", tmp_path / "row.csv"
     path.write_bytes(encoded(255 - 230 * page, "PNG"))
     [line] = digits("predict", str(path), *choice).lines
-    assert line.startswith(f"{path}  3 things in it")
+    assert line.startswith(f"{path}  found 5 digits")
     assert "--digits many" in line
     [line] = digits("predict", str(path), "--digits", "many", "--csv", str(table), *choice).lines
-    assert line.startswith(f"{path}  701  ")
+    assert line.startswith(f"{path}  701 / 07  ")
     with table.open(newline="") as file:
-        assert [row["label"] for row in csv.DictReader(file)] == ["7", "0", "1"]
+        read = [(row["line"], row["label"]) for row in csv.DictReader(file)]
+    assert read == [("1", "7"), ("1", "0"), ("1", "1"), ("2", "0"), ("2", "7")]
 
 
 def test_standard_input_and_what_the_networks_saw(
@@ -128,8 +138,12 @@ def test_what_is_no_digit_is_told(
     square = np.full((200, 200), 255)
     square[50:150, 50:150] = 0
     (tmp_path / "square.png").write_bytes(encoded(square, "PNG"))
-    [line] = digits("predict", str(tmp_path / "square.png"), *choice).lines
+    table = tmp_path / "read.csv"
+    [line] = digits("predict", str(tmp_path / "square.png"), "--csv", str(table), *choice).lines
     assert "perhaps no digit" in line
+    with table.open(newline="") as file:
+        [row] = csv.DictReader(file)
+    assert "perhaps no digit" in row["remark"]
 
 
 def test_without_networks_the_command_that_makes_them_is_named(

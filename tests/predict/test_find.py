@@ -104,6 +104,7 @@ def test_dust_is_no_digit(page: Array, random: np.random.Generator) -> None:
         grey[y : y + 3, x : x + 3] = 60
     [one] = found(grey)
     same(one, page)
+    assert one.remark == ""
 
 
 def test_a_bar_apart_belongs_to_its_digit(page: Array) -> None:
@@ -124,6 +125,100 @@ def test_digits_in_a_row_come_from_left_to_right(random: np.random.Generator) ->
     zero, one = found(250 - 200 * page)
     assert np.allclose(zero.ink.shape, shapes[1].shape, atol=5)
     assert np.allclose(one.ink.shape, shapes[0].shape, atol=5)
+
+
+@pytest.mark.parametrize("angle", [0, 6, -6])
+def test_lines_come_from_top_to_bottom(angle: float, random: np.random.Generator) -> None:
+    page, heights = np.zeros((500, 600), np.float32), []
+    for row, column in np.ndindex(2, 5):
+        shape = from_strokes(row * 5 + column, 0.1, random, 100 - 20 * row - 4 * column)
+        heights.append(shape.shape[0] - 4)
+        top, left = 120 + 150 * row, 60 + 105 * column
+        page[top : top + shape.shape[0], left : left + shape.shape[1]] = shape
+    digits = found(250 - 200 * ndimage.rotate(page, angle, order=1).clip(0, 1))
+    assert [digit.line for digit in digits] == [0] * 5 + [1] * 5
+    if angle == 0:
+        assert np.allclose([one.ink.shape[0] - 4 for one in digits], heights, atol=5)
+
+
+def test_marks_beside_a_digit_are_remarked(page: Array) -> None:
+    rows, columns = np.nonzero(page > 0.5)
+    for mark in (np.ones((11, 45)), np.ones((14, 14))):  # a minus, a point
+        marked, left = np.pad(page, ((0, 0), (0, 150))), columns.max() + 30
+        marked[rows.max() - 20 :, left:][: mark.shape[0], : mark.shape[1]] = mark
+        [one] = found(250 - 220 * marked)
+        assert one.remark == find.MARKS
+        same(one, page)
+
+
+def test_a_digit_that_is_cut_off_is_remarked(page: Array) -> None:
+    rows, columns = np.nonzero(page > 0.5)
+    cut = np.pad(page, ((0, 0), (100, 300)))[:, 100 : columns.max() + 160]
+    cut[rows.min() : rows.max(), -30:-22] = cut[rows.min() + 60 : rows.min() + 70, -30:] = 1
+    [one] = found(250 - 220 * cut)
+    assert one.remark == find.MARKS
+
+
+def test_a_minus_is_perhaps_no_digit() -> None:
+    page = np.zeros((200, 300))
+    page[95:107, 100:200] = 1
+    [one] = found(250 - 200 * page)
+    assert one.remark == find.NO_DIGIT
+
+
+def test_rules_and_margins_are_no_ink(page: Array) -> None:
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    rules = ((y - 0.03 * x) % 40 < 2) | (abs(x + 0.03 * y - 30) < 1.5)
+    grey = np.minimum(240 - 200 * page, np.where(rules, 120, 255))
+    [one] = found(grey)
+    same(one, page)
+    with pytest.raises(UserError, match="nothing in it"):
+        found(np.where(rules, 120.0, 240.0))
+
+
+def test_rules_drawn_over_a_digit_do_not_cut_it(page: Array) -> None:
+    y, _ = np.mgrid[:HEIGHT, :WIDTH]
+    [one] = found(np.where(y % 40 < 2, 150, 240 - 200 * page))
+    same(one, page)
+
+
+def test_a_long_thin_one_is_no_rule() -> None:
+    page = np.zeros((HEIGHT, WIDTH))
+    page[20:280, 200:205] = 1
+    [one] = found(250 - 200 * page)
+    same(one, page)
+
+
+def test_a_dark_panel_in_a_white_page_is_the_picture(page: Array) -> None:
+    whole = np.full((450, 550), 255.0)
+    whole[60:360, 80:480] = 20 + 200 * page
+    [one] = found(whole)
+    same(one, page)
+
+
+def test_pieces_of_one_digit_are_joined(page: Array) -> None:
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    dotted = page * (y % 16 < 10) * (x % 16 < 10)
+    [one] = found(250 - 220 * ndimage.gaussian_filter(dotted, 1))
+    assert np.abs(np.subtract(box(one.ink > one.threshold), box(page > 0.5))).max() <= 20
+
+    zero = np.pad(from_strokes(0, 0.1, np.random.default_rng(2), 150), 60)
+    middle = zero.shape[1] // 2
+    zero[:, middle : middle + 8] = 0
+    contrast, threshold = find.ink(np.repeat(250 - 220 * zero[..., None], 3, axis=-1))
+    assert len(find.digits(contrast, threshold)) == 2
+    [one] = find.digits(contrast, threshold, one=True)
+    assert one.remark == find.JOINED
+    assert np.abs(np.subtract(box(one.ink > one.threshold), box(zero > 0.5))).max() <= 6
+
+
+def test_the_colours_of_a_colour_map_are_its_values() -> None:
+    from matplotlib import colormaps
+
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    for name in find.COLOUR_MAPS[:2]:
+        colours = (255 * colormaps[name](values)[..., :3]).astype(np.float32)
+        assert np.abs(find.one_channel(colours) - values).max() <= 3  # equal when rounded
 
 
 @pytest.mark.parametrize(

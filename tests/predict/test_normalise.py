@@ -45,7 +45,7 @@ def test_a_digit_of_the_dataset_is_left_as_it_is() -> None:
         assert np.array_equal(in_form(picture), digit)
         colours = np.repeat(picture[..., np.newaxis], 3, axis=-1).astype(np.float32)
         [seen] = digits_in(colours)
-        assert np.array_equal(seen, digit)
+        assert np.array_equal(seen.pixels, digit)
     assert in_form(np.roll(digit, 4, axis=0)) is None
     assert in_form(np.zeros((28, 28), np.uint8)) is None
 

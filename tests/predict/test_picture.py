@@ -44,6 +44,27 @@ def test_sixteen_bits_and_grey_with_alpha() -> None:
     assert np.abs(picture.read(encoded(grey), "it")[..., 0] - drawing()).max() < 1
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+def test_small_values_in_sixteen_bits_are_brightened(bits: int) -> None:
+    values = drawing().astype(np.float32) / 240 * (2**bits - 1)
+    read = picture.read(encoded(Image.fromarray(values.astype(np.uint16))), "it")
+    assert (read.max(), read.min()) == (255, pytest.approx(21, abs=1))
+
+
+def test_the_first_frame_that_is_not_empty_is_read() -> None:
+    drawn = Image.fromarray(drawing())
+    empty = Image.new("L", drawn.size, 255)
+    read = picture.read(encoded(empty, "GIF", save_all=True, append_images=[empty, drawn]), "it")
+    assert np.abs(read[..., 0] - drawing()).max() < 3
+
+
+def test_faint_ink_on_nothing_is_as_dark_as_full_ink() -> None:
+    pixels = np.zeros((40, 60, 4), np.uint8)
+    pixels[..., 3] = 100 * (drawing() < 128)
+    read = picture.read(encoded(Image.fromarray(pixels)), "it")
+    assert np.array_equal(read[..., 0], np.where(drawing() < 128, 0, 255))
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_photograph_is_turned_as_its_exif_says(orientation: int) -> None:
     turns = {
@@ -80,9 +101,12 @@ def test_a_large_picture_is_made_smaller() -> None:
         (b"", "not a picture"),
         (b"label,pixel0\n", "not a picture"),
         (encoded(Image.fromarray(drawing()))[:60], "it: "),
-        (encoded(Image.fromarray(drawing()), "TIFF"), "PNG, JPEG, WEBP, GIF, BMP"),
+        (encoded(Image.fromarray(drawing()), "PPM"), "PNG, JPEG, WEBP, GIF, BMP, TIFF"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC is not read; export it as JPEG"),
+        (b"%PDF-1.7\n", "PDF is not read; convert its page to PNG"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="', "SVG is not read; convert it to PNG"),
     ],
-    ids=["empty", "text", "cut off", "another format"],
+    ids=["empty", "text", "cut off", "another format", "HEIC", "PDF", "SVG"],
 )
 def test_what_cannot_be_read_is_one_line(content: bytes, part: str) -> None:
     with pytest.raises(UserError) as caught:

@@ -11,9 +11,7 @@ NONE = {"rotation": 0.0, "zoom": 0.0, "shift": 0.0, "shear": 0.0}
 STRONG = {"rotation": 30.0, "zoom": 0.2, "shift": 3.0, "shear": 0.3}
 
 
-@pytest.fixture(autouse=True)
-def _keras(fresh_keras: Any) -> None:
-    """Keras as a new process has it."""
+pytestmark = pytest.mark.usefixtures("fresh_keras")
 
 
 def layer(seed: int = 0, **strengths: float) -> Any:
@@ -61,13 +59,9 @@ def test_does_nothing_outside_training() -> None:
     np.testing.assert_array_equal(np.asarray(layer(**STRONG)(images)), images)
 
 
-def test_does_nothing_if_all_limits_are_zero() -> None:
+def test_does_nothing_if_all_limits_or_the_strength_are_zero() -> None:
     images, _ = digit_images(10)
     np.testing.assert_array_equal(augmented(layer(), images), images)
-
-
-def test_strength_zero_leaves_images_as_they_are() -> None:
-    images, _ = digit_images(8)
     augmentation = layer(rotation=30, zoom=0.2, shift=3, shear=0.2)
     assert not np.array_equal(augmented(augmentation, images), images)
     augmentation.strength.assign(0)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,11 +47,10 @@ class FakeTensorFlow:
             experimental=SimpleNamespace(
                 set_memory_growth=lambda device, wanted: self.growing.append(device)
             ),
-            threading=SimpleNamespace(set_intra_op_parallelism_threads=self._set_threads),
+            threading=SimpleNamespace(
+                set_intra_op_parallelism_threads=partial(setattr, self, "threads")
+            ),
         )
-
-    def _set_threads(self, count: int) -> None:
-        self.threads = count
 
 
 @pytest.fixture(autouse=True)
@@ -66,15 +66,11 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     os.sched_setaffinity(0, cores)
 
 
-def another_process(tmp_path: Path, count: int = 1, **env: str) -> "subprocess.Popen[str]":
+def another_process(tmp_path: Path, count: int = 1) -> "subprocess.Popen[str]":
     (tmp_path / "tests_fake.py").write_text(FAKE)
     return subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path), str(count)],
-        env={
-            **os.environ,
-            "PYTHONPATH": f"{Path(devices.__file__).parents[2]}:{tmp_path}",
-            **env,
-        },
+        env=os.environ | {"PYTHONPATH": f"{Path(devices.__file__).parents[2]}:{tmp_path}"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -92,22 +88,19 @@ def test_each_process_has_a_gpu_of_its_own(tmp_path: Path) -> None:
     late = another_process(tmp_path)
     assert first_line(late).startswith("waiting for a free GPU: other folds use all 3")
     processes[1].kill()
-    freed = first_line(late)
-    assert freed in ("['a']", "['b']", "['c']")
+    assert first_line(late) in ("['a']", "['b']", "['c']")
     for process in (*processes, late):
         process.communicate(timeout=PATIENCE)
 
 
-def test_two_share_a_gpu_only_when_asked(tmp_path: Path) -> None:
-    env = {"CUDA_VISIBLE_DEVICES": "4", "DIGITS_JOBS_PER_GPU": "2"}
+def test_two_share_a_gpu_only_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4")
+    monkeypatch.setenv("DIGITS_JOBS_PER_GPU", "2")
     tensorflow = FakeTensorFlow()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in env.items():
-            patch.setenv(name, value)
-        assert devices.gpus(tensorflow, ["only"], 1) == ["only"]
-        assert tensorflow.growing == ["only"]
-        devices._taken.clear()
-        assert devices.gpus(tensorflow, ["only"], 1) == ["only"]
+    assert devices.gpus(tensorflow, ["only"], 1) == ["only"]
+    assert tensorflow.growing == ["only"]
+    devices._taken.clear()
+    assert devices.gpus(tensorflow, ["only"], 1) == ["only"]
     assert sorted(path.name for path in tmp_path.glob("*.lock")) == [
         f"digits-{os.getuid()}-gpu-4-{turn}.lock" for turn in (0, 1)
     ]

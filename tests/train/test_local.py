@@ -71,7 +71,7 @@ def test_a_fold_prints_plain_lines_and_keeps_the_checkpoint_of_another_environme
     assert precision == "precision float32 (train.precision asks for it)"
     assert kept.startswith(f"train fold 0: {other.name} ")
     assert "this fold starts anew" in kept
-    assert network.startswith("network strided, ")
+    assert network == f"network strided, {metadata['parameters']:,} parameters, 64 rows"
     assert len(epochs) == 2
     for number, line in enumerate(epochs, start=1):
         assert line.startswith(f"fold 0, epoch {number}/2: loss ")

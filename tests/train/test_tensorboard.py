@@ -29,7 +29,7 @@ def test_nothing_is_written_unasked(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_scalar_for_each_column_at_each_epoch(
+def test_a_scalar_for_each_column_at_each_epoch_until_a_new_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TENSORBOARD", "1")
@@ -43,13 +43,5 @@ def test_a_scalar_for_each_column_at_each_epoch(
     for row in ROWS:
         found = {value.tag: value.simple_value for value in rows[int(row["epoch"])]}
         assert found == pytest.approx({"epoch/loss": row["loss"], "epoch/val_accuracy": 0.9})
-
-
-def test_a_new_run_replaces_the_curves_of_the_old_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TENSORBOARD", "1")
-    fold, logs = tmp_path / "demo" / "fold-0", tmp_path / "demo" / "logs" / "fold-0"
-    Events(fold, resumed=False).add(ROWS)
     Events(fold, resumed=False).add(ROWS[:1])
     assert [event.step for event in read(logs) if event.step] == [1]
