@@ -2,8 +2,8 @@
 
     python tests/predict/wild.py [SEED]
 
-Digits are from the test rows of `sample`, or drawn with a pen. Thresholds were chosen on seeds 1, 2,
-100 and 101. A page counts as remarked if any digit of it has a remark.
+Digits are from the test rows of `sample`, or drawn with a pen. Thresholds were chosen on the seeds
+1, 2, 100 and 101. A page counts as remarked if any digit of it has a remark.
 """
 
 import csv
