@@ -288,7 +288,13 @@ def _changed_parameter(task: Task, recorded: Mapping[str, Any]) -> str | None:
 # --- running -----------------------------------------------------------------------------------
 
 
-def run(task: Task, tasks: Iterable[Task], force: bool = False, work: Work | None = None) -> bool:
+def run(
+    task: Task,
+    tasks: Iterable[Task],
+    force: bool = False,
+    work: Work | None = None,
+    elsewhere: bool = False,
+) -> bool:
     """Run a task if it is due, in its staging folder; then put its files and manifest in place.
 
     Says why it runs, where its files go and how long it took, or that it is fresh.
@@ -298,9 +304,10 @@ def run(task: Task, tasks: Iterable[Task], force: bool = False, work: Work | Non
         tasks: all tasks of the graph; the files of those that it reads from are checked first.
         force: run it even if it is fresh.
         work: called in place of the stage's function, with the paths to write to, by name; returns
-            metadata for the manifest, and under "code" the fingerprints of code that ran elsewhere.
+            metadata for the manifest.
             Whatever it leaves in the staging folder when it is stopped is still there when it is
             called again for the same inputs, parameters and code.
+        elsewhere: `work` has another machine run the code, whose fingerprints it returns as "code".
 
     Returns:
         Whether it ran.
@@ -319,6 +326,8 @@ def run(task: Task, tasks: Iterable[Task], force: bool = False, work: Work | Non
         place = os.path.relpath(task.folder)
         _say(f"{task.name}: {state.reason or 'forced'}; writing to {place}/")
         try:
+            if task.ages and not elsewhere:
+                fingerprints.load(task.code, task.root)
             seconds = _run(task, work or task.work, cache)
         except BrokenPipeError:  # nobody reads the output any more
             raise
@@ -335,7 +344,6 @@ def _say(line: str) -> None:
 
 def _run(task: Task, work: Work, cache: Cache) -> float:
     """Run a task; return its seconds."""
-    fingerprints.load(task.code, task.root)
     origin = _origin(task, cache)
     resumed = _prepare(task.staging, origin)
     began = time.perf_counter()

@@ -47,8 +47,8 @@ def test_status_shows_what_is_missing(project: Path, digits: Digits) -> None:
         [*name.split(), "missing"] for name in [*names, "ensemble", "write", "report"]
     ]
     assert last == (
-        "`make submission DATASET=sample CONFIG=demo` runs train (3 folds), download, preprocess, "
-        "split, ensemble, write, report: time not known yet"
+        "`make submission DATASET=sample CONFIG=demo` runs download, preprocess, split, train "
+        "(3 folds), ensemble, write, report: time not known yet"
     )
 
 

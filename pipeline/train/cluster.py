@@ -111,7 +111,7 @@ def _train(
     try:
         cluster = Cluster(ray, folds, jobs, kind)
         with cluster.board, ThreadPoolExecutor(len(folds)) as pool:
-            run = partial(artifacts.run, tasks=tasks, force=force)
+            run = partial(artifacts.run, tasks=tasks, force=force, elsewhere=True)
             await_all([pool.submit(run, task, work=partial(cluster.train, task)) for task in folds])
     except Exception as error:
         raise _final("Ray", error) from error

@@ -205,7 +205,8 @@ class _Kaggle:
         names = self._patiently(attempt)
         for task in list(self.left):
             if self._path(task, task.manifest.name) in names:
-                artifacts.run(task, self.tasks, self.force, partial(self._fetch_fold, task))
+                work = partial(self._fetch_fold, task)
+                artifacts.run(task, self.tasks, self.force, work, elsewhere=True)
                 self.left.remove(task)
         if RESULT not in names:
             return {}

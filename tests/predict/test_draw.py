@@ -285,3 +285,29 @@ def test_ink_is_legible_in_the_dark(server: draw.Server, page: Page) -> None:
         ".reduce((most, value) => Math.max(most, value), 0)"
     )
     assert brightest > 200
+
+
+def test_without_an_answer_no_old_digit_stays(server: draw.Server, page: Page) -> None:
+    page.open(server.address)
+    outputs = "[...document.querySelectorAll('#bars output')].map((it) => it.textContent).join('')"
+    assert page.run(outputs) == ""
+    stroke(page, BAR)
+    page.wait_for(f"{LABEL} !== '' && {ANSWERED}")
+    page.run("window.fetch = () => Promise.reject(new Error('gone'))")
+    stroke(page, LEG)
+    page.wait_for(f"{LABEL} === ''")
+    assert "No answer" in page.run("document.getElementById('sure').textContent")
+    assert page.run(outputs) == ""
+
+
+def test_the_pen_can_be_thinner_and_thicker(server: draw.Server, page: Page) -> None:
+    page.open(server.address)
+    pixels = "ink.getImageData(0, 0, side, side).data"
+    drawn = f"{pixels}.filter((value, i) => i % 4 === 3 && value).length"
+    counts = []
+    for width in (8, 20, 36):
+        page.run(f"document.querySelector('#width input').value = {width}")
+        stroke(page, BAR)
+        counts.append(page.run(drawn))
+        page.run("document.getElementById('clear').click()")
+    assert counts[0] < 0.6 * counts[1] < 0.6 * counts[2]

@@ -169,10 +169,10 @@ def test_a_fold_that_keeps_failing_does_not_affect_the_others(
     little_copy: Path, little: Path
 ) -> None:
     """On a cluster that the command starts and stops itself."""
-    code = little_copy / "pipeline" / "train" / "progress.py"  # a change there makes nothing stale
+    code = little_copy / "pipeline" / "train" / "node.py"  # a change there makes nothing stale
     sound = code.read_text()
-    first = "        self.title, self.epochs"
-    lack = "        if title == 'fold 1':\n            raise MemoryError('no room for it')\n"
+    first = "    environment = runtime.prepare("
+    lack = "    if fold == 1:\n        raise MemoryError('no room for it')\n"
     code.write_text(sound.replace(first, lack + first))
     process = start_little(little_copy, "train", "--engine", "ray", "--jobs", "2")
     output, _ = process.communicate(timeout=PATIENCE)
