@@ -443,6 +443,13 @@ def tidy(task: Task) -> None:
             _tidy(task)
 
 
+def discard(task: Task) -> None:
+    """Remove a task's staging folder."""
+    if task.staging.exists():
+        with _locked(task):
+            _clear(task.staging)
+
+
 def _tidy(task: Task) -> None:
     with contextlib.suppress(OSError):  # a read-only folder stays as it is
         files.remove_unfinished(task.folder)

@@ -200,8 +200,11 @@ class Graph:
         """The tasks of a stage and of those before it."""
         return self.tasks[: self.tasks.index(self.all(stage)[-1]) + 1]
 
-    def ensemble(self) -> dict[str, Any]:
+    def ensemble(self, quiet: bool = False) -> dict[str, Any]:
         """Find the files that the ensemble was made of; say first if it is not fresh.
+
+        Args:
+            quiet: do not say it again.
 
         Returns:
             Paths by the names of what the stage reads; and "weights", {preset: [fold 0's, …]}.
@@ -216,7 +219,7 @@ class Graph:
             member: [artifacts.made_beside(path, ROOT, remedy) for path in paths]
             for member, paths in found["fold_oof"].items()
         }
-        if line := artifacts.first_due(tasks):
+        if not quiet and (line := artifacts.first_due(tasks)):
             print(f"{line}; this is of the earlier run, `{remedy}` brings it up to date")
         return found | {"weights": folds}
 

@@ -21,8 +21,8 @@ class Networks:
     """
 
     def __init__(self, graph: Graph) -> None:
-        """Load the networks of which the ensemble consists; raises what `Graph.ensemble` does."""
-        weights = graph.ensemble()["weights"]
+        """Load the networks of the ensemble; raises what `Graph.ensemble` does."""
+        weights = graph.ensemble(quiet=True)["weights"]
         from pipeline.backend import keras, tf
 
         self.names = [
