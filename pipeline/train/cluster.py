@@ -73,7 +73,7 @@ def train_on_ray(
     except BrokenProcessPool as error:
         lost = f"the head of the Ray cluster at {address}" if address else "the Ray process"
         raise ExternalError(
-            f"{lost} is lost, or memory ran out here; see that it runs, {RESUMES}"
+            f"{lost} is lost, or memory ran out here; make sure that it runs, {RESUMES}"
         ) from error
 
 
@@ -322,15 +322,15 @@ class Cluster:
         raise ExternalError(f"{task.name}: the Ray task ended without a result")
 
     def explain_the_wait(self, task: Task) -> None:
-        """Say why folds have no place, unless they only wait for others to end."""
+        """Say what a fold waits for, unless it only waits for others to end."""
         if self.places:
             return
         there, free = self.ray.cluster_resources(), self.ray.available_resources()
         have, room = (_words(each.get("CPU", 0), each.get("GPU", 0)) for each in (there, free))
         self.say_once(
-            f"{task.stage} waits for {_words(**self.needs(task))} on one node; all nodes have "
-            f"{have}, free: {room}; it starts once a node has as much and is ready (an autoscaling "
-            "cluster may add one)"
+            f"Ray: a fold waits for {_words(**self.needs(task))} on one node; all nodes have {have}"
+            f", of which {room} are free; it starts when a node has room and is ready (an "
+            "autoscaling cluster may add one)"
         )
 
     def say_once(self, line: str) -> None:

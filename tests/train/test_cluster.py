@@ -279,7 +279,9 @@ def test_what_has_no_place_says_what_it_waits_for(
     made.explain_the_wait(task)
     made.explain_the_wait(task)
     [line] = capsys.readouterr().out.splitlines()
-    assert re.search(r"waits for 1 CPU and 2 GPU .* have 2 CPU, free: \d CPU; .*autoscaling", line)
+    assert re.search(
+        r"waits for 1 CPU and 2 GPU .* have 2 CPU, of which \d CPU .*autoscaling", line
+    )
     for accelerator, needs in (
         ("auto", {"num_cpus": 1}),
         ("none", {"num_cpus": 1}),
