@@ -309,14 +309,16 @@ def little_copy(little: Path, tmp_path: Path) -> Path:
     return copy
 
 
+CODE_READ_ONCE = fingerprints.fingerprints
+
+
 @pytest.fixture(autouse=True)
 def _code_is_read_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process reads the code once, but tests edit it."""
-    cached = fingerprints.fingerprints
 
     def reread(modules: Iterable[str], root: Path) -> dict[str, str]:
         fingerprints.forget()
-        return cached(modules, root)
+        return CODE_READ_ONCE(modules, root)
 
     monkeypatch.setattr(fingerprints, "fingerprints", reread)
 

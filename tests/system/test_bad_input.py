@@ -16,13 +16,20 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import pytest
-from conftest import PACKAGE, PIXEL_NAMES, build, contents, replace_cell, write_digits
+from conftest import (
+    CODE_READ_ONCE,
+    PACKAGE,
+    PIXEL_NAMES,
+    build,
+    contents,
+    replace_cell,
+    write_digits,
+)
 
-from pipeline import cli, code, stages
+from pipeline import cli, fingerprints, stages
 from pipeline.download import local
 
 STAGES = ("config", "download", "preprocess", "split", "train")
@@ -731,16 +738,13 @@ def built(good: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project
 
 
-fingerprints = cache(code._fingerprints.__wrapped__)
-
-
 @pytest.fixture
 def in_built(built: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same, with commands running in it."""
     monkeypatch.setattr(stages, "ROOT", built)
     monkeypatch.setattr(local, "LIMIT", SMALL_LIMIT)
     # No row changes the code, and reading it is most of what a row would take.
-    monkeypatch.setattr(code, "_fingerprints", fingerprints)
+    monkeypatch.setattr(fingerprints, "fingerprints", CODE_READ_ONCE)
     monkeypatch.chdir(built)
     return built
 

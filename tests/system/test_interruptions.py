@@ -13,16 +13,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import cache
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PACKAGE, PATIENCE, contents, killed_at, settle, works
+from conftest import CODE_READ_ONCE, PACKAGE, PATIENCE, contents, killed_at, settle, works
 
-from pipeline import artifacts, code, files
+from pipeline import artifacts, files, fingerprints
 from pipeline.artifacts import Task, Work, run, staleness
 from pipeline.errors import UserError
 from pipeline.files import atomic, fingerprint
@@ -141,7 +140,7 @@ Works = list[tuple[Task, Work | None]]
 @pytest.fixture
 def _code_is_read_once(monkeypatch: pytest.MonkeyPatch, _code_is_read_every_time: None) -> None:
     """As in a process of its own; the tests of whole projects do not edit the code."""
-    monkeypatch.setattr(code, "_fingerprints", cache(code._fingerprints))
+    monkeypatch.setattr(fingerprints, "fingerprints", CODE_READ_ONCE)
 
 
 def run_all(works: Works) -> list[str]:

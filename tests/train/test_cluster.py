@@ -28,7 +28,7 @@ from conftest import (
 )
 
 from pipeline.artifacts import Task
-from pipeline.config import Train
+from pipeline.config import Preset, Train
 from pipeline.errors import ExternalError, UserError
 from pipeline.train import cluster as engine
 from pipeline.train.engines import train_folds
@@ -260,8 +260,8 @@ def test_other_versions_than_the_cluster_are_named(monkeypatch: pytest.MonkeyPat
 def made_fold(home: Path, params: Train | None = None) -> Task:
     folder = home / "data" / "tiny" / "little" / "fold-0"
     writes = {"weights": folder / "weights.keras"}
-    values = {"fold": 0, "params": params or Train()}
-    return Task("train fold 0", "train", home, folder / "manifest.json", "", writes, {}, values)
+    preset = Preset(train=params or Train())
+    return Task("train fold 0", "train", home, folder / "manifest.json", "", preset, 0, writes)
 
 
 @pytest.fixture
