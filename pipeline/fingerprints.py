@@ -12,11 +12,16 @@ import contextlib
 import functools
 import hashlib
 import importlib
-import marshal
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder, SourceFileLoader
+from importlib.machinery import (
+    EXTENSION_SUFFIXES,
+    ModuleSpec,
+    PathFinder,
+    SourceFileLoader,
+    SourcelessFileLoader,
+)
 from importlib.util import cache_from_source
 from pathlib import Path
 from types import CodeType
@@ -473,7 +478,7 @@ def _check_imported(path: Path, root: Path) -> None:
     _loaded[path] = content
     if path.suffix != ".py" or not cached.exists():
         return
-    imported = marshal.loads(cached.read_bytes()[16:])  # noqa: S302, Python's own
+    imported = SourcelessFileLoader(path.stem, str(cached)).get_code(path.stem)
     if imported != compile(content, path, "exec"):
         cached.unlink()
         raise UserError(f"{path.relative_to(root)} has just been edited; run the command again")

@@ -353,15 +353,15 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
     # headers
     "a column missing": (
         columns(TRAIN, lambda cells: cells.pop()),
-        ["tiny/train.csv, line 1: ", "'pixel783' missing"],
+        ["tiny/train.csv, line 1: ", "'pixel783' is missing"],
     ),
     "the labels missing": (
         columns(TRAIN, lambda cells: cells.pop(0)),
-        ["tiny/train.csv, line 1: ", "'label' missing"],
+        ["tiny/train.csv, line 1: ", "'label' is missing"],
     ),
     "a column more": (
         columns(TEST, lambda cells: cells.append("9")),
-        ["tiny/test.csv, line 1: ", "'9' unknown"],
+        ["tiny/test.csv, line 1: ", "'9' is unknown"],
     ),
     "an index before the columns": (
         columns(TRAIN, lambda cells: cells.insert(0, "")),
@@ -369,7 +369,7 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
     ),
     "a column renamed": (
         header(TRAIN, "digit", *PIXEL_NAMES),
-        ["tiny/train.csv, line 1: ", "label' missing", "digit' unknown"],
+        ["tiny/train.csv, line 1: ", "label' is missing", "digit' is unknown"],
     ),
     "columns that count from 1": (
         header(TEST, *(f"pixel{i}" for i in range(1, 785))),
@@ -389,7 +389,7 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
     ),
     "a column twice": (
         columns(TRAIN, lambda cells: cells.append(cells[4])),
-        ["tiny/train.csv, line 1: ", "'pixel3' duplicated"],
+        ["tiny/train.csv, line 1: ", "'pixel3' is there twice"],
     ),
     "no header": (
         lines(TRAIN, lambda rows: rows.pop(0)),
@@ -399,7 +399,7 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
         lines(TRAIN, lambda rows: rows.insert(0, "sep=,")),
         ["tiny/train.csv, line 1: ", BEGIN, "'sep=,'"],
     ),
-    "test.csv for train.csv": (swapped, ["tiny/train.csv, line 1: ", "'label' missing"]),
+    "test.csv for train.csv": (swapped, ["tiny/train.csv, line 1: ", "'label' is missing"]),
     # files that are not such tables
     "semicolons": (text(TRAIN, ",", ";"), ["tiny/train.csv, line 1: ", BEGIN, "commas"]),
     "tabs": (text(TRAIN, ",", "\t"), ["tiny/train.csv, line 1: ", BEGIN, "commas"]),

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from multiprocessing.context import ForkProcess
 from pathlib import Path
@@ -22,7 +22,8 @@ import pytest
 from conftest import CODE_READ_ONCE, PACKAGE, PATIENCE, contents, killed_at, settle, works
 
 from pipeline import artifacts, files, fingerprints
-from pipeline.artifacts import Task, Work, run, staleness
+from pipeline.artifacts import Task, Work, run, states
+from pipeline.config import Preset
 from pipeline.errors import UserError
 from pipeline.files import atomic, fingerprint
 
@@ -39,6 +40,8 @@ def long_task(root: Path, size: int = 2) -> Task:
         root=root,
         manifest=folder / "manifest.json",
         function="pipeline.long:f",
+        preset=Preset(),
+        fold=0,
         reads={"source": root / "source.txt"},
         writes={"x": folder / "x.txt", "y": folder / "y.txt"},
         params={"size": size},
@@ -131,6 +134,11 @@ def test_kills_one_after_the_other_lose_nothing(tmp_path: Path) -> None:
     assert next(moments) > 15
     assert made(task) == made(undisturbed)
     assert no_leftovers(task)
+
+
+def staleness(tasks: Iterable[Task], cache: files.Cache | None = None) -> dict[str, str | None]:
+    """For each task, by name, why it is not fresh; None if it is."""
+    return {name: None if it.fresh else it.reason for name, it in states(tasks, cache).items()}
 
 
 STAGES = ("download", "preprocess", "split", "train", "ensemble", "write", "report")
@@ -295,7 +303,7 @@ def test_damage_to_an_input_is_found_before_it_is_used(built: tuple[Path, Works]
     before = contents(folder / "data")
     [ensemble] = [task for task in tasks if task.stage == "ensemble"]
     flipped_with_its_dates(folder / "data/tiny/sprint/fold-0/oof.npy")
-    with pytest.raises(UserError, match=r"^data/tiny/sprint/fold-0/oof\.npy is not the file that"):
+    with pytest.raises(UserError, match=r"^data/tiny/sprint/fold-0/oof\.npy was changed after `"):
         run(ensemble, tasks)
     assert run_all(its_works)[0] == "train fold 0"
     after = contents(folder / "data")
@@ -431,7 +439,7 @@ def test_a_flipped_bit_with_the_old_dates_is_found_and_silent_corruption_by_veri
     settle(path)
     assert reason() is None
     flipped_with_its_dates(path)
-    assert reason() == "data/set/long/x.txt is not the file that long wrote"
+    assert reason() == "data/set/long/x.txt was changed after `long` wrote it"
 
     # Silent corruption changes no timestamp at all. It cannot be produced here, but the cache can
     # be made to hold the fingerprint of the intact file for this very one.
@@ -498,7 +506,7 @@ def test_no_stage_unpickles_what_it_reads(built: tuple[Path, Works], tmp_path: P
             intact = path.read_bytes()
             for content in arrays_that_have_to_be_unpickled(harmed):
                 path.write_bytes(content)
-                with pytest.raises(UserError, match="is not the file that"):
+                with pytest.raises(UserError, match="was changed after `"):
                     run(task, tasks)
                 with pytest.raises(ValueError, match="allow_pickle="):  # without that check
                     task.work({name: tmp_path / path.name for name, path in task.writes.items()})
