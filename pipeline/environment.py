@@ -25,6 +25,7 @@ INSTRUCTIONS = {
     "avx2": "AVX2",
 }
 PACKAGES = ("tensorflow", "keras", "numpy")
+CHECKPOINTS = "checkpoint-*.npz"  # a fold's, of whatever environment
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ class Environment:
         """The part of a file's name that tells checkpoints of several environments apart."""
         words = " ".join(f"{key} {value}" for key, value in identity(self.metadata()).items())
         return re.sub(r"[^a-z0-9.]+", "-", words.lower())
+
+    @property
+    def checkpoint(self) -> str:
+        """The name of a fold's checkpoint: a run in another environment cannot continue it."""
+        return CHECKPOINTS.replace("*", self.name)
 
     def metadata(self) -> dict[str, Any]:
         """Return the fields, for a manifest."""

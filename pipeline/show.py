@@ -64,7 +64,7 @@ def status(graph: Graph, verify: bool) -> None:
 def _resumes(task: Task) -> str:
     """Say after which epoch the next run here goes on; empty if it starts anew."""
     found = environment.without_gpu(task.preset.train.precision)
-    there = found and (task.staging / f"checkpoint-{found.name}.npz").exists()
+    there = found and (task.staging / found.checkpoint).exists()
     reached = watch.reached(task)
     return reached[0] if there and reached and artifacts.resumable(task) else ""
 

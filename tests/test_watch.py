@@ -12,7 +12,6 @@ from conftest import Digits, works
 
 from pipeline import artifacts, environment, files, stages
 from pipeline.artifacts import Task
-from pipeline.train import checkpoint
 from pipeline.train.checkpoint import write_history
 from pipeline.watch import BLOCKS, PROGRESS, WIDTH, curve, history
 
@@ -83,7 +82,7 @@ def test_status_shows_where_a_stopped_fold_will_continue_and_no_other_work(
     assert states(digits, tiny_folder)["train fold 0"] == "missing", "it is of another machine"
     here = environment.without_gpu(fold.preset.train.precision)
     assert here is not None
-    (fold.staging / checkpoint.name(here)).touch()
+    (fold.staging / here.checkpoint).touch()
     assert states(digits, tiny_folder)["train fold 0"] == "missing resumes after epoch 3 of 1"
     origin = files.read_json(fold.staging / artifacts.ORIGIN)
     assert origin is not None

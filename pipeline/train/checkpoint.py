@@ -6,25 +6,16 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.files import atomic
 
-if TYPE_CHECKING:
-    from pipeline.environment import Environment
-
-ANY = "checkpoint-*.npz"
 # What NumPy raises for a missing or damaged checkpoint. RuntimeError: a flipped bit may claim that
 # the archive is encrypted, or of a later version.
 DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile)
-
-
-def name(environment: "Environment") -> str:
-    """Name the checkpoint of a fold in an environment: a run in another cannot continue it."""
-    return f"checkpoint-{environment.name}.npz"
 
 
 @dataclass

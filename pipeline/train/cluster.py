@@ -27,6 +27,7 @@ from rich.console import Console
 from pipeline import artifacts, files
 from pipeline.artifacts import Task
 from pipeline.endings import RESUMES, ending, ran_out
+from pipeline.environment import CHECKPOINTS
 from pipeline.errors import ExternalError, UserError
 from pipeline.train import checkpoint, node
 from pipeline.train.local import await_all, follow_the_parent
@@ -288,7 +289,7 @@ class Cluster:
             task.preset.train,
             task.code,
             0 if self.gpus else self.cores,
-            {path.name: path.read_bytes() for path in folder.glob(checkpoint.ANY)},
+            {path.name: path.read_bytes() for path in folder.glob(CHECKPOINTS)},
         )
 
     def receive(self, stream: Any, task: Task, writes: Mapping[str, Path]) -> dict[str, Any]:
@@ -297,7 +298,7 @@ class Cluster:
             self.explain_the_wait(task)
         folder = writes["weights"].parent
         written = 0
-        events = Events(task.folder, resumed=any(folder.glob(checkpoint.ANY)))
+        events = Events(task.folder, resumed=any(folder.glob(CHECKPOINTS)))
         for message in stream:
             name, content = self.ray.get(message)
             if name == "metadata":
@@ -313,7 +314,7 @@ class Cluster:
             path = writes.get(name) or folder / name
             with files.atomic(path) as temporary:
                 temporary.write_bytes(content)
-            if path.match(checkpoint.ANY):
+            if path.match(CHECKPOINTS):
                 rows = checkpoint.history(path)
                 checkpoint.write_history(writes["history"], rows)
                 events.add(rows[written:])
@@ -344,7 +345,7 @@ class Cluster:
 
 def _epochs(folder: Path) -> int:
     """Count the epochs in the checkpoints of a folder."""
-    return sum(len(checkpoint.history(path)) for path in folder.glob(checkpoint.ANY))
+    return sum(len(checkpoint.history(path)) for path in folder.glob(CHECKPOINTS))
 
 
 def _words(num_cpus: float, num_gpus: float = 0, accelerator_type: str = "") -> str:

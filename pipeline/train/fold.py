@@ -125,7 +125,7 @@ def train(
     print(f"network {params.network}, {built.count_params():,} parameters, {len(rows):,} rows")
 
     identity = repr((fold, params.used)).encode() + labels.tobytes() + held_out.tobytes()
-    path = weights.with_name(checkpoint.name(environment))
+    path = weights.with_name(environment.checkpoint)
     state = checkpoint.restore(path, model, hashlib.sha256(identity).hexdigest())
     if state.history:
         print(f"{title}: resuming after epoch {len(state.history)}")

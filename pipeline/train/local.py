@@ -14,8 +14,9 @@ from typing import Any
 
 from pipeline import artifacts
 from pipeline.artifacts import Task
+from pipeline.environment import CHECKPOINTS
 from pipeline.errors import ExternalError
-from pipeline.train import checkpoint, devices
+from pipeline.train import devices
 
 
 def train_here(folds: list[Task], tasks: list[Task], force: bool, jobs: int | None) -> None:
@@ -67,8 +68,8 @@ def work(task: Task, later: list[Task], jobs: int, writes: Mapping[str, Path]) -
 
     params = task.preset.train
     environment = runtime.prepare(params.precision, params.devices, jobs)
-    others = [path.name for path in task.staging.glob("checkpoint-*.npz")]
-    if others and checkpoint.name(environment) not in others:
+    others = [path.name for path in task.staging.glob(CHECKPOINTS)]
+    if others and environment.checkpoint not in others:
         print(
             f"{task.name}: {others[0]} is of another machine or version, whose number format, "
             "device or threads differ; it stays there, and this fold starts anew"

@@ -52,7 +52,7 @@ def train_fold(
     if cores:  # Ray counts cores, but binds nothing to them, and leaves every GPU visible
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     from pipeline import fingerprints
-    from pipeline.train import checkpoint, runtime
+    from pipeline.train import runtime
 
     root = Path(fingerprints.__file__).parents[1]
     fingerprints.load(code, root)
@@ -66,7 +66,7 @@ def train_fold(
         outputs = {name: Path(home, file) for name, file in writes.items()}
         for name, its in checkpoints.items():
             Path(home, name).write_bytes(its)
-        path = Path(home, checkpoint.name(environment))
+        path = Path(home, environment.checkpoint)
         seen, done = _changed(path), False
         files: dict[str, Any] = {name: Path(home, name) for name in reads} | outputs
         its_own: dict[str, Any] = {

@@ -18,7 +18,6 @@ from conftest import contents, digit_images
 from pipeline.config import Train
 from pipeline.environment import environment
 from pipeline.errors import UserError
-from pipeline.train import checkpoint
 from pipeline.train.fold import Progress, _fit_epoch, predict, train
 from pipeline.watch import history
 
@@ -50,7 +49,7 @@ OUTPUTS = {
     "augmented": "augmented.npy",
 }
 ENVIRONMENT = environment("CPU", "for tests", ("float32", "asked for"))
-CHECKPOINT = checkpoint.name(ENVIRONMENT)
+CHECKPOINT = ENVIRONMENT.checkpoint
 slow = pytest.mark.slow
 pytestmark = pytest.mark.usefixtures("fresh_keras")
 
@@ -329,7 +328,7 @@ def test_a_resumed_run_writes_the_bytes_of_an_uninterrupted_one(
     stopped = tmp_path / "stopped"
     with pytest.raises(KeyboardInterrupt):
         train_fold(stopped, arrays, params, progress=Stop(epoch, within))
-    left = checkpoint.name(replace(ENVIRONMENT, precision=params.precision))
+    left = replace(ENVIRONMENT, precision=params.precision).checkpoint
     assert set(contents(stopped)) == {left, OUTPUTS["history"]}
     capsys.readouterr()
     resumed = train_fold(stopped, arrays, params)
