@@ -283,11 +283,8 @@ class Cluster:
             **self.needs(task),
         )(node.train_fold)
         return remote.remote(
+            task,
             {name: self.files[path] for name, path in zip(task.reads, task.inputs, strict=True)},
-            {name: path.name for name, path in task.writes.items()},
-            task.fold,
-            task.preset.train,
-            task.code,
             0 if self.gpus else self.cores,
             {path.name: path.read_bytes() for path in folder.glob(CHECKPOINTS)},
         )

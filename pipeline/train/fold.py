@@ -40,7 +40,7 @@ EXAMPLES = 10
 class Progress:
     """What `train` tells about a fold while it trains; this one shows nothing (see progress.py)."""
 
-    title = "train"  # what printed lines begin with
+    title = ""  # what printed lines begin with; by default the fold
 
     def __enter__(self) -> "Progress":
         return self
@@ -101,7 +101,7 @@ def train(
     Raises:
         UserError: the network cannot be used, there are not enough devices, or training diverged.
     """
-    title = progress.title
+    title = progress.title or f"fold {fold}"
     # 31 bits, which every library accepts, unrelated to those of the next fold.
     digest = hashlib.sha256(f"{params.seed}/{fold}".encode()).digest()
     seed = int.from_bytes(digest[:4], "big") >> 1

@@ -4,30 +4,26 @@ Only the standard library and Ray are imported before it says where it runs: wha
 then an error of that node.
 """
 
-import importlib
 import os
 import platform
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Train
+from pipeline import environment, fingerprints
+from pipeline.artifacts import Task
 
+ROOT = Path(__file__).parents[2]
 # Before the first fold of this process binds it to some of them.
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CORES = environment.threads()
 
 
 def train_fold(
-    reads: Mapping[str, Any],
-    writes: Mapping[str, str],
-    fold: int,
-    params: Train,
-    code: Sequence[str],
-    cores: int,
-    checkpoints: Mapping[str, bytes],
+    task: Task, reads: Mapping[str, Any], cores: int, checkpoints: Mapping[str, bytes]
 ) -> Iterator[tuple[str, Any]]:
     """Train one fold in a temporary folder, and yield everything that comes of it.
 
@@ -35,12 +31,8 @@ def train_fold(
     is a new one; the name and bytes of each file that `train` writes; and last "metadata".
 
     Args:
-        reads: Ray's references to the contents of the files to read, uint8 (bytes,), by the names
-            of the arguments of `train`.
-        writes: the names of the files to write, by the same names.
-        fold: the fold to hold out.
-        params: how to train.
-        code: the modules that the fold consists of (see `Task.code`), the network's last.
+        task: the fold's; its paths are those of another machine.
+        reads: Ray's references to the contents of the files to read, uint8 (bytes,), by name.
         cores: how many the task may keep busy; 0 if it trains on GPUs.
         checkpoints: by their names, the bytes of those that earlier attempts left.
     """
@@ -51,46 +43,33 @@ def train_fold(
     yield "where", {"node": platform.node(), "ray_node": ray_node, "gpus": gpus}
     if cores:  # Ray counts cores, but binds nothing to them, and leaves every GPU visible
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    from pipeline import fingerprints
+    fingerprints.load(task.code, ROOT)
     from pipeline.train import runtime
+    from pipeline.train.fold import Progress
 
-    root = Path(fingerprints.__file__).parents[1]
-    fingerprints.load(code, root)
-    from pipeline.train.fold import Progress, train
-
-    environment = runtime.prepare(params.precision, params.devices, _jobs(cores))
-
+    params = task.preset.train
+    jobs = max(1, CORES // cores) if cores else 1
+    found = runtime.prepare(params.precision, params.devices, jobs)
     with tempfile.TemporaryDirectory() as home, ThreadPoolExecutor(1) as pool:
         for name, content in reads.items():
             ray.get(content).tofile(Path(home, name))
-        outputs = {name: Path(home, file) for name, file in writes.items()}
-        for name, its in checkpoints.items():
-            Path(home, name).write_bytes(its)
-        path = Path(home, environment.checkpoint)
-        seen, done = _changed(path), False
-        files: dict[str, Any] = {name: Path(home, name) for name in reads} | outputs
-        its_own: dict[str, Any] = {
-            "fold": fold,
-            "params": params,
-            "network": importlib.import_module(code[-1]),
-        }
-        watched: dict[str, Any] = {"environment": environment, "progress": Progress()}
-        future = pool.submit(train, **files, **its_own, **watched)
+        for name, content in checkpoints.items():
+            Path(home, name).write_bytes(content)
+        here = replace(task, root=ROOT, reads={name: Path(home, name) for name in reads})
+        writes = {name: Path(home, path.name) for name, path in task.writes.items()}
+        path, done = Path(home, found.checkpoint), False
+        seen = _changed(path)
+        future = pool.submit(here.work, writes, environment=found, progress=Progress())
         while not done:
             done = bool(wait([future], timeout=0.1).done)
             if (changed := _changed(path)) != seen:
                 seen = changed
                 yield path.name, path.read_bytes()
         metadata = future.result()
-        for name, output in outputs.items():
+        for name, output in writes.items():
             yield name, output.read_bytes()
-    seconds = round(time.perf_counter() - began, 2)
-    ran = fingerprints.fingerprints(code, root)
+    seconds, ran = round(time.perf_counter() - began, 2), here.fingerprints()
     yield "metadata", {**metadata, "ray_node": ray_node, "seconds": seconds, "code": ran}
-
-
-def _jobs(cores: int) -> int:
-    return max(1, CORES // cores) if cores else 1
 
 
 def _changed(path: Path) -> int:

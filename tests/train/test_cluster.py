@@ -171,8 +171,8 @@ def test_a_fold_that_keeps_failing_does_not_affect_the_others(
     """On a cluster that the command starts and stops itself."""
     code = little_copy / "pipeline" / "train" / "node.py"  # a change there makes nothing stale
     sound = code.read_text()
-    first = "    environment = runtime.prepare("
-    lack = "    if fold == 1:\n        raise MemoryError('no room for it')\n"
+    first = "    found = runtime.prepare("
+    lack = "    if task.fold == 1:\n        raise MemoryError('no room for it')\n"
     code.write_text(sound.replace(first, lack + first))
     process = start_little(little_copy, "train", "--engine", "ray", "--jobs", "2")
     output, _ = process.communicate(timeout=PATIENCE)
