@@ -197,12 +197,8 @@ def made_of(task: Task, remedy: str) -> dict[str, Any]:
         if wrong := damage(task, cache):
             raise UserError(f"{wrong}; run `{remedy}` first")
         manifest = read_json(task.manifest) or {}
-        for label, digest in manifest["inputs"].items():
-            path = task.root / label
-            if not path.exists() or fingerprint(path, cache) != digest:
-                raise UserError(
-                    f"{label} has changed since {task.name} read it; run `{remedy}` first"
-                )
+        for label in _changed(manifest["inputs"], task.root, cache):
+            raise UserError(f"{label} has changed since {task.name} read it; run `{remedy}` first")
 
     def paths(group: Any) -> Any:
         if isinstance(group, dict):
@@ -221,13 +217,19 @@ def made_beside(oof: Path, root: Path, remedy: str) -> Path:
     fold = read_json(oof.with_name("manifest.json")) or {"inputs": {}, "outputs": {}}
     weights = oof.with_name("weights.keras")
     with stat_cache(root) as cache:
-        for label, digest in {**fold["inputs"], **fold["outputs"]}.items():
-            path = root / label
-            if not path.exists() or fingerprint(path, cache) != digest:
-                raise UserError(f"{label} has changed since the ensemble; run `{remedy}` first")
+        for label in _changed({**fold["inputs"], **fold["outputs"]}, root, cache):
+            raise UserError(f"{label} has changed since the ensemble; run `{remedy}` first")
     if not {oof, weights} <= {root / label for label in fold["outputs"]}:
         raise UserError(f"{oof.parent} is not as the ensemble read it; run `{remedy}` first")
     return weights
+
+
+def _changed(digests: Mapping[str, str], root: Path, cache: Cache) -> Iterator[str]:
+    """Name the files that are missing, or other than a manifest says."""
+    for label, digest in digests.items():
+        path = root / label
+        if not path.exists() or fingerprint(path, cache) != digest:
+            yield label
 
 
 def damage(task: Task, cache: Cache | None = None) -> str | None:
@@ -441,13 +443,6 @@ def tidy(task: Task) -> None:
     if task.staging.exists() and not holder(task):
         with _locked(task):
             _tidy(task)
-
-
-def discard(task: Task) -> None:
-    """Remove a task's staging folder."""
-    if task.staging.exists():
-        with _locked(task):
-            _clear(task.staging)
 
 
 def _tidy(task: Task) -> None:

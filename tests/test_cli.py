@@ -314,6 +314,8 @@ def causes(graph: Graph) -> list[str]:
         ({}, {}, ["", ""], "recorded anew, without training: train fold 0, train fold 1"),
         ({}, {"threads": 8}, ["", "code"], "recorded anew, without training: train fold 0"),
         ({"bytes": b"!"}, {}, ["code"] * 2, "not the same (the code gives other results)"),
+        # A manifest that is older than the record of threads.
+        ({"bytes": b"!", "threads": None}, {}, ["code"] * 2, "(the code gives other results)"),
         (
             {"bytes": b"!", "threads": 1},
             {},
@@ -336,11 +338,12 @@ def test_same_trains_one_fold_to_see_whether_all_would_be_the_same(
     for name, value in elsewhere.items():
         artifacts.add_metadata(second, name, value)
     before = [contents(task.folder) for task in (first, second)]
+    known = artifacts.metadata(first.manifest)
     trained = []
 
     def work(task: Task, later: list[Task], jobs: int, writes: Mapping[str, Path]) -> object:
         trained.append(task.fold)
-        metadata = artifacts.metadata(task.manifest) | fake_training(task.reads, writes, task.fold)
+        metadata = known | fake_training(task.reads, writes, task.fold)
         writes["weights"].write_bytes(writes["weights"].read_bytes() + other.get("bytes", b""))
         return {**metadata, "threads": other.get("threads", 2)}
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,8 +103,8 @@ def _announce(due: list[Task], states: Mapping[str, State]) -> None:
         states: of these folds, by name.
     """
     again = [task for task in due if states[task.name].cause in ("inputs", "parameters", "code")]
-    seconds = recorded_seconds(due)
-    if not again or not seconds or seconds < LONG:
+    seconds = recorded_seconds(due) if again else None
+    if not seconds or seconds < LONG:
         return
     print(
         f"train: {len(due)} fold{'s' if len(due) > 1 else ''} again, about {seconds / 60:.0f} min "
@@ -146,15 +147,16 @@ def train_same(folds: list[Task], tasks: list[Task]) -> None:
         print(f"{first.name}: {states[first.name].reason}; training it again, to compare")
         fingerprints.load(first.code, first.root)
         with tempfile.TemporaryDirectory(prefix="digits-") as folder:
-            writes = {name: Path(folder, path.name) for name, path in first.writes.items()}
-            found = work(first, [], 1, writes)
+            home = Path(folder, first.folder.name)
+            home.mkdir()
+            writes = {name: home / path.name for name, path in first.writes.items()}
+            again = replace(first, manifest=home / first.manifest.name, writes=writes)
+            found = work(again, [], 1, writes)
             now = {first.label(first.writes[name]): fingerprint(p) for name, p in writes.items()}
-        artifacts.discard(first)  # what the bar left there
-        there, here = environment.identity(before["metadata"]), environment.identity(found)
+        there = environment.identity(before["metadata"])
         if now != before["outputs"]:
-            why = "the code gives other results"
-            if there != here:
-                why = environment.differences({"then": before["metadata"], "now": found})[0]
+            others = environment.differences({"then": before["metadata"], "now": found})
+            why = others[0] if others else "the code gives other results"
             print(f"{first.name}: not the same ({why}); its network's folds stay stale")
             continue
         alike = [task for task in group if _environment(task) == there]
