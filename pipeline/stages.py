@@ -169,12 +169,13 @@ def recorded_seconds(tasks: list[Task]) -> float | None:
     """
     total = 0.0
     for task in tasks:
-        place = task.folder.parent if task.stage == "train" else task.folder
-        manifests = [task.manifest, *sorted(place.glob("fold-*/manifest.json"))]
-        known = (artifacts.metadata(path).get("seconds") for path in manifests)
-        seconds = next((each for each in known if each is not None), None)
+        seconds = artifacts.metadata(task.manifest).get("seconds")
         if seconds is None and task.stage == "train":
-            return None
+            others = sorted(task.folder.parent.glob("fold-*/manifest.json"))
+            known = (artifacts.metadata(path).get("seconds") for path in others)
+            seconds = next((each for each in known if each is not None), None)
+            if seconds is None:
+                return None
         total += seconds or 0.0
     return total
 

@@ -12,7 +12,6 @@ import typer
 import typer.core
 
 from pipeline import artifacts, config, datasets, endings, stages
-from pipeline import clean as cleaning
 from pipeline.cli import bench, export, hand, kaggle, look
 from pipeline.cli.options import (
     AcceleratorOption,
@@ -168,7 +167,9 @@ def clean(yes: YesOption = False) -> None:
 
     Submissions stay too. Asks first if it would remove networks.
     """
-    cleaning.clean(stages.ROOT, yes)
+    from pipeline import clean
+
+    clean.clean(stages.ROOT, yes)
 
 
 def distclean(
@@ -180,7 +181,9 @@ def distclean(
     Submissions stay, and so does an environment outside the project. Asks first if it would
     remove networks.
     """
-    cleaning.distclean(stages.ROOT, yes, venv)
+    from pipeline import clean
+
+    clean.distclean(stages.ROOT, yes, venv)
 
 
 # In the order of --help, by their headings.

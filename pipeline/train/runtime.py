@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 
-from pipeline import environment
+from pipeline import environment, memory
 from pipeline.environment import Environment
 from pipeline.train import devices as places
 
@@ -21,8 +21,6 @@ def prepare(precision: str, devices: int = 1, jobs: int = 1) -> Environment:
         UserError: there are GPUs, but fewer than `devices`.
         ExternalError: there is too little memory.
     """
-    from pipeline import memory
-
     memory.check()
     from pipeline.backend import tf
 
