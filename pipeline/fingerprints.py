@@ -160,8 +160,6 @@ class _Module:
             self.imports.add(name)
             if alias.name == "*":  # may import what the package's __all__ names
                 self._import_all_below(base)
-            if name in ("importlib.*", "importlib.import_module") and alias.asname == alias.name:
-                raise self._unseen(node, name)
             for hidden in {name, name.partition(".")[0], base, alias.name} & UNSEEN:
                 raise self._unseen(node, hidden)
             top = name.partition(".")[0]
@@ -189,9 +187,9 @@ class _Module:
         elif isinstance(node, ast.Name | ast.Attribute):
             name = self._dotted(node)
             self.imports.add(name)
-            if name in UNSEEN or name.rpartition(".")[2] in UNSEEN:
-                raise self._unseen(node, name)
             last = name.rpartition(".")[2]
+            if {name, last} & UNSEEN:
+                raise self._unseen(node, name)
             if (last == "import_module" or name in ("importlib", "sys.modules")) and not plain:
                 raise self._unseen(node, f"{name} with a computed name")
             if name in ("sys.stdout", "sys.stderr", "__package__") and not _is_read(node):
