@@ -14,6 +14,7 @@ import traceback
 import warnings
 from pathlib import Path
 
+from pipeline import memory
 from pipeline.errors import UserError
 
 # Variables of Keras, TensorFlow and its libraries that could change a result, by their beginnings.
@@ -23,6 +24,7 @@ TERRAFORM = ("TF_CLI_", "TF_DATA_DIR", "TF_IN", "TF_LOG", "TF_PLUGIN_", "TF_VAR_
 # Those of them that only say where things are, how much memory to take, or what to log.
 HARMLESS = ("KERAS_HOME", "TF_CPP_", "TF_FORCE_GPU_ALLOW_GROWTH", "TF_GPU_ALLOCATOR", *TERRAFORM)
 
+memory.check()
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 _names = (name for name in os.environ if name.startswith(SETTINGS))
 for _name in sorted(name for name in _names if not name.startswith(HARMLESS)):

@@ -4,7 +4,6 @@ import contextlib
 import resource
 from pathlib import Path
 
-from pipeline.endings import RESUMES
 from pipeline.errors import ExternalError
 
 # What the smallest run was seen to need, rounded down: memory, and address space with it.
@@ -22,13 +21,15 @@ def check() -> None:
     if addresses != resource.RLIM_INFINITY and addresses < ADDRESSES:
         raise ExternalError(
             f"training needs {_gib(ADDRESSES)} of address space, and the limit is "
-            f"{_gib(addresses)}; lift it with `ulimit -v unlimited`, {RESUMES}"
+            f"{_gib(addresses)}; lift it with `ulimit -v unlimited`, then run the same "
+            "command again; it continues from here"
         )
     left = available()
     if left is not None and left < MEMORY:
         raise ExternalError(
             f"training needs at least {_gib(MEMORY)} of memory, and {_gib(left)} is left; close "
-            f"other programs, or give the container more, {RESUMES}"
+            "other programs, or give the container more, then run the same command again; it "
+            "continues from here"
         )
 
 

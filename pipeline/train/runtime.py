@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 
-from pipeline import environment, memory
+from pipeline import environment
 from pipeline.environment import Environment
 from pipeline.train import devices as places
 
@@ -19,9 +19,7 @@ def prepare(precision: str, devices: int = 1, jobs: int = 1) -> Environment:
 
     Raises:
         UserError: there are GPUs, but fewer than `devices`.
-        ExternalError: there is too little memory.
     """
-    memory.check()
     from pipeline.backend import tf
 
     count = _fix_threads()
