@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 
 from pipeline import calibration, cli, stages
+from pipeline.environment import CHECKPOINTS
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("Makefile", "pyproject.toml", "requirements.lock", "README.md", "LICENSE")
@@ -196,7 +197,7 @@ class Project:
 
 def states(said: str) -> dict[str, tuple[str, str]]:
     """For each task its state and the rest of the line, from the output of `digits status`."""
-    line = r"^([a-z]+(?: [a-z]+)?(?: fold \d+)?) +(fresh|stale|missing)\b *(.*)$"
+    line = r"^([a-z]+(?: [a-z]+)?(?: fold \d+)?) +(fresh|stale|missing|waiting)\b *(.*)$"
     return {name: (state, rest) for name, state, rest in re.findall(line, said, re.MULTILINE)}
 
 
@@ -620,21 +621,21 @@ def test_a_changed_statement_of_the_training_retrains(built: Project, project: P
 @pytest.mark.parametrize(
     ("file", "function", "due"),
     [
-        ("download/__init__.py", "download", FROM["download"]),
-        ("download/local.py", "", FROM["download"]),
+        ("download/__init__.py", "download", []),  # what was copied is not copied again
+        ("download/local.py", "", []),
         ("download/sample.py", "", []),
         ("preprocess.py", "", FROM["preprocess"]),
-        ("csvs.py", "read_images", FROM["download"]),
-        ("csvs.py", "check_fit", FROM["download"]),
-        ("csvs.py", "check_submission", FROM["write"]),
+        ("csvs.py", "read_images", FROM["preprocess"]),
+        ("csvs.py", "check_fit", FROM["preprocess"]),
+        ("check.py", "check_submission", []),
         ("split.py", "", FROM["split"]),
         ("train/augment.py", "", TRAINING),
         ("train/checkpoint.py", "", TRAINING),
-        ("train/runtime.py", "", TRAINING),
+        ("train/runtime.py", "", []),  # what it chooses is recorded with each fold
         ("train/schedule.py", "", TRAINING),
-        ("train/networks.py", "strided", TRAINING),
-        ("train/networks.py", "_convolution", TRAINING),
-        ("train/networks.py", "fine", []),  # another preset's network
+        ("train/networks/strided.py", "network", TRAINING),
+        ("train/layers.py", "convolution", TRAINING),
+        ("train/networks/fine.py", "network", []),  # another preset's
         ("train/cluster.py", "", []),
         ("train/local.py", "", []),
         ("train/progress.py", "", []),
@@ -652,12 +653,9 @@ def test_code_makes_stale_what_runs_it(
 
 
 def test_one_more_network_makes_nothing_stale(project: Project) -> None:
-    path = project.code("train/networks.py")
-    before = path.read_text(encoding="utf-8")
-    start = before.index("@network\ndef fine(")
-    copied = before[start : before.index("# --- the networks of tutorials")]
-    added = copied.replace("fine", "another")
-    path.write_text(before[:start] + added + before[start:], encoding="utf-8")
+    fine = project.code("train/networks/fine.py")
+    another = fine.read_text(encoding="utf-8").replace("fine", "another")
+    fine.with_name("another.py").write_text(another, encoding="utf-8")
     assert project.due() == []
 
 
@@ -706,7 +704,7 @@ def test_an_invalid_pixel_in_the_raw_data_is_found_and_imported_again(
     set_cell(project.path("data/blobs/raw/test.csv"), 7, 300, "x")
     state, rest = project.status()["download"]
     assert state == "stale"
-    assert "data/blobs/raw/test.csv is not the file that download wrote" in rest
+    assert "data/blobs/raw/test.csv was changed after `download` wrote it" in rest
     result = project.make("write")
     assert result.returncode == 0
     assert "data/blobs/raw/test.csv, line 7, column pixel300: 'x' is not" in result.stdout
@@ -780,9 +778,9 @@ def test_a_damaged_cache_of_fingerprints_costs_only_time(project: Project) -> No
 
 def test_a_killed_run_resumes_and_leaves_the_same_files(built: Project, project: Project) -> None:
     shutil.rmtree(project.path("data/blobs/single"))
-    checkpoint = project.path("data/blobs/single/fold-0/.manifest.partial/checkpoint.npz")
+    staging = project.path("data/blobs/single/fold-0/.manifest.partial")
     victim = project.start("write", preset="single")
-    wait_for(checkpoint.exists, victim)
+    wait_for(lambda: any(staging.glob(CHECKPOINTS)), victim)
     os.killpg(victim.pid, signal.SIGKILL)
     victim.communicate()
     assert not project.path("data/blobs/single/fold-0/manifest.json").exists()
@@ -795,7 +793,7 @@ def test_a_killed_run_resumes_and_leaves_the_same_files(built: Project, project:
     assert f"epoch {epoch + 1}/6" in result.stdout
     assert f"epoch {epoch}/6" not in result.stdout
     assert project.outputs() == built.outputs()
-    assert not checkpoint.parent.exists()
+    assert not staging.exists()
 
 
 def wait_for(event: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
@@ -807,9 +805,9 @@ def wait_for(event: Callable[[], bool], process: "subprocess.Popen[str]") -> Non
 
 
 def test_concurrent_runs_share_the_work(built: Project, fresh: Project) -> None:
-    checkpoint = fresh.path("data/blobs/single/fold-0/.manifest.partial/checkpoint.npz")
+    staging = fresh.path("data/blobs/single/fold-0/.manifest.partial")
     runs = [fresh.start(*words, preset="single") for words in (["write"], ["write", "JOBS=4"])]
-    wait_for(checkpoint.exists, runs[0])
+    wait_for(lambda: any(staging.glob(CHECKPOINTS)), runs[0])
     with stopped(*runs):
         late = fresh.start("train", preset="single")
         read_until(late, "train fold 0: waiting for process")
@@ -885,7 +883,8 @@ def test_status_says_why(project: Project) -> None:
         "train fold 1",
     }
     assert "data/blobs/pair/fold-0/oof.npy is missing" in status["train fold 0"][1]
-    assert "fold-0/oof.npy will be rebuilt" in status["ensemble"][1]
+    assert status["ensemble"][0] == "waiting"
+    assert "for train fold 0, which may come out the same" in status["ensemble"][1]
     add_statement(project.code("split.py"))
     assert "the code in split.py has changed" in project.status()["split"][1]
 
