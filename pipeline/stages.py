@@ -20,6 +20,8 @@ from pipeline.artifacts import Files, Task
 from pipeline.config import Preset
 from pipeline.datasets import SOURCES, Dataset, user_files
 from pipeline.datasets import dataset as find_dataset
+from pipeline.errors import UserError
+from pipeline.files import Cache, read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 LEDGER = ROOT / "submissions" / "ledger.csv"
@@ -215,14 +217,15 @@ class Graph:
         """
         remedy = self.command_here("ensemble")
         tasks = self.up_to("ensemble")
-        found = artifacts.made_of(tasks[-1], remedy)
-        folds = {
-            member: [artifacts.made_beside(path, ROOT, remedy) for path in paths]
-            for member, paths in found["fold_oof"].items()
-        }
+        with artifacts.stat_cache(ROOT) as cache:
+            found = _read_then(tasks[-1], remedy, cache)
+            weights = {
+                member: [_weights_beside(path, remedy, cache) for path in paths]
+                for member, paths in found["fold_oof"].items()
+            }
         if not quiet and (line := artifacts.first_due(tasks)):
             print(f"{line}; this is of the earlier run, `{remedy}` brings it up to date")
-        return found | {"weights": folds}
+        return found | {"weights": weights}
 
     def command_here(self, target: str) -> str:
         """What to type to make a target where the user is, with the same Python."""
@@ -230,6 +233,33 @@ class Graph:
         python = [f"PYTHON={os.environ['PYTHON']}"] if "PYTHON" in os.environ else []
         more = ["VENV=none", *python] if none else []
         return shlex.join([*shlex.split(command(target, self.dataset, self.preset, here())), *more])
+
+
+def _read_then(task: Task, remedy: str, cache: Cache) -> dict[str, Any]:
+    """Find the files that a task's results were made of; raise UserError if one has changed."""
+    if wrong := artifacts.damage(task, cache):
+        raise UserError(f"{task.name}: {wrong}; run `{remedy}` first")
+    manifest = read_json(task.manifest) or {}
+    for label in artifacts.changed(manifest["inputs"], task.root, cache):
+        raise UserError(f"{label} has changed since {task.name} read it; run `{remedy}` first")
+
+    def paths(group: Any) -> Any:
+        if isinstance(group, dict):
+            return {name: paths(each) for name, each in group.items()}
+        return [task.root / p for p in group] if isinstance(group, list) else task.root / group
+
+    return dict(paths(manifest.get("names", task.names())["reads"]))
+
+
+def _weights_beside(oof: Path, remedy: str, cache: Cache) -> Path:
+    """Find the weights with which a fold's file was predicted; raise UserError if they changed."""
+    fold = read_json(oof.with_name("manifest.json")) or {"inputs": {}, "outputs": {}}
+    weights = oof.with_name("weights.keras")
+    for label in artifacts.changed({**fold["inputs"], **fold["outputs"]}, ROOT, cache):
+        raise UserError(f"{label} has changed since the ensemble; run `{remedy}` first")
+    if not {oof, weights} <= {ROOT / label for label in fold["outputs"]}:
+        raise UserError(f"{oof.parent} is not as the ensemble read it; run `{remedy}` first")
+    return weights
 
 
 def command(target: str, dataset: Dataset, preset: Preset, folder: Path | None = None) -> str:

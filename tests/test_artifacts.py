@@ -349,11 +349,11 @@ def test_code_that_is_checked_and_gives_the_same_is_recorded(done: list[Task], r
     (root / "pipeline/first.py").write_text("def f():\n    return 2\n")
     before = read_json(done[0].manifest)
     assert before is not None
-    artifacts.record_anew(done[0])
+    artifacts.add_metadata(done[0], "same_as", "itself", anew=True)
     assert found(done) == [FRESH, FRESH]
     after = read_json(done[0].manifest)
     assert after is not None
-    assert [key for key in before if before[key] != after[key]] == ["code"]
+    assert [key for key in before if before[key] != after[key]] == ["code", "metadata"]
 
 
 # --- what results were made of -------------------------------------------------------------------
@@ -361,18 +361,18 @@ def test_code_that_is_checked_and_gives_the_same_is_recorded(done: list[Task], r
 
 def test_what_a_result_was_made_of_is_found_by_name(done: list[Task], root: Path) -> None:
     y = done[0].writes["y"]
-    assert artifacts.made_of(done[1], "make second") == {"y": y}
+    assert stages._read_then(done[1], "make second", {}) == {"y": y}
     grouped = replace(done[1], reads={"y": y, "group": {"b": [y, root / "source.txt"]}})
     assert run(grouped, [], force=True, work=work_of(grouped))
-    found = artifacts.made_of(done[1], "make second")
+    found = stages._read_then(done[1], "make second", {})
     assert found == {"y": y, "group": {"b": [y, root / "source.txt"]}}, "as it was, not as it is"
 
 
 @pytest.mark.parametrize(
     ("change", "part"),
     [
-        (lambda first, second: second.manifest.unlink(), "second has not run yet"),
-        (lambda first, second: second.manifest.write_text("{"), "manifest of second is damaged"),
+        (lambda first, second: second.manifest.unlink(), "second: it has not run yet"),
+        (lambda first, second: second.manifest.write_text("{"), "second: its manifest is damaged"),
         (lambda first, second: second.writes["z"].unlink(), r"data/two/z\.txt is missing"),
         (lambda first, second: first.writes["y"].unlink(), r"data/one/y\.txt has changed since"),
         (
@@ -386,7 +386,7 @@ def test_results_of_which_something_has_changed_are_refused(
 ) -> None:
     change(*done)
     with pytest.raises(UserError, match=rf"{part}.*; run `make second` first"):
-        artifacts.made_of(done[1], "make second")
+        stages._read_then(done[1], "make second", {})
 
 
 # --- runs that fail ------------------------------------------------------------------------------
@@ -527,7 +527,7 @@ def test_what_a_killed_forced_run_left_is_removed(done: list[Task]) -> None:
 
 def test_an_input_that_does_not_exist_yet_names_its_task_and_the_command(root: Path) -> None:
     tasks = two_tasks(root)
-    with pytest.raises(UserError, match="first has not run yet; run `make second`"):
+    with pytest.raises(UserError, match="first: it has not run yet; run `make second`"):
         run(tasks[1], tasks, work=work_of(tasks[1]))
 
 

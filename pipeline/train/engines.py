@@ -161,8 +161,7 @@ def train_same(folds: list[Task], tasks: list[Task]) -> None:
             continue
         alike = [task for task in group if _environment(task) == there]
         for task in alike:
-            artifacts.record_anew(task)
-            artifacts.add_metadata(task, "same_as", f"{first.name} with later code")
+            artifacts.add_metadata(task, "same_as", f"{first.name} with later code", anew=True)
         names = ", ".join(task.name for task in alike)
         print(f"{first.name}: the same bytes; recorded anew, without training: {names}")
 
