@@ -22,9 +22,7 @@ from typing import Any, Literal
 from pipeline import endings, files, fingerprints
 from pipeline.errors import ExternalError, UserError
 from pipeline.files import Cache, fingerprint, read_json, write_json
-from pipeline.task import Files as Files
-from pipeline.task import Task as Task
-from pipeline.task import Work as Work
+from pipeline.task import Task, Work
 
 # The fingerprints of files read before, kept beside the data.
 STAT_CACHE = ".fingerprints.json"

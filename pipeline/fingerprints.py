@@ -338,6 +338,8 @@ def _does_nothing(node: Any) -> bool:
 
 # --- what runs -----------------------------------------------------------------------------------
 
+_loaded: dict[Path, bytes] = {}  # the texts of the modules that this process runs
+
 
 def load(modules: Iterable[str], root: Path) -> None:
     """Import some modules and all that they import.
@@ -345,6 +347,12 @@ def load(modules: Iterable[str], root: Path) -> None:
     From then on `fingerprints` tells what this process runs, whatever is edited meanwhile.
     """
     if Path(sys.modules[PACKAGE].__path__[0]).samefile(root / PACKAGE):  # not so in tests
+        for name, module in sys.modules.items():
+            if f"{name}.".startswith(f"{PACKAGE}.") and module.__file__:
+                path = Path(module.__file__)
+                _loaded.setdefault(path, path.read_bytes())
+        if _Finder not in sys.meta_path:
+            sys.meta_path.insert(0, _Finder)  # type: ignore[arg-type]
         for name in closure(modules, root):
             with contextlib.suppress(ImportError):  # what the stage can do without
                 importlib.import_module(name)
@@ -369,14 +377,3 @@ class _Loader(SourceFileLoader):
     def get_code(self, fullname: str) -> CodeType:
         content = _loaded[Path(self.path)] = self.get_data(self.path)
         return self.source_to_code(content, self.path)
-
-
-def _imported() -> Iterator[Path]:
-    for name, module in [*sys.modules.items()]:
-        if f"{name}.".startswith(f"{PACKAGE}.") and module.__file__:
-            yield Path(module.__file__)
-
-
-# The texts of the modules that this process runs.
-_loaded = {path: path.read_bytes() for path in _imported()}
-sys.meta_path.insert(0, _Finder)  # type: ignore[arg-type]

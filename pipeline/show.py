@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import artifacts, config, environment, files, stages, watch
-from pipeline.artifacts import Task
 from pipeline.config import Preset
 from pipeline.datasets import SOURCES, Dataset
 from pipeline.datasets import dataset as find_dataset
 from pipeline.errors import UserError
 from pipeline.kaggle import SUBMIT_PAGE, inside
 from pipeline.stages import Graph
+from pipeline.task import Task
 
 # An accuracy that ten classes reach by guessing, with some luck.
 CHANCE = 0.2

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import artifacts, config
-from pipeline.artifacts import Files, Task
 from pipeline.config import Preset
 from pipeline.datasets import SOURCES, Dataset, user_files
 from pipeline.datasets import dataset as find_dataset
 from pipeline.errors import UserError
 from pipeline.files import Cache, read_json
+from pipeline.task import Files, Task
 
 ROOT = Path(__file__).resolve().parents[1]
 LEDGER = ROOT / "submissions" / "ledger.csv"

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import artifacts
-from pipeline.artifacts import Task
 from pipeline.stages import Graph
+from pipeline.task import Task
 
 # In a fold's staging folder: the seconds that its command has left, and when that was known.
 PROGRESS = "progress.json"

@@ -21,7 +21,7 @@ from browser import CHROMIUM, Page, browser
 from numpy.typing import NDArray
 
 from pipeline import artifacts, cli, fingerprints, stages
-from pipeline.artifacts import Task, Work
+from pipeline.task import Task, Work
 
 PACKAGE = Path(stages.__file__).parent
 PIXEL_NAMES = [f"pixel{i}" for i in range(784)]

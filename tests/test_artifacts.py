@@ -16,10 +16,11 @@ from conftest import PATIENCE, settle
 
 import pipeline
 from pipeline import artifacts, config, stages
-from pipeline.artifacts import Task, Work, run, states
+from pipeline.artifacts import run, states
 from pipeline.config import Preset, Train
 from pipeline.errors import ExternalError, UserError
 from pipeline.files import fingerprint, read_json, write_json
+from pipeline.task import Task, Work
 
 # --- tasks: the first reads a source file, the second reads what the first wrote -----------------
 
@@ -550,7 +551,8 @@ def test_the_message_names_a_missing_source_file(root: Path) -> None:
 PROGRAM = """\
 import sys, time
 from pathlib import Path
-from pipeline.artifacts import Task, run
+from pipeline.artifacts import run
+from pipeline.task import Task
 from pipeline.config import Preset
 
 root, patience = Path(sys.argv[1]), float(sys.argv[2])

@@ -19,10 +19,10 @@ from conftest import (
 )
 
 from pipeline import artifacts, cli
-from pipeline.artifacts import Task
 from pipeline.config import Train
 from pipeline.errors import ExternalError, UserError
 from pipeline.stages import STAGES, Graph
+from pipeline.task import Task
 
 COMMANDS = sorted(
     command.name or command.callback.__name__ for command in cli.app.registered_commands

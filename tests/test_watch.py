@@ -11,7 +11,7 @@ import pytest
 from conftest import Digits, works
 
 from pipeline import artifacts, environment, files, stages
-from pipeline.artifacts import Task
+from pipeline.task import Task
 from pipeline.train.checkpoint import write_history
 from pipeline.watch import BLOCKS, PROGRESS, WIDTH, curve, history
 

@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 
 from pipeline import artifacts, config, stages
-from pipeline.artifacts import Task
 from pipeline.bench import paired
 from pipeline.calibration import apply_out_of_fold
 from pipeline.config import Preset
@@ -23,6 +22,7 @@ from pipeline.datasets import Dataset
 from pipeline.ensemble import gather
 from pipeline.errors import UserError
 from pipeline.stages import Graph
+from pipeline.task import Task
 from pipeline.train.engines import Engine, train_folds
 
 

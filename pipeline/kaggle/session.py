@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import endings, files, installed
-from pipeline.artifacts import Task
 from pipeline.errors import ExternalError, UserError
 from pipeline.kaggle import HOME, inside
 from pipeline.kaggle.credentials import SETTINGS
+from pipeline.task import Task
 
 JOB = "job.json"
 # How the session ended, in the output: the "line" and "code" of a command, and whether it is

@@ -25,10 +25,10 @@ import numpy as np
 from rich.console import Console
 
 from pipeline import artifacts, files
-from pipeline.artifacts import Task
 from pipeline.endings import RESUMES, ending, ran_out
 from pipeline.environment import CHECKPOINTS
 from pipeline.errors import ExternalError, UserError
+from pipeline.task import Task
 from pipeline.train import checkpoint, node
 from pipeline.train.local import await_all, follow_the_parent
 from pipeline.train.progress import Board

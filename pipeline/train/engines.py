@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline import artifacts, environment, fingerprints
-from pipeline.artifacts import State, Task
+from pipeline.artifacts import State
 from pipeline.endings import RESUMES
 from pipeline.errors import ExternalError, UserError
 from pipeline.files import fingerprint, read_json
 from pipeline.stages import recorded_seconds
+from pipeline.task import Task
 
 Engine = Literal["local", "ray", "kaggle"]
 # What a fold is trained on, unless the user says it: what there is.

@@ -24,13 +24,13 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from pipeline import artifacts, datasets, files
-from pipeline.artifacts import Task
 from pipeline.errors import ExternalError, UserError
 from pipeline.kaggle import HOME, client, credentials, kernels, session
 from pipeline.kaggle.client import CallError
 from pipeline.kaggle.kernels import PREFIX, Pushed, Quota, State
 from pipeline.kaggle.pack import pack, package
 from pipeline.kaggle.session import RESULT
+from pipeline.task import Task
 from pipeline.train.progress import EPOCH, Board
 
 # Seconds that a session may take; Kaggle ends it after 9 to 12 hours.

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import artifacts
-from pipeline.artifacts import Task
 from pipeline.environment import CHECKPOINTS
 from pipeline.errors import ExternalError
+from pipeline.task import Task
 from pipeline.train import devices
 
 

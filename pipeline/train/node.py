@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import environment, fingerprints
-from pipeline.artifacts import Task
+from pipeline.task import Task
 
 ROOT = Path(__file__).parents[2]
 # Before the first fold of this process binds it to some of them.

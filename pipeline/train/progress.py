@@ -17,10 +17,10 @@ from typing import Any
 from rich import progress
 from rich.console import Console
 
-from pipeline.artifacts import Task
 from pipeline.config import Train
 from pipeline.files import atomic
 from pipeline.kaggle import inside
+from pipeline.task import Task
 from pipeline.train import fold
 from pipeline.train.tensorboard import Events
 from pipeline.watch import PROGRESS, duration

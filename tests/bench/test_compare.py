@@ -9,6 +9,7 @@ from conftest import Digits, works, write_digits
 
 from pipeline import artifacts, config, stages
 from pipeline.bench import compare
+from pipeline.task import Task
 
 
 def build(preset: str, wrong: list[int]) -> stages.Graph:
@@ -18,7 +19,7 @@ def build(preset: str, wrong: list[int]) -> stages.Graph:
         if task.stage in ("write", "report"):
             break
 
-        def spoiled(writes: dict, task: artifacts.Task = task, work: object = work) -> dict:
+        def spoiled(writes: dict, task: Task = task, work: object = work) -> dict:
             metadata = work(writes)  # type: ignore[operator]
             fold_ids = np.load(task.reads["fold_ids"])
             oof = np.load(writes["oof"])

@@ -25,10 +25,10 @@ from conftest import PACKAGE, Digits, Ended, contents, fake_training, write_digi
 from kernel_service import KernelService, Session
 
 from pipeline import artifacts, fingerprints, stages
-from pipeline.artifacts import Task
 from pipeline.errors import ExternalError, UserError
 from pipeline.kaggle import client, credentials, inside
 from pipeline.kaggle import session as there
+from pipeline.task import Task
 from pipeline.train import kaggle as engine
 
 # What kaggle 2.0 lacks: the log while a run goes on, and the GPU hours. It trains all the same.

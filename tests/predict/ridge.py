@@ -10,7 +10,7 @@ import pytest
 from conftest import PACKAGE, fake_training
 
 from pipeline import artifacts, stages
-from pipeline.artifacts import Task
+from pipeline.task import Task
 
 PRESET = "[split]\nfolds = 2\n[train]\nepochs = 1\n"
 

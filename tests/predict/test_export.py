@@ -16,10 +16,10 @@ from conftest import Digits, build, works
 from handwriting import encoded, from_strokes, on_page
 
 from pipeline import artifacts, stages
-from pipeline.artifacts import Task
 from pipeline.predict import export, find
 from pipeline.predict.normalise import normalise
 from pipeline.stages import Graph
+from pipeline.task import Task
 
 CONTRACT = Path(stages.__file__).parent / "predict" / "EXPORT.md"
 CHOICE = ("--dataset", "tiny", "--config", "pair.toml")

@@ -16,10 +16,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline import fingerprints, stages
-from pipeline.artifacts import Task, Work, run, states
+from pipeline.artifacts import run, states
 from pipeline.config import Preset
 from pipeline.errors import UserError
 from pipeline.files import atomic
+from pipeline.task import Task, Work
 
 # --- four small tasks: one, two that read its file, and one that reads theirs --------------------
 

@@ -22,10 +22,11 @@ import pytest
 from conftest import CODE_READ_ONCE, PACKAGE, PATIENCE, contents, killed_at, settle, works
 
 from pipeline import artifacts, files, fingerprints
-from pipeline.artifacts import Task, Work, run, states
+from pipeline.artifacts import run, states
 from pipeline.config import Preset
 from pipeline.errors import UserError
 from pipeline.files import atomic, fingerprint
+from pipeline.task import Task, Work
 
 EPOCHS = 3
 FORK = multiprocessing.get_context("fork")

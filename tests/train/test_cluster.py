@@ -27,9 +27,9 @@ from conftest import (
     wait_for,
 )
 
-from pipeline.artifacts import Task
 from pipeline.config import Preset, Train
 from pipeline.errors import ExternalError, UserError
+from pipeline.task import Task
 from pipeline.train import cluster as engine
 from pipeline.train.engines import train_folds
 
