@@ -75,8 +75,9 @@ def _modules(root: Path) -> dict[str, Path]:
     """Find the file of each module of the package, by the module's name."""
     found: dict[str, Path] = {}
     # As Python does it, rather x/__init__.py than a compiled x.so, and that than x.py.
-    for suffix in (".py", ".pyd", ".so", "/__init__.py"):
-        for path in (root / PACKAGE).rglob(f"*{suffix.strip('/')}"):
+    files = (root / PACKAGE).rglob("*.*")
+    for path in sorted(files, key=lambda path: (path.stem == "__init__", path.suffix)):
+        if path.suffix in (".py", ".pyd", ".so"):
             words = str(path.relative_to(root)).partition(".")[0].split("/")
             found[".".join(words[:-1] if words[-1] == "__init__" else words)] = path
     return found
@@ -96,7 +97,7 @@ def _read(path: Path, root: Path) -> tuple[str, list[str]]:
     """Return the digest of a module's shape, and the names of what it imports."""
     content = _loaded.get(path) or path.read_bytes()
     beside = sorted(each.name for each in root.iterdir())
-    digest = hashlib.sha256(f"{VERSION} {beside} {content!r}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{VERSION} {beside}".encode() + content).hexdigest()
     known = _remembered.get(str(path), [])
     if len(known) != 3 or known[0] != digest:
         module = _Module(path, content, root)

@@ -304,7 +304,9 @@ def test_damage_to_an_input_is_found_before_it_is_used(built: tuple[Path, Works]
     before = contents(folder / "data")
     [ensemble] = [task for task in tasks if task.stage == "ensemble"]
     flipped_with_its_dates(folder / "data/tiny/sprint/fold-0/oof.npy")
-    with pytest.raises(UserError, match=r"^data/tiny/sprint/fold-0/oof\.npy was changed after `"):
+    with pytest.raises(
+        UserError, match=r"^train fold 0: data/tiny/sprint/fold-0/oof\.npy was changed after `"
+    ):
         run(ensemble, tasks)
     assert run_all(its_works)[0] == "train fold 0"
     after = contents(folder / "data")
