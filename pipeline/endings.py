@@ -10,8 +10,15 @@
 
 import errno
 import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.errors import ExternalError, UserError
+
+if TYPE_CHECKING:
+    from pipeline.config import Preset
+    from pipeline.datasets import Dataset
 
 RESUMES = "then run the same command again; it continues from here"
 
@@ -68,3 +75,35 @@ def ran_out(error: BaseException) -> bool:
     if isinstance(error, ImportError):  # TensorFlow's libraries did not fit
         return "failed to map segment" in str(error) or "Cannot allocate memory" in str(error)
     return isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
+
+
+# --- what to type --------------------------------------------------------------------------------
+
+
+def here() -> Path:
+    """Return the folder that the user is in, which is not the current one after `make -C`."""
+    return Path(os.environ.get("DIGITS_HERE") or Path.cwd())
+
+
+def command(
+    target: str, dataset: "Dataset", preset: "Preset", root: Path, folder: Path | None = None
+) -> str:
+    """Return what to type to make a target, in the project's folder or in another one."""
+    away = folder is not None and not folder.samefile(root)
+    words = ["make", "-C", str(root), target] if away else ["make", target]
+    for variable, default, name, path in (
+        ("DATASET", "kaggle", dataset.name, dataset.path),
+        ("CONFIG", "default", preset.name, preset.path),
+    ):
+        word = name if not path else str(path) if away else os.path.relpath(path, root)
+        if word != default:
+            words.append(f"{variable}={word}")
+    return shlex.join(words)
+
+
+def command_here(target: str, dataset: "Dataset", preset: "Preset", root: Path) -> str:
+    """Return what to type to make a target where the user is, with the same Python."""
+    none = os.environ.get("VENV") == "none"  # make passes on what its command line has
+    python = [f"PYTHON={os.environ['PYTHON']}"] if "PYTHON" in os.environ else []
+    more = ["VENV=none", *python] if none else []
+    return shlex.join([*shlex.split(command(target, dataset, preset, root, here())), *more])

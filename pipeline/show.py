@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifacts, config, environment, files, stages, watch
+from pipeline import artifacts, config, endings, environment, files, stages, watch
 from pipeline.config import Preset
 from pipeline.datasets import SOURCES, Dataset
 from pipeline.datasets import dataset as find_dataset
@@ -111,7 +111,7 @@ def result(graph: Graph) -> None:
     if inside.notebook():
         shown = {what: inside.put_out(path) for what, path in shown.items()}
     for what, path in shown.items():
-        print(f"{what} {os.path.relpath(path, stages.here())}")
+        print(f"{what} {os.path.relpath(path, endings.here())}")
     source = graph.dataset.source
     if source == "kaggle":
         by_hand = f"  (needs internet and a token; or {inside.BY_HAND})" * inside.notebook()
@@ -135,7 +135,7 @@ def submit_command(graph: Graph) -> str:
     """What to type to submit what was made from a folder or zip, and confirm where it is from."""
 
     def word(name: str, path: Path | None) -> str:
-        return os.path.relpath(path, stages.here()) if path else name
+        return os.path.relpath(path, endings.here()) if path else name
 
     script = Path(sys.executable).with_name("digits")
     digits = [word("", script)] if script.exists() else [sys.executable, "-m", "pipeline"]
@@ -280,7 +280,7 @@ def _stale(data: Dataset, name: str) -> str:
     The name is that of a preset that comes with the pipeline, or of a file where the user is.
     """
     ours = name in config.preset_names()
-    word = name if ours else str(stages.here() / f"{name}.toml")
+    word = name if ours else str(endings.here() / f"{name}.toml")
     if not ours and not Path(word).exists():
         return f"unknown: there is no {name}.toml in this folder"
     try:

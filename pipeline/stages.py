@@ -7,8 +7,6 @@ one line to the Makefile.
 Standard library only: every command imports this module.
 """
 
-import os
-import shlex
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,6 +17,7 @@ from pipeline import artifacts, config
 from pipeline.config import Preset
 from pipeline.datasets import SOURCES, Dataset, user_files
 from pipeline.datasets import dataset as find_dataset
+from pipeline.endings import command, command_here
 from pipeline.errors import UserError
 from pipeline.files import Cache, read_json
 from pipeline.task import Files, Task
@@ -29,41 +28,32 @@ LEDGER = ROOT / "submissions" / "ledger.csv"
 
 @dataclass(frozen=True)
 class Stage:
-    """The declaration of one stage.
+    """The declaration of one stage: what it reads and writes, its parameters and its function.
 
-    Attributes:
-        name: of the stage and of its command.
-        help: what it does, for `--help`.
-        function: "pipeline.split:split", called with the paths and parameters below, by name; it
-            returns metadata for the manifest.
-        folder: where its files go. Here, in `writes`, `params`, `modules` and `manifest`,
-            {dataset.…}, {preset.…} and {fold} stand for those of the task.
-        reads: files that earlier stages write: "split.fold_ids", which is named fold_ids here, or
-            "fold_oof=train.oof" to name it otherwise. A per-fold stage's file arrives as {preset:
-            [path of fold 0, …]}. "?" at the end: only where the labels of the test set are public.
-        writes: file names in `folder`, named as their stems or as above; "?" as above.
-        params: the stage's own parameters, and nothing else's, by the function's arguments: a text,
-            or a value made from the task. A change of them makes it stale.
-        modules: modules of this package that a parameter chooses, by the function's arguments.
-        files: what it reads that no stage writes.
-        ages: whether a change of its code makes it stale; for a source that is read from elsewhere,
-            no.
-        per_fold: whether it runs once for each fold of each member of the preset.
-        manifest: the manifest's file name in `folder`.
+    In `folder`, `writes`, `params`, `modules` and `manifest`, {dataset.…}, {preset.…} and {fold}
+    stand for those of the task.
     """
 
-    name: str
-    help: str
+    name: str  # of the stage and of its command
+    help: str  # what it does, for `--help`
+    # "pipeline.split:split", called with the paths, parameters and modules below, by their names;
+    # it returns metadata for the manifest.
     function: str
-    folder: str
+    folder: str  # where its files go
+    # Files that earlier stages write: "split.fold_ids", which is named fold_ids here, or
+    # "fold_oof=train.oof" to name it otherwise. A per-fold stage's file arrives as {preset: [path
+    # of fold 0, …]}. "?" at the end: only where the labels of the test set are public.
     reads: tuple[str, ...]
-    writes: tuple[str, ...]
+    writes: tuple[str, ...]  # in `folder`, named as their stems or as above; "?" as above
+    # The stage's own parameters, and nothing else's: a text, or a value made from the task. A
+    # change of them makes it stale.
     params: Mapping[str, str | Callable[[Dataset, Preset, int], Any]] = field(default_factory=dict)
-    modules: Mapping[str, str] = field(default_factory=dict)
-    files: Callable[[Dataset], Mapping[str, Files]] = lambda dataset: {}
+    modules: Mapping[str, str] = field(default_factory=dict)  # that a preset chooses
+    files: Callable[[Dataset], Mapping[str, Files]] = lambda dataset: {}  # what no stage writes
+    # Whether a change of its code makes it stale; for a source that is read from elsewhere, no.
     ages: Callable[[Dataset], bool] = lambda dataset: True
-    per_fold: bool = False
-    manifest: str = "manifest.json"
+    per_fold: bool = False  # it runs once for each fold of each member of the preset
+    manifest: str = "manifest.json"  # the manifest's file name in `folder`
 
 
 ARRAYS = ("preprocess.train_images", "preprocess.train_labels", "preprocess.test_images")
@@ -149,7 +139,7 @@ STAGES = (
         writes=("page={dataset.name}-{preset.name}.html",),
         params={
             "title": "{dataset.name}, {preset.name}",
-            "command": lambda dataset, preset, fold: command("submission", dataset, preset),
+            "command": lambda dataset, preset, fold: command("submission", dataset, preset, ROOT),
             "class_names": lambda dataset, preset, fold: list(SOURCES[dataset.source].class_names),
             "members": lambda dataset, preset, fold: {
                 _short(member): asdict(member.train.used) for member in preset.members
@@ -171,13 +161,12 @@ def recorded_seconds(tasks: list[Task]) -> float | None:
     """
     total = 0.0
     for task in tasks:
-        seconds = artifacts.metadata(task.manifest).get("seconds")
+        others = task.folder.parent.glob("fold-*/manifest.json")
+        manifests = [task.manifest, *(sorted(others) if task.stage == "train" else [])]
+        known = (artifacts.metadata(path).get("seconds") for path in manifests)
+        seconds = next((each for each in known if each is not None), None)
         if seconds is None and task.stage == "train":
-            others = sorted(task.folder.parent.glob("fold-*/manifest.json"))
-            known = (artifacts.metadata(path).get("seconds") for path in others)
-            seconds = next((each for each in known if each is not None), None)
-            if seconds is None:
-                return None
+            return None
         total += seconds or 0.0
     return total
 
@@ -191,29 +180,23 @@ class Graph:
     tasks: list[Task]
 
     def task(self, stage: str) -> Task:
-        """The task of a stage that runs once."""
+        """Return the task of a stage that runs once."""
         [task] = self.all(stage)
         return task
 
     def all(self, stage: str) -> list[Task]:
-        """The tasks of a stage."""
+        """Return the tasks of a stage."""
         return [task for task in self.tasks if task.stage == stage]
 
     def up_to(self, stage: str) -> list[Task]:
-        """The tasks of a stage and of those before it."""
+        """Return the tasks of a stage and of those before it."""
         return self.tasks[: self.tasks.index(self.all(stage)[-1]) + 1]
 
     def ensemble(self, quiet: bool = False) -> dict[str, Any]:
-        """Find the files that the ensemble was made of; say first if it is not fresh.
+        """Find the files that the ensemble was made of; unless `quiet`, say if it is not fresh.
 
-        Args:
-            quiet: do not say it again.
-
-        Returns:
-            Paths by the names of what the stage reads; and "weights", {preset: [fold 0's, …]}.
-
-        Raises:
-            UserError: it is missing or damaged, or one of these files has changed since.
+        Return paths by the names of what the stage reads, and "weights", {preset: [fold 0's, …]};
+        raise UserError if it is missing or damaged, or one of these files has changed since.
         """
         remedy = self.command_here("ensemble")
         tasks = self.up_to("ensemble")
@@ -228,11 +211,8 @@ class Graph:
         return found | {"weights": weights}
 
     def command_here(self, target: str) -> str:
-        """What to type to make a target where the user is, with the same Python."""
-        none = os.environ.get("VENV") == "none"  # make passes on what its command line has
-        python = [f"PYTHON={os.environ['PYTHON']}"] if "PYTHON" in os.environ else []
-        more = ["VENV=none", *python] if none else []
-        return shlex.join([*shlex.split(command(target, self.dataset, self.preset, here())), *more])
+        """Return what to type to make a target where the user is, with the same Python."""
+        return command_here(target, self.dataset, self.preset, ROOT)
 
 
 def _read_then(task: Task, remedy: str, cache: Cache) -> dict[str, Any]:
@@ -262,27 +242,11 @@ def _weights_beside(oof: Path, remedy: str, cache: Cache) -> Path:
     return weights
 
 
-def command(target: str, dataset: Dataset, preset: Preset, folder: Path | None = None) -> str:
-    """Return what to type to make a target, in the project's folder or in another one."""
-    away = folder is not None and not folder.samefile(ROOT)
-    words = ["make", "-C", str(ROOT), target] if away else ["make", target]
-    for variable, default, name, path in (
-        ("DATASET", "kaggle", dataset.name, dataset.path),
-        ("CONFIG", "default", preset.name, preset.path),
-    ):
-        word = name if not path else str(path) if away else os.path.relpath(path, ROOT)
-        if word != default:
-            words.append(f"{variable}={word}")
-    return shlex.join(words)
-
-
-def here() -> Path:
-    """Return the folder that the user is in, which is not the current one after `make -C`."""
-    return Path(os.environ.get("DIGITS_HERE") or Path.cwd())
-
-
 def load(dataset: str, preset: str) -> Graph:
-    """The tasks for a dataset and a preset as the user names them; raises UserError."""
+    """Make the tasks for a dataset and a preset as the user names them; raises UserError.
+
+    For example, `load("sample", "demo").task("split").writes["fold_ids"]` is a path in data/sample.
+    """
     return graph(find_dataset(dataset), config.load(preset))
 
 

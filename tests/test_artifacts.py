@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PATIENCE, settle
+from conftest import PATIENCE, contents, settle
 
 import pipeline
 from pipeline import artifacts, config, stages
@@ -38,30 +37,18 @@ def root(tmp_path: Path) -> Path:
 
 def two_tasks(root: Path) -> list[Task]:
     one, two = root / "data" / "one", root / "data" / "two"
-    first = Task(
-        name="first",
-        stage="first",
-        root=root,
-        manifest=one / "manifest.json",
-        function="pipeline.first:f",
-        preset=Preset(),
-        fold=0,
-        reads={"source": root / "source.txt"},
-        writes={"x": one / "x.txt", "y": one / "y.txt"},
-        params={"size": 3, "mode": "a"},
-    )
-    second = Task(
-        name="second",
-        stage="second",
-        root=root,
-        manifest=two / "manifest.json",
-        function="pipeline.second:f",
-        preset=Preset(),
-        fold=0,
-        reads={"y": one / "y.txt"},
-        writes={"z": two / "z.txt"},
-    )
-    return [first, second]
+    writes = {"x": one / "x.txt", "y": one / "y.txt"}
+    params = {"size": 3, "mode": "a"}
+    return [
+        task("first", one, writes, reads={"source": root / "source.txt"}, params=params),
+        task("second", two, {"z": two / "z.txt"}, reads={"y": one / "y.txt"}),
+    ]
+
+
+def task(name: str, folder: Path, writes: Mapping[str, Path], **others: Any) -> Task:
+    """A task with the code of pipeline/NAME.py, in a folder of the project's data."""
+    root, manifest, code = folder.parents[1], folder / "manifest.json", f"pipeline.{name}:f"
+    return Task(name, name, root, manifest, code, Preset(), 0, writes, **others)
 
 
 def work_of(task: Task) -> Work:
@@ -87,8 +74,7 @@ def done(root: Path) -> list[Task]:
 
 def test_a_run_leaves_its_files_and_manifest_and_nothing_else(done: list[Task], root: Path) -> None:
     assert done[0].writes["x"].read_text() == "aaa"
-    visible = {path.name for path in done[0].folder.iterdir() if path.suffix != ".lock"}
-    assert visible == {"x.txt", "y.txt", "manifest.json"}
+    assert set(contents(done[0].folder)) == {"x.txt", "y.txt", "manifest.json"}
     manifest = json.loads(done[0].manifest.read_text())
     assert manifest["stage"] == "first"
     assert manifest["params"] == {"size": 3, "mode": "a"}
@@ -112,23 +98,19 @@ def test_the_function_gets_its_files_and_parameters_by_name(
     # The package that runs is not that of the project, whose code is only fingerprinted.
     monkeypatch.setattr(pipeline, "__path__", [str(root / "pipeline")])
     monkeypatch.delitem(sys.modules, "pipeline.named", raising=False)
-    task = Task(
-        name="named",
-        stage="named",
-        root=root,
-        manifest=root / "data" / "manifest.json",
-        function="pipeline.named:f",
-        preset=Preset(),
-        fold=0,
+    folder = root / "data" / "named"
+    named = task(
+        "named",
+        folder,
+        {"target": folder / "target.txt"},
         reads={"source": root / "source.txt", "others": {"b": [root / "other.txt"]}},
-        writes={"target": root / "data" / "target.txt"},
         params={"size": 2, "params": config.Split(folds=3)},
     )
-    assert task.inputs == [root / "source.txt", root / "other.txt"]
-    assert task.values() == {"size": 2, "split.folds": 3, "split.holdout": 0.15, "split.seed": 0}
-    assert run(task, [task])
-    assert (root / "data" / "target.txt").read_text() == "abab3-folds-seed-0"
-    assert artifacts.metadata(task.manifest)["parts"] == 2
+    assert named.inputs == [root / "source.txt", root / "other.txt"]
+    assert named.values() == {"size": 2, "split.folds": 3, "split.holdout": 0.15, "split.seed": 0}
+    assert run(named, [named])
+    assert (folder / "target.txt").read_text() == "abab3-folds-seed-0"
+    assert artifacts.metadata(named.manifest)["parts"] == 2
 
 
 def test_a_run_prints_why_and_where_and_a_fresh_task_does_not_run(
@@ -137,24 +119,17 @@ def test_a_run_prints_why_and_where_and_a_fresh_task_does_not_run(
     monkeypatch.chdir(root)
     first, *_ = tasks = two_tasks(root)
 
-    def ended(force: bool = False) -> tuple[bool, list[str]]:
-        ran = run(first, tasks, force, work_of(first))
-        return ran, capsys.readouterr().out.splitlines()
+    def printed(force: bool = False) -> str:
+        run(first, tasks, force, work_of(first))
+        return capsys.readouterr().out
 
-    ran, lines = ended()
-    assert ran
-    assert lines[0] == "first: it has not run yet; writing to data/one/"
-    assert re.fullmatch(r"first: done in [\d.]+ s", lines[1])
+    assert printed().startswith("first: it has not run yet; writing to data/one/\nfirst: done in ")
     before = first.manifest.stat().st_ino
-    assert ended() == (False, ["first: fresh"])
+    assert printed() == "first: fresh\n"
     assert first.manifest.stat().st_ino == before
-    ran, lines = ended(force=True)
-    assert ran
-    assert lines[0] == "first: forced; writing to data/one/"
+    assert printed(force=True).startswith("first: forced; writing to data/one/\n")
     (root / "source.txt").write_text("b")
-    ran, lines = ended()
-    assert ran
-    assert lines[0] == "first: its input source.txt has changed; writing to data/one/"
+    assert printed().startswith("first: its input source.txt has changed; writing to data/one/\n")
 
 
 # --- states --------------------------------------------------------------------------------------
@@ -169,15 +144,16 @@ def found(tasks: list[Task]) -> list[tuple[str, str, str]]:
     return [(state.word, state.reason, state.cause) for state in states(tasks).values()]
 
 
-def test_before_any_run_everything_is_missing(root: Path) -> None:
-    assert found(two_tasks(root)) == [MISSING, MISSING]
-
-
-def test_new_dates_are_no_change(done: list[Task], root: Path) -> None:
-    assert found(done) == [FRESH, FRESH]
+def test_new_dates_and_comments_are_no_change(root: Path) -> None:
+    tasks = two_tasks(root)
+    assert found(tasks) == [MISSING, MISSING]
+    for each in tasks:
+        assert run(each, tasks, work=work_of(each))
+    assert found(tasks) == [FRESH, FRESH]
+    (root / "pipeline/first.py").write_text("# New.\ndef f():\n    return 1  # one\n")
     for path in root.rglob("*"):
         os.utime(path, (2_000_000_000, 2_000_000_000))
-    assert found(done) == [FRESH, FRESH]
+    assert found(tasks) == [FRESH, FRESH]
 
 
 @pytest.mark.parametrize(
@@ -202,7 +178,7 @@ def test_new_dates_are_no_change(done: list[Task], root: Path) -> None:
                 lambda task, damage=damage: task.manifest.write_text(damage),
                 ("stale", "its manifest is damaged", "files"),
             )
-            for damage in ("", "{", "[]", "{}", '{"inputs": 1}')
+            for damage in ("", "[]", '{"inputs": 1}')
         ),
     ],
 )
@@ -236,23 +212,15 @@ def test_a_changed_parameter(done: list[Task], params: dict[str, object], reason
     assert found(tasks) == [("stale", reason, "parameters"), WAITING]
 
 
-def test_an_input_that_is_another_file_than_before(done: list[Task]) -> None:
-    other = replace(done[1], reads={"y": done[0].writes["x"]})
-    reason = "its input data/one/x.txt has changed"
-    assert found([done[0], other])[1] == ("stale", reason, "inputs")
-
-
 OTHER_NAMES = ("stale", "it reads or writes other files than before", "inputs")
 
 
 @pytest.mark.parametrize(
     "exchanged",
     [
-        lambda task: replace(task, reads={}),
         lambda task: replace(task, reads={"other": task.reads["source"]}),
         lambda task: replace(task, reads={"source": {"b": [task.reads["source"]]}}),
         lambda task: replace(task, writes={"x": task.writes["y"], "y": task.writes["x"]}),
-        lambda task: replace(task, writes={"x": task.writes["x"]}),
     ],
 )
 def test_the_same_files_under_other_names(
@@ -299,21 +267,6 @@ def test_a_new_parameter_at_its_default_or_one_without_effect_changes_nothing(
     reason = f"parameter train.shear was {default} and is now 0.9"
     other = training(optimizer="adam", epochs=3, shear=0.9)
     assert found([other]) == [("stale", reason, "parameters")]
-    forget_parameters(task, "train.epochs")
-    reason = f"parameter train.epochs was {Train().epochs} and is now 3"
-    assert found([task]) == [("stale", reason, "parameters")]
-
-
-def test_a_parameter_that_no_longer_exists_counts(done: list[Task]) -> None:
-    manifest = read_json(done[0].manifest)
-    assert manifest is not None
-    write_json(done[0].manifest, manifest | {"params": {**manifest["params"], "old": 1}})
-    assert found(done[:1]) == [("stale", "parameter old was 1 and is now null", "parameters")]
-
-
-def test_a_changed_comment_is_no_change(done: list[Task], root: Path) -> None:
-    (root / "pipeline/first.py").write_text("# New.\ndef f():\n    return 1  # one\n")
-    assert found(done) == [FRESH, FRESH]
 
 
 def test_a_task_that_does_not_age_is_never_stale_by_its_code(root: Path) -> None:
@@ -322,8 +275,6 @@ def test_a_task_that_does_not_age_is_never_stale_by_its_code(root: Path) -> None
     (root / "pipeline/first.py").write_text("def f():\n    return 2\n")
     assert found([task]) == [FRESH]
     assert [cause for *_, cause in found([replace(task, ages=True)])] == ["code"]
-    task.writes["x"].unlink()
-    assert found([task]) == [("stale", "data/one/x.txt is missing", "files")]
 
 
 def test_equal_files_of_a_second_run_leave_the_next_task_fresh(
@@ -373,9 +324,7 @@ def test_what_a_result_was_made_of_is_found_by_name(done: list[Task], root: Path
     ("change", "part"),
     [
         (lambda first, second: second.manifest.unlink(), "second: it has not run yet"),
-        (lambda first, second: second.manifest.write_text("{"), "second: its manifest is damaged"),
         (lambda first, second: second.writes["z"].unlink(), r"data/two/z\.txt is missing"),
-        (lambda first, second: first.writes["y"].unlink(), r"data/one/y\.txt has changed since"),
         (
             lambda first, second: first.writes["y"].write_text("b"),
             r"data/one/y\.txt has changed since second read it",
@@ -391,18 +340,6 @@ def test_results_of_which_something_has_changed_are_refused(
 
 
 # --- runs that fail ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("error", [UserError, KeyboardInterrupt])
-def test_a_failure_leaves_the_earlier_files(done: list[Task], error: type[BaseException]) -> None:
-    def work(writes: Mapping[str, Path]) -> dict[str, object]:
-        writes["x"].write_text("half")
-        raise error("stop")
-
-    with pytest.raises(error):
-        run(done[0], done, force=True, work=work)
-    assert done[0].writes["x"].read_text() == "aaa"
-    assert found(done) == [FRESH, FRESH]
 
 
 def test_a_forgotten_file_replaces_nothing(done: list[Task], root: Path) -> None:
@@ -530,6 +467,9 @@ def test_an_input_that_does_not_exist_yet_names_its_task_and_the_command(root: P
     tasks = two_tasks(root)
     with pytest.raises(UserError, match="first: it has not run yet; run `make second`"):
         run(tasks[1], tasks, work=work_of(tasks[1]))
+    (root / "source.txt").unlink()
+    with pytest.raises(UserError, match=r"source\.txt is missing"):
+        run(tasks[0], tasks, work=work_of(tasks[0]))
 
 
 def test_an_input_that_was_changed_by_hand_is_refused(done: list[Task]) -> None:
@@ -537,13 +477,6 @@ def test_an_input_that_was_changed_by_hand_is_refused(done: list[Task]) -> None:
     with pytest.raises(UserError, match=r"data/one/y\.txt was changed after `first` wrote it"):
         run(done[1], done, work=work_of(done[1]))
     assert done[1].writes["z"].read_text() == "aaa"
-
-
-def test_the_message_names_a_missing_source_file(root: Path) -> None:
-    (root / "source.txt").unlink()
-    task = two_tasks(root)[0]
-    with pytest.raises(UserError, match=r"source\.txt is missing"):
-        run(task, [task], work=work_of(task))
 
 
 # --- two processes at once -----------------------------------------------------------------------
@@ -613,19 +546,6 @@ def test_a_second_process_waits_and_does_not_repeat_the_work(slow: Path) -> None
     assert (slow / "out/made.txt").read_text() == "made"
 
 
-def test_a_killed_process_blocks_nobody(slow: Path) -> None:
-    first = start(slow)
-    wait_for(slow / "begun")
-    first.kill()
-    first.communicate(timeout=PATIENCE)
-    (slow / "go").touch()
-    second = start(slow)
-    output, errors = second.communicate(timeout=PATIENCE)
-    assert "slow: done in" in output
-    assert errors == ""
-    assert (slow / "out/made.txt").read_text() == "made"
-
-
 def test_when_the_first_process_is_killed_the_second_does_the_work(slow: Path) -> None:
     first = start(slow)
     wait_for(slow / "begun")
@@ -642,7 +562,7 @@ def test_when_the_first_process_is_killed_the_second_does_the_work(slow: Path) -
 # --- remembered fingerprints ---------------------------------------------------------------------
 
 
-def test_remembered_fingerprints_are_kept(tmp_path: Path) -> None:
+def test_remembered_fingerprints_are_kept_and_damaged_ones_ignored(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     path = tmp_path / "a"
     path.write_bytes(b"content")
@@ -651,13 +571,7 @@ def test_remembered_fingerprints_are_kept(tmp_path: Path) -> None:
         digest = fingerprint(path, cache)
     with artifacts.stat_cache(tmp_path) as cache:
         assert cache[str(path)][4] == digest
-
-
-@pytest.mark.parametrize("damage", ["", "{", "[]", "null"])
-def test_a_damaged_cache_is_ignored(tmp_path: Path, damage: str) -> None:
-    (tmp_path / "data").mkdir()
-    path = tmp_path / "a"
-    path.write_bytes(b"content")
-    (tmp_path / "data" / artifacts.STAT_CACHE).write_text(damage)
-    with artifacts.stat_cache(tmp_path) as cache:
-        assert fingerprint(path, cache) == fingerprint(path)
+    for damage in ("", "[]", "null"):
+        (tmp_path / "data" / artifacts.STAT_CACHE).write_text(damage)
+        with artifacts.stat_cache(tmp_path) as cache:
+            assert fingerprint(path, cache) == digest

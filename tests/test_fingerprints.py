@@ -22,39 +22,25 @@ from pipeline.fingerprints import closure, forget
 H = "def f():\n    return K\n"
 FOLLOWED = {
     "import": ("import pipeline.h", {"h": H}),
-    "import as": ("import pipeline.h as x", {"h": H}),
     "import in a function": ("def g():\n    import pipeline.h as x\n    return x.f()", {"h": H}),
     "from": ("from pipeline.h import f", {"h": H}),
-    "from as": ("from pipeline.h import f as g", {"h": H}),
     "from the package": ("from pipeline import h", {"h": H}),
     "from dot": ("from . import h", {"h": H}),
-    "from dot module": ("from .h import f", {"h": H}),
     "from two dots": ("from pipeline.s import n", {"s/n": "from ..h import f", "h": H}),
     "star": ("from pipeline.h import *", {"h": H}),
     "star of a package": ("from pipeline.s import *", {"s/__init__": "__all__ = ['h']", "s/h": H}),
     "import_module": ("import importlib\nx = importlib.import_module('pipeline.h')", {"h": H}),
-    "import_module by its name": (
-        "from importlib import import_module as load\nx = load('pipeline.h')",
-        {"h": H},
-    ),
     "getattr": ("from pipeline import h\nx = getattr(h, 'f')", {"h": H}),
     "getattr of the package": ("import pipeline\nx = getattr(pipeline, 'h')", {"h": H}),
-    "alias of a module": ("from pipeline import h\nx = h\ny = x.f()", {"h": H}),
     "attribute chain": (
         "import pipeline.a\nx = pipeline.h.f()",
         {"a": "import pipeline.h", "h": H},
-    ),
-    "chain through an alias": (
-        "import pipeline.s as s\nx = s.h.f()",
-        {"s/__init__": "", "s/h": H},
     ),
     "sys.modules": ("import sys\nx = sys.modules['pipeline.h'].f()", {"h": H}),
     "subprocess": (
         "import subprocess, sys\nsubprocess.run([sys.executable, '-m', 'pipeline.h'])",
         {"h": H},
     ),
-    "through two modules": ("from pipeline.a import f", {"a": "from pipeline.h import f", "h": H}),
-    "if": ("if True:\n    from pipeline.h import f", {"h": H}),
     "try": ("try:\n    from pipeline.h import f\nexcept ImportError:\n    pass", {"h": H}),
     "else of TYPE_CHECKING": (
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    f = 0\nelse:\n"
@@ -65,10 +51,6 @@ FOLLOWED = {
         "import pipeline.s.h",
         {"s/__init__": "import math\nmath.tau = K", "s/h": "x = 1"},
     ),
-    "package that re-exports": (
-        "from pipeline.s import f",
-        {"s/__init__": "from .h import f", "s/h": H},
-    ),
     "folder without __init__": ("from pipeline.s.h import f", {"s/h": H}),
     "module __getattr__": (
         "from pipeline.a import f",
@@ -78,20 +60,12 @@ FOLLOWED = {
         "try:\n    X = 1\n    def f():\n        return K\nexcept ImportError:\n    f = 0",
         {},
     ),
-    "loop that fills a table": ("T = {}\nfor key, value in (('a', K),):\n    T[key] = value", {}),
-    "with": ("import contextlib\nwith contextlib.suppress(KeyError):\n    T = [K]", {}),
-    "assignment with a side effect": ("T = {}\n_ = T.setdefault('a', K)", {}),
     "registering decorator": ("T = []\n@T.append\ndef f():\n    return K", {}),
-    "argument of a decorator": (
-        "import functools\n@functools.lru_cache(K)\ndef f():\n    pass",
-        {},
-    ),
     "__init_subclass__": (
         "class B:\n    def __init_subclass__(cls):\n        B.k = cls\nclass S(B):\n    k = K",
         {},
     ),
     "default argument": ("def f(k=K):\n    return k", {}),
-    "class attribute": ("class C:\n    k = K", {}),
     "order of fields": (
         "import dataclasses\n@dataclasses.dataclass\nclass D:\n    ORDER",
         {},
@@ -101,9 +75,6 @@ FOLLOWED = {
         {},
     ),
     "annotation with a call": ("T = []\ndef f(x: T.append(K)):\n    pass", {}),
-    "lambda": ("f = lambda: K", {}),
-    "comprehension": ("x = [K for _ in range(3)]", {}),
-    "text that is used": ("x = 'K'.count('1')", {}),
     "condition of an assertion": ("def f(x):\n    assert x < K, 'too large'", {}),
     "walrus in a message": ("def f():\n    print(f'{(k := K)} rows')\n    return k", {}),
     "call in a message": ("def f(rng):\n    print(f'{rng.random(K)} drawn')", {}),
@@ -150,25 +121,20 @@ REFUSED = {
     "computed import by another name": (
         "from importlib import import_module as i\nx = i('pipeline' + '.h')"
     ),
-    "import_module handed on": "import importlib\nx = map(importlib.import_module, ['pipeline.h'])",
     "__import__": "x = __import__('pipeline.h')",
     "exec": "exec('import pipeline.h')",
     "eval": "x = eval('1')",
     "module beside the package": "import beside",
     "folder beside the package": "from folder import x",
     "docstring": "def f():\n    'K'\nx = f.__doc__",
-    "docstring by getattr": "def f():\n    'K'\nx = getattr(f, '__doc__')",
     "annotations": "def f(x: int):\n    pass\nx = f.__annotations__",
     "get_type_hints": "import typing\nx = typing.get_type_hints",
     "inspect": "import inspect",
     "own file": "from pathlib import Path\nx = Path(__file__).with_name('k.txt').read_text()",
-    "resources": "from importlib import resources",
     "path of the package": "import pipeline.s\nx = pipeline.s.__path__",
     "path by its name": "x = open('pipeline/k.txt').read()",
     "sys.path": "import sys\nsys.path.append('elsewhere')",
     "computed sys.modules": "import sys\ndef f(n):\n    return sys.modules[n]",
-    "runpy": "import runpy",
-    "pkgutil": "import pkgutil",
     "singledispatch": "from functools import singledispatch",
     "captured output": "import contextlib\nx = contextlib.redirect_stdout",
     "syntax error": "def f(:",
@@ -179,7 +145,6 @@ REFUSED = {
     "import_module with a dot": (
         "from importlib import import_module\nx = import_module('.h', __package__)"
     ),
-    "importlib handed on": "import importlib\ng = importlib\nx = g.import_module('a' + 'b')",
     "importlib of another": "from pipeline import s\nx = s.importlib.import_module('a' + 'b')",
     "everything of importlib": "from importlib import *\nx = import_module('a' + 'b')",
     "pickle": "import pickle\nx = pickle.loads(b'')",
@@ -190,7 +155,6 @@ REFUSED = {
 }
 SAME = {
     "comment": ("x = 1", "x = 1  # one"),
-    "layout": ("x = [1, 2]", "x = [\n    1,\n    2,\n]"),
     "docstring": ("def f():\n    'Old.'\n    return 1", "def f():\n    'New.'\n    return 1"),
     "annotation": ("def f(x):\n    return x", "def f(x: int) -> int:\n    return x"),
     "type of a field": (
@@ -205,9 +169,7 @@ SAME = {
         "def f(x):\n    raise E(f'{x}: wrong')",
         "def f(x):\n    raise E(f'bad: {x} of {len(x)}')",
     ),
-    "raise from": ("def f():\n    raise E('a') from e", "def f():\n    raise E('b' 'c') from e"),
     "print": ("print(f'{x:.3f} s')", "print(f'after {x:.1f} seconds', flush=True)"),
-    "print to stderr": ("print('a', file=sys.stderr)", "print('b', file=sys.stderr)"),
     "join": ("raise E('a: ' + ', '.join(names))", "raise E('b: ' + '; '.join(sorted(names)))"),
     "warn": ("import warnings\nwarnings.warn('a')", "import warnings\nwarnings.warn('b')"),
     "assert": ("assert x, 'a'", "assert x, 'b'"),

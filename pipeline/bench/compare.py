@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline import artifacts, files, stages
+from pipeline import artifacts, endings, files, stages
 from pipeline.bench import paired
 from pipeline.config import Preset
 from pipeline.datasets import SOURCES
@@ -94,7 +94,7 @@ def run(dataset: str, *words: str) -> None:
     )
     with files.atomic(page) as temporary:
         temporary.write_text(html, encoding="utf-8")
-    print(f"the digits that only one gets right: {os.path.relpath(page, stages.here())}")
+    print(f"the digits that only one gets right: {os.path.relpath(page, endings.here())}")
 
 
 def conclusion(difference: float, uncertainty: float, names: tuple[str, str]) -> str:

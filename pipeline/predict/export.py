@@ -15,9 +15,10 @@ import numpy as np
 
 from pipeline import artifacts
 from pipeline.calibration import TINY
+from pipeline.endings import here
 from pipeline.errors import UserError
 from pipeline.files import atomic
-from pipeline.stages import Graph, here
+from pipeline.stages import Graph
 
 # Test images on which the model is compared with the ensemble.
 CHECKED = 2000
@@ -36,7 +37,7 @@ def export(graph: Graph, target: Path) -> None:
     Raises:
         UserError: the file has another ending, or a fold or the ensemble is missing or stale.
     """
-    from pipeline.train.fold import save
+    from pipeline.train.layers import save
 
     if target.suffix != ".keras":
         raise UserError(f"{target}: the name of a model ends in .keras")

@@ -48,7 +48,7 @@ class RandomAffine(keras.layers.Layer):
         )
 
     def _transforms(self, count: Any, height: int, width: int) -> Any:
-        """One inverse transformation per image, (count, 8), as affine_transform takes it.
+        """Draw one inverse transformation per image, (count, 8), as affine_transform takes it.
 
         Pixel (x, y) of the result comes from (a x + b y + c, d x + e y + f) of the image; the last
         two of the eight numbers, for perspective, are 0.

@@ -28,14 +28,15 @@ class State:
     best_weights: list[NDArray[Any]] = field(default_factory=list)  # if they are to be restored
 
     def best_epoch(self, monitor: str) -> int:
-        """The first epoch, counted from 0, with the lowest `monitor`; 0 before the first."""
+        """Find the first epoch, counted from 0, with the lowest `monitor`; 0 before the first."""
         epochs = range(len(self.history))
         return min(epochs, key=lambda epoch: self.history[epoch][monitor], default=0)
 
 
 def save(path: Path, model: Any, state: State) -> None:
-    """Write a checkpoint, atomically."""
-    arrays = {f"variable_{i}": np.asarray(v) for i, v in enumerate(_variables(model))}
+    """Write a checkpoint, atomically: all variables that a step changes, and the state."""
+    variables = [*model.variables, *model.optimizer.variables]
+    arrays = {f"variable_{i}": np.asarray(value) for i, value in enumerate(variables)}
     arrays |= {f"best_{i}": weights for i, weights in enumerate(state.best_weights)}
     rest = vars(state) | {"best_weights": len(state.best_weights)}
     arrays["state"] = np.array(json.dumps(rest))
@@ -47,7 +48,7 @@ def restore(path: Path, model: Any, run: str) -> State:
     """Set the model to its checkpoint, and return the state; start anew without an intact one."""
     if not path.exists():
         return State(run)
-    variables = _variables(model)
+    variables = [*model.variables, *model.optimizer.variables]
     try:
         with np.load(path, allow_pickle=False) as arrays:
             values = [arrays[f"variable_{i}"] for i in range(len(variables))]
@@ -82,8 +83,3 @@ def write_history(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-
-
-def _variables(model: Any) -> list[Any]:
-    """Everything that a step changes: weights, statistics, random state, the optimiser's own."""
-    return [*model.variables, *model.optimizer.variables]

@@ -1,10 +1,11 @@
 """Where the folds are trained: in this process, in several, on a Ray cluster, or on Kaggle."""
 
+import itertools
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pipeline import artifacts, environment, fingerprints
 from pipeline.artifacts import State
@@ -24,7 +25,7 @@ FREE_ON_KAGGLE = "NvidiaTeslaT4"
 
 
 def select(folds: list[Task], word: str) -> list[Task]:
-    """The folds that `--fold` names: "all", or numbers such as "0,2"; raises UserError."""
+    """Select the folds that `--fold` names: "all", or numbers such as "0,2"; raises UserError."""
     numbers = {task.fold for task in folds}
     try:
         wanted = numbers if word == "all" else {int(number) for number in word.split(",")}
@@ -54,8 +55,7 @@ def train_folds(
         engine: "local", "ray" for a cluster, or "kaggle" for Kaggle's machines.
         address: of a running Ray cluster; without it, one is started here and stopped afterwards.
         accelerator: what each fold needs elsewhere: "none", "gpu", a kind of GPU in the words of
-            Ray ("T4") or Kaggle ("NvidiaTeslaT4"), or "auto": on a cluster, a GPU if a living node
-            has one.
+            Ray ("T4") or Kaggle ("NvidiaTeslaT4"), or "auto" for what there is.
 
     Raises:
         UserError: something about the parameters or the files has to be fixed.
@@ -70,9 +70,8 @@ def train_folds(
         raise UserError(f"--accelerator {accelerator} needs --engine ray or kaggle")
     with artifacts.stat_cache(folds[0].root) as cache:
         states = artifacts.states(folds, cache)
-    fresh = [task for task in folds if states[task.name].fresh]
-    due = folds if force else [task for task in folds if task not in fresh]
-    if not force and fresh:
+    due = [task for task in folds if force or not states[task.name].fresh]
+    if fresh := [task for task in folds if task not in due]:
         names = "all folds" if not due else f"{len(fresh)} of {len(folds)} folds"
         print(f"train: {names} fresh", flush=True)
         for task in fresh:
@@ -97,12 +96,7 @@ def train_folds(
 
 
 def _announce(due: list[Task], states: Mapping[str, State]) -> None:
-    """Say before results are trained again for more than ten minutes how long that takes, and why.
-
-    Args:
-        due: the folds to train.
-        states: of these folds, by name.
-    """
+    """Say how long it takes to train results again, and why, if that is more than ten minutes."""
     again = [task for task in due if states[task.name].cause in ("inputs", "parameters", "code")]
     seconds = recorded_seconds(due) if again else None
     if not seconds or seconds < LONG:
@@ -123,17 +117,8 @@ def _announce(due: list[Task], states: Mapping[str, State]) -> None:
 def train_same(folds: list[Task], tasks: list[Task]) -> None:
     """Train one fold of each network again; if it comes out the same, record the others anew.
 
-    Only for folds that are stale by their code alone, and where this machine computes as the one
-    did that trained them; all others stay as they are.
-
-    Args:
-        folds: the tasks to look at.
-        tasks: all tasks of the graph.
+    This concerns folds that are stale by their code alone, and were trained where the first was.
     """
-    import tempfile
-
-    from pipeline.train.local import work
-
     with artifacts.stat_cache(folds[0].root) as cache:
         states = artifacts.states(folds, cache)
         stale = [task for task in folds if states[task.name].cause == "code"]
@@ -141,31 +126,37 @@ def train_same(folds: list[Task], tasks: list[Task]) -> None:
             artifacts.check_inputs(task, tasks, cache)
     if not stale:
         print("train: no fold is stale by its code alone")
-    for preset in dict.fromkeys(task.preset.name for task in stale):
-        group = [task for task in stale if task.preset.name == preset]
+    for _, found in itertools.groupby(stale, lambda task: task.preset.name):
+        group = list(found)
         first = group[0]
-        before = read_json(first.manifest) or {}
         print(f"{first.name}: {states[first.name].reason}; training it again, to compare")
-        fingerprints.load(first.code, first.root)
-        with tempfile.TemporaryDirectory(prefix="digits-") as folder:
-            home = Path(folder, first.folder.name)
-            home.mkdir()
-            writes = {name: home / path.name for name, path in first.writes.items()}
-            again = replace(first, manifest=home / first.manifest.name, writes=writes)
-            found = work(again, [], 1, writes)
-            now = {first.label(first.writes[name]): fingerprint(p) for name, p in writes.items()}
-        there = environment.identity(before["metadata"])
-        if now != before["outputs"]:
-            others = environment.differences({"then": before["metadata"], "now": found})
-            why = others[0] if others else "the code gives other results"
+        if why := _what_differs(first):
             print(f"{first.name}: not the same ({why}); its network's folds stay stale")
             continue
-        alike = [task for task in group if _environment(task) == there]
+        places = [environment.identity(artifacts.metadata(task.manifest)) for task in group]
+        alike = [task for task, place in zip(group, places, strict=True) if place == places[0]]
         for task in alike:
             artifacts.add_metadata(task, "same_as", f"{first.name} with later code", anew=True)
         names = ", ".join(task.name for task in alike)
         print(f"{first.name}: the same bytes; recorded anew, without training: {names}")
 
 
-def _environment(task: Task) -> Mapping[str, Any]:
-    return environment.identity(artifacts.metadata(task.manifest))
+def _what_differs(task: Task) -> str | None:
+    """Train a fold again, in a temporary folder; say why its files differ, None if they do not."""
+    import tempfile
+
+    from pipeline.train.local import work
+
+    before = read_json(task.manifest) or {}
+    fingerprints.load(task.code, task.root)
+    with tempfile.TemporaryDirectory(prefix="digits-") as folder:
+        home = Path(folder, task.folder.name)
+        home.mkdir()
+        writes = {name: home / path.name for name, path in task.writes.items()}
+        again = replace(task, manifest=home / task.manifest.name, writes=writes)
+        found = work(again, [], 1, writes)
+        now = {task.label(task.writes[name]): fingerprint(path) for name, path in writes.items()}
+    if now == before["outputs"]:
+        return None
+    others = environment.differences({"then": before["metadata"], "now": found})
+    return others[0] if others else "the code gives other results"

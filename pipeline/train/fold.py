@@ -8,12 +8,10 @@ stopped resumes from it, and ends with the same bytes as one that was not.
 import functools
 import hashlib
 import math
-import re
 import time
 import traceback
-import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -37,16 +35,13 @@ PREDICT_BATCH = 500
 EXAMPLES = 10
 
 
-class Progress:
-    """What `train` tells about a fold while it trains; this one shows nothing (see progress.py)."""
+class Progress(AbstractContextManager["Progress"]):
+    """Shows how far a fold is while it trains; this one shows nothing (see progress.py)."""
 
     title = ""  # what printed lines begin with; by default the fold
 
-    def __enter__(self) -> "Progress":
-        return self
-
     def __exit__(self, *error: object) -> None:
-        pass
+        """End, whether the fold is trained or failed."""
 
     def begin(self, rows: int, images: int, steps: int, done: int) -> None:
         """Begin: rows to train on, images to predict, steps of an epoch, epochs done before."""
@@ -74,40 +69,31 @@ def train(
     environment: "Environment",
     progress: Progress,
 ) -> dict[str, Any]:
-    """Train the network of one fold; resumes from the checkpoint beside `weights`, if there is one.
+    """Train the network of one fold, from its checkpoint if there is one; return metadata.
 
     Args:
         train_images: uint8 (n, 28, 28, 1).
         train_labels: uint8 (n,).
         test_images: uint8 (m, 28, 28, 1).
         fold_ids: int8 (n,).
-        weights: to be written in Keras' format: the network, from pixels to logits, with the mean
-            over shifts (`layers.over_shifts`) if there is one.
-        history: to be written, a CSV with a row for each epoch.
-        oof: to be written, float32 (held-out rows, 10): their probabilities, in their order.
-        test: to be written, float32 (m, 10).
-        augmented: to be written, uint8 (k, 10, 28, 28, 1): the first k ≤ 10 training images, each
-            as it is, and then as training augments it.
+        weights: writes the network, from pixels to logits, in Keras' format.
+        history: writes a CSV with a row for each epoch.
+        oof: writes float32 (held-out rows, 10), their probabilities, in their order.
+        test: writes float32 (m, 10).
+        augmented: writes uint8 (k, 10, 28, 28, 1), k training images, each with 9 augmentations.
         fold: the fold to hold out.
         params: how to train.
         network: the module that `params.network` names.
         environment: from `runtime.prepare`; a checkpoint of another one is left alone.
         progress: what to tell about it.
-
-    Returns:
-        Metadata: the environment, the network's layers, the accuracy, and the seconds of each epoch
-        with its validation (the first includes the tracing of the graph).
-
-    Raises:
-        UserError: the network cannot be used, there are not enough devices, or training diverged.
     """
     title = progress.title or f"fold {fold}"
+    explained = functools.partial(_explained, params=params, precision=environment.precision)
     # 31 bits, which every library accepts, unrelated to those of the next fold.
     digest = hashlib.sha256(f"{params.seed}/{fold}".encode()).digest()
     seed = int.from_bytes(digest[:4], "big") >> 1
     _seed_everything(seed, environment.precision)
-    # Imported here because it imports Keras, which needs the settings made just now.
-    from pipeline.train.layers import over_shifts
+    from pipeline.train import layers
     from pipeline.train.schedule import WarmUpThenDecay
 
     images, labels = np.load(train_images, mmap_mode="r"), np.load(train_labels, mmap_mode="r")
@@ -119,7 +105,7 @@ def train(
     batch_size = min(params.batch_size, len(rows))
     steps = len(rows) // batch_size
     rate = WarmUpThenDecay(params.learning_rate, steps * params.epochs, params.warmup, params.decay)
-    with spread(params.devices):
+    with _strategy(params.devices).scope():
         model, built = _build(params, network, rate, steps, seed)
     batches_of = _feed(images[rows], labels[rows], batch_size, seed)
     print(f"network {params.network}, {built.count_params():,} parameters, {len(rows):,} rows")
@@ -137,7 +123,7 @@ def train(
                 break
             began = time.perf_counter()
             model.layers[0].strength.assign(float(epoch >= params.augment_after))
-            with _explained(f"{title}, epoch {epoch + 1}", params, environment.precision):
+            with explained(f"{title}, epoch {epoch + 1}"):
                 fitted, current = _fit_epoch(model, batches_of(epoch), steps, progress)
                 loss, accuracy = _score(predict(model, unseen_images), unseen_labels)
             row = {
@@ -160,33 +146,24 @@ def train(
     model.optimizer.finalize_variable_values(model.trainable_variables)
     if params.restore_best_weights:
         model.set_weights(state.best_weights)
-    with _explained(title, params, environment.precision):
-        with spread(params.devices):
-            final = over_shifts(built, params.predict_shift)
+    with explained(title):
+        with _strategy(params.devices).scope():
+            final = layers.over_shifts(built, params.predict_shift)
         unseen = predict(final, unseen_images)
         np.save(test, predict(final, unlabelled_images))
     np.save(oof, unseen)
-    described = _save_network(built, weights, params.predict_shift)
+    plain = layers.plain(built)
+    layers.save(layers.over_shifts(plain, params.predict_shift), weights)
     checkpoint.write_history(history, state.history)  # all epochs may be an earlier run's
     np.save(augmented, _augmented(images[rows[:EXAMPLES]], params, seed))
     loss, accuracy = _score(unseen, unseen_labels)
     print(f"{title}: accuracy {accuracy:.5f} on {len(unseen):,} held-out rows")
     if accuracy < 2 * np.bincount(unseen_labels).max() / len(unseen):
-        taken, worst = len(state.history) * steps, max(row["loss"] for row in state.history)
-        if worst > 10 * math.log(10) or taken >= FEW_STEPS:  # guessing has a loss of log(10)
-            print(
-                f"{title}: this is close to guessing: training diverged, to a loss of "
-                f"{worst:.3g}; lower train.learning_rate"
-            )
-        else:
-            print(
-                f"{title}: this is close to guessing: it took only {taken} steps, which is normal "
-                "for the first few dozen"
-            )
+        print(f"{title}: this is close to guessing: {_why_guessing(state.history, steps)}")
     return {
         **environment.metadata(),
         "parameters": built.count_params(),
-        "layers": described,
+        "layers": [layers.described(layer) for layer in plain.layers],
         "rows": len(rows),
         "epochs": len(state.history),
         "epoch_seconds": state.epoch_seconds,
@@ -206,20 +183,13 @@ def _seed_everything(seed: int, precision: str) -> None:
     tf.config.experimental.enable_op_determinism()
 
 
-def spread(devices: int) -> Any:
-    """Open the scope in which to build a model that is trained on several devices at once.
-
-    Raises:
-        UserError: there are fewer.
-    """
-    return _strategy(devices).scope() if devices > 1 else nullcontext()
-
-
-# One for all folds of the process: a second one would number its collectives from the start.
-@functools.cache
+@functools.cache  # a second strategy in a process would number its collectives from the start
 def _strategy(devices: int) -> Any:
+    """Choose TensorFlow's strategy for so many devices; raise UserError if there are fewer."""
     from pipeline.backend import tf
 
+    if devices == 1:
+        return tf.distribute.get_strategy()
     there = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     if devices > len(there):
         raise UserError(
@@ -230,10 +200,11 @@ def _strategy(devices: int) -> Any:
 
 
 def predict(model: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Class probabilities, float32 (n, 10), of images, uint8 (n, 28, 28, 1).
+    """Compute class probabilities, float32 (n, 10), of images, uint8 (n, 28, 28, 1).
 
-    Raises:
-        FloatingPointError: a weight or a logit is not finite.
+        predict(network, images).argmax(axis=1)  # the labels
+
+    Raises FloatingPointError if a weight or a logit is not finite.
     """
     if not all(np.isfinite(weights).all() for weights in model.get_weights()):
         raise FloatingPointError("a weight")
@@ -249,15 +220,10 @@ def _explained(title: str, params: "Train", precision: str) -> Iterator[None]:
     try:
         yield
     except FloatingPointError as error:
-        if precision == "mixed_float16":
-            raise UserError(
-                f"{title}: {error} is no longer finite: training diverged; lower "
-                f"train.learning_rate, which is {params.learning_rate}, or set train.precision to "
-                '"float32"'
-            ) from error
+        half = ', or set train.precision to "float32"' if precision == "mixed_float16" else ""
         raise UserError(
             f"{title}: {error} is no longer finite: training diverged; lower train.learning_rate, "
-            f"which is {params.learning_rate}"
+            f"which is {params.learning_rate}{half}"
         ) from error
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
@@ -302,7 +268,7 @@ def _build(
 
 
 def _augmented(images: NDArray[np.uint8], params: "Train", seed: int) -> NDArray[np.uint8]:
-    """Images, uint8 (k, 28, 28, 1), each followed by 9 augmentations of it: (k, 10, 28, 28, 1)."""
+    """Follow each image, uint8 (k, 28, 28, 1), by 9 augmentations of it: (k, 10, 28, 28, 1)."""
     from pipeline.train.augment import RandomAffine
 
     augmentation = RandomAffine(params.rotation, params.zoom, params.shift, params.shear, seed)
@@ -312,12 +278,11 @@ def _augmented(images: NDArray[np.uint8], params: "Train", seed: int) -> NDArray
 
 
 def _feed(images: NDArray[np.uint8], labels: NDArray[np.uint8], batch_size: int, seed: int) -> Any:
-    """A function from the epoch to its batches, in an order that depends only on seed and epoch."""
+    """Return a function from an epoch to its batches, whose order seed and epoch determine."""
     from pipeline.backend import tf
 
     with tf.device("CPU:0"):  # a batch is quick to send; the whole set need not fit on a GPU
         all_images, all_labels = tf.constant(images), tf.one_hot(labels, 10)
-
     count, steps = len(images), len(images) // batch_size
 
     def batches(epoch: int) -> Any:
@@ -338,13 +303,10 @@ def _feed(images: NDArray[np.uint8], labels: NDArray[np.uint8], batch_size: int,
 def _fit_epoch(
     model: Any, batches: Any, steps: int, progress: Progress
 ) -> tuple[dict[str, float], list[NDArray[Any]]]:
-    """Train for one epoch; return its mean loss and accuracy, and the weights.
+    """Train for one epoch; return its mean loss and accuracy, and the weights to continue from.
 
-    `fit` ends by replacing the weights with their averages, if there are any: the model is left
-    with those. The next epoch has to continue from the weights themselves.
-
-    Raises:
-        FloatingPointError: the loss is not finite.
+    `fit` leaves the model with the averages of its weights, if there are any. Raises
+    FloatingPointError if the loss is not finite.
     """
     from pipeline.backend import keras
 
@@ -363,52 +325,15 @@ def _fit_epoch(
 
 
 def _score(probabilities: NDArray[np.float32], labels: NDArray[np.uint8]) -> tuple[float, float]:
-    """Mean negative log-likelihood, in nats, and accuracy."""
+    """Return the mean negative log-likelihood, in nats, and the accuracy."""
     true = probabilities[np.arange(len(labels)), labels]
     loss = -np.log(np.maximum(true, 1e-12)).mean()
     return float(loss), float((probabilities.argmax(axis=1) == labels).mean())
 
 
-def save(model: Any, path: Path) -> None:
-    """Save in Keras' format, without dates and addresses: equal models give equal bytes."""
-    dated = path.with_suffix(".dated.keras")
-    model.save(dated)
-    with zipfile.ZipFile(dated) as source, zipfile.ZipFile(path, "w") as target:
-        for name in sorted(source.namelist()):
-            content = source.read(name)
-            if name == "metadata.json":
-                content = re.sub(rb"\d{4}-\d\d-\d\d@[\d:]{8}", b"1980-01-01@00:00:00", content)
-            elif name == "config.json":
-                # Addresses in memory, by which Keras recognises shared objects; there are none.
-                content = re.sub(rb', "shared_object_id": \d+', b"", content)
-            target.writestr(zipfile.ZipInfo(name), content)
-    dated.unlink()
-
-
-def _save_network(network: Any, path: Path, shift: int) -> list[dict[str, Any]]:
-    """Save a network so that it predicts as the fold does: with the mean over shifts, if any.
-
-    Returns:
-        The layers of the network, from pixels to logits: the class, the shape of an image's
-        features, and the number of parameters of each.
-    """
-    from pipeline.backend import keras
-    from pipeline.train.layers import FusedBatchNormalization, over_shifts
-
-    def plain(layer: Any) -> Any:
-        # The file can be loaded without this package.
-        fused = isinstance(layer, FusedBatchNormalization)
-        kind = keras.layers.BatchNormalization if fused else type(layer)
-        return kind.from_config(layer.get_config())
-
-    copied = keras.models.clone_model(network, clone_function=plain)
-    copied.set_weights(network.get_weights())
-    save(over_shifts(copied, shift), path)
-    return [
-        {
-            "kind": type(layer).__name__,
-            "shape": list(keras.tree.flatten(layer.output)[0].shape[1:]),
-            "parameters": layer.count_params(),
-        }
-        for layer in copied.layers
-    ]
+def _why_guessing(history: Sequence[Mapping[str, float]], steps: int) -> str:
+    """Say why a network predicts no better than by chance; `steps` are those of an epoch."""
+    taken, worst = len(history) * steps, max(row["loss"] for row in history)
+    if worst > 10 * math.log(10) or taken >= FEW_STEPS:  # guessing has a loss of log(10)
+        return f"training diverged, to a loss of {worst:.3g}; lower train.learning_rate"
+    return f"it took only {taken} steps, which is normal for the first few dozen"

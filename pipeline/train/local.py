@@ -13,36 +13,35 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import artifacts
+from pipeline.endings import RESUMES
 from pipeline.environment import CHECKPOINTS
 from pipeline.errors import ExternalError
 from pipeline.task import Task
-from pipeline.train import devices
+from pipeline.train import runtime
 
 
 def train_here(folds: list[Task], tasks: list[Task], force: bool, jobs: int | None) -> None:
     """Train folds on this machine (see `engines.train_folds`)."""
     if jobs is None:
-        jobs = devices.one_for_each_gpu(max(task.preset.train.devices for task in folds))
+        jobs = runtime.one_for_each_gpu(max(task.preset.train.devices for task in folds))
+    works = [partial(work, task, folds[i + 1 :], jobs) for i, task in enumerate(folds)]
     if jobs == 1 or len(folds) == 1:
-        return _one_by_one(folds, tasks, force, jobs)
-    return _in_processes(folds, tasks, force, jobs)
-
-
-def _in_processes(folds: list[Task], tasks: list[Task], force: bool, jobs: int) -> None:
-    """Start processes that each import TensorFlow once and train fold after fold."""
+        for task, its_work in zip(folds, works, strict=True):
+            artifacts.run(task, tasks, force, its_work)
+        return
+    # Each process imports TensorFlow once and trains fold after fold.
     spawn = multiprocessing.get_context("spawn")
-    count = min(jobs, len(folds))
-    with ProcessPoolExecutor(count, spawn, initializer=follow_the_parent) as pool:
+    with ProcessPoolExecutor(min(jobs, len(folds)), spawn, initializer=follow_the_parent) as pool:
         futures = [
-            pool.submit(_train, task, folds[position + 1 :], tasks, force, jobs)
-            for position, task in enumerate(folds)
+            pool.submit(artifacts.run, task, tasks, force, its_work)
+            for task, its_work in zip(folds, works, strict=True)
         ]
         try:
-            return await_all(futures)
+            await_all(futures)
         except BrokenProcessPool as error:
             raise ExternalError(
-                "a training process was killed, perhaps because memory ran out (lower --jobs); "
-                "run the same command again to continue from here"
+                "a training process was killed, perhaps because memory ran out; lower --jobs, "
+                f"{RESUMES}"
             ) from error
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -51,19 +50,8 @@ def _in_processes(folds: list[Task], tasks: list[Task], force: bool, jobs: int) 
             raise
 
 
-def _one_by_one(folds: list[Task], tasks: list[Task], force: bool, jobs: int) -> None:
-    for position, task in enumerate(folds):
-        _train(task, folds[position + 1 :], tasks, force, jobs)
-
-
-def _train(task: Task, later: list[Task], tasks: list[Task], force: bool, jobs: int) -> None:
-    """Train one fold; `later` are those that come after it."""
-    artifacts.run(task, tasks, force, partial(work, task, later, jobs))
-
-
 def work(task: Task, later: list[Task], jobs: int, writes: Mapping[str, Path]) -> Mapping[str, Any]:
-    """Train one fold in this process, and show how far it is; return its metadata."""
-    from pipeline.train import runtime
+    """Train one fold in this process, before `later` ones, and show how far it is."""
     from pipeline.train.progress import TrainingBar
 
     params = task.preset.train

@@ -21,7 +21,7 @@ class WarmUpThenDecay(keras.optimizers.schedules.LearningRateSchedule):
         self.peak, self.steps, self.warmup, self.decay = peak, steps, warmup, decay
 
     def __call__(self, step: Any) -> Any:
-        """The learning rate, float32 (), at a step, counted from 0."""
+        """Compute the learning rate, float32 (), of a step, counted from 0."""
         # 0 would be before the first step and after the last: no step is taken at a rate of 0.
         step = ops.cast(step, "float32") + 1
         rising_steps = max(1.0, self.warmup * self.steps)
@@ -32,5 +32,5 @@ class WarmUpThenDecay(keras.optimizers.schedules.LearningRateSchedule):
         return self.peak * ops.maximum(rate, 0.0)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments, in the form that Keras expects."""
+        """Return the arguments, in the form that Keras expects."""
         return dict(vars(self))

@@ -29,8 +29,8 @@ pytestmark = pytest.mark.slow
 def untrained(task: Task, writes: Mapping[str, Path]) -> dict[str, Any]:
     """Write the files of a fold whose network is as it was initialised."""
     from pipeline.backend import keras
-    from pipeline.train.fold import _save_network, predict
-    from pipeline.train.layers import over_shifts
+    from pipeline.train.fold import predict
+    from pipeline.train.layers import over_shifts, plain, save
     from pipeline.train.networks import strided
 
     keras.utils.set_random_seed(task.fold)
@@ -41,7 +41,7 @@ def untrained(task: Task, writes: Mapping[str, Path]) -> dict[str, Any]:
     held_out = np.load(reads["fold_ids"]) == task.fold
     np.save(writes["oof"], predict(whole, np.load(reads["train_images"])[held_out]))
     np.save(writes["test"], predict(whole, np.load(reads["test_images"])))
-    _save_network(network, writes["weights"], shift)
+    save(over_shifts(plain(network), shift), writes["weights"])
     writes["history"].write_text("epoch,loss\n1,0.5\n")
     np.save(writes["augmented"], np.zeros((1, 10, 28, 28, 1), np.uint8))
     return {"held_out_accuracy": 0.1, "held_out_rows": 1, "epoch_seconds": [0.5]}

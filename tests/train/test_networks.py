@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import digit_images
 
-from pipeline.config import Train, network_names
+from pipeline.config import network_names
 from pipeline.errors import UserError
 from pipeline.train.layers import FusedBatchNormalization
 from pipeline.train.networks import build
@@ -24,24 +24,18 @@ def made(name: str, width: int = 3, dropout: float = 0.0) -> Any:
 
 
 @every_network
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_takes_pixels_and_returns_logits(name: str, dropout: float) -> None:
-    network, (images, _) = made(name, dropout=dropout), digit_images(7)
+def test_takes_pixels_and_returns_logits(name: str) -> None:
+    network, (images, _) = made(name, dropout=0.5), digit_images(7)
+    assert network.name == name
     logits = np.asarray(network(images.astype("float32"), training=False))
-    assert logits.shape == (7, 10)
-    assert logits.dtype == np.float32
+    assert (logits.shape, logits.dtype) == ((7, 10), np.float32)
     assert np.isfinite(logits).all()
     assert logits.min() < 0, "logits, not probabilities"
-    np.testing.assert_allclose(np.asarray(network(images)), logits, rtol=1e-5)  # of uint8
-
-
-def test_the_default_network_exists() -> None:
-    assert Train().network in network_names()
-
-
-@every_network
-def test_a_network_has_the_name_of_its_module(name: str) -> None:
-    assert made(name).name == name
+    # Of uint8, and without the dropout, which acts in training only.
+    np.testing.assert_allclose(np.asarray(network(images)), logits, rtol=1e-5)
+    assert any("dropout" in layer.name for layer in network.layers)
+    without = any("dropout" in layer.name for layer in made(name).layers)
+    assert without == (name == "notebook"), "which has some between its convolutions"
 
 
 @pytest.mark.parametrize(
@@ -59,17 +53,6 @@ def test_the_documented_numbers_of_parameters(name: str, width: int, parameters:
     network = import_module(f"pipeline.train.networks.{name}")
     assert f"{parameters:,} parameters at width {width}." in str(network.__doc__)
     assert made(name, width).count_params() == parameters
-
-
-@every_network
-def test_dropout_acts_in_training_only(name: str) -> None:
-    images, _ = digit_images(4)
-    network = made(name, dropout=0.5)
-    still = [np.asarray(network(images, training=False)) for _ in range(2)]
-    np.testing.assert_array_equal(*still)
-    assert any("dropout" in layer.name for layer in network.layers)
-    without = any("dropout" in layer.name for layer in made(name).layers)
-    assert without == (name == "notebook"), "which has some between its convolutions"
 
 
 @every_network
@@ -95,8 +78,7 @@ def test_fused_normalisation_agrees_with_that_of_keras(fresh_keras: Any) -> None
     results = [np.asarray(layer(features, training=False)) for layer in (fused, plain)]
     np.testing.assert_allclose(*results, rtol=1e-3, atol=1e-3)
 
-
-def test_no_float32_copy_of_the_features_is_made(fresh_keras: Any) -> None:
+    # No float32 copy of the features is made.
     fresh_keras.config.set_dtype_policy("mixed_bfloat16")
     layer = FusedBatchNormalization()
     features = fresh_keras.ops.ones((2, 3, 3, 4), "bfloat16")
