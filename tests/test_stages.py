@@ -256,7 +256,7 @@ CONCERNED = {
     "train/networks/strided.py": {"train"},
     "train/networks/fine.py": set(),
     "ensemble.py": {"ensemble"},
-    "calibration.py": {"ensemble", "report"},
+    "estimate.py": {"ensemble", "write", "report"},
     "write.py": {"write"},
     "report/page.py": {"report"},
     "nearest.py": {"report"},
