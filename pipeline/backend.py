@@ -1,4 +1,4 @@
-"""Keras on TensorFlow, imported quietly, and the same for every user.
+"""Import Keras on TensorFlow quietly, the same for every user, if there is memory for it.
 
 The import takes seconds, so nothing imports this module before it is needed. No setting silences
 what TensorFlow's C++ part writes to stderr while it is loaded; it is captured, and only shown if
@@ -6,16 +6,20 @@ the import fails. Settings of the user's own that would change a result, in kera
 environment, are overridden, because no manifest would record them.
 """
 
+import contextlib
 import gc
 import os
+import resource
 import sys
 import tempfile
 import traceback
 import warnings
 from pathlib import Path
 
-from pipeline import memory
-from pipeline.errors import UserError
+from pipeline.errors import ExternalError, UserError
+
+# The smallest run needs a little more than this, of memory and of address space.
+MEMORY, ADDRESSES = 600 << 20, 3 << 30
 
 # Variables of Keras, TensorFlow and its libraries that could change a result, by their beginnings.
 SETTINGS = ("KERAS_", "TF_", "XLA_", "ONEDNN_", "DNNL_", "NVIDIA_TF32_OVERRIDE")
@@ -24,7 +28,51 @@ TERRAFORM = ("TF_CLI_", "TF_DATA_DIR", "TF_IN", "TF_LOG", "TF_PLUGIN_", "TF_VAR_
 # Those of them that only say where things are, how much memory to take, or what to log.
 HARMLESS = ("KERAS_HOME", "TF_CPP_", "TF_FORCE_GPU_ALLOW_GROWTH", "TF_GPU_ALLOCATOR", *TERRAFORM)
 
-memory.check()
+
+def check_memory() -> None:
+    """Refuse to start without memory for the libraries; later, Linux would kill without a message.
+
+    Raises:
+        ExternalError: there is too little memory; the message says what to do.
+    """
+    again = "then run the same command again; it continues from here"
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < ADDRESSES:
+        raise ExternalError(
+            f"training needs {_gib(ADDRESSES)} of address space, and the limit is {_gib(limit)}; "
+            f"lift it with `ulimit -v unlimited`, {again}"
+        )
+    left = available_memory()
+    if left is not None and left < MEMORY:
+        raise ExternalError(
+            f"training needs at least {_gib(MEMORY)} of memory, and {_gib(left)} is left; close "
+            f"other programs, or give the container more, {again}"
+        )
+
+
+def available_memory(root: Path = Path("/")) -> int | None:
+    """Return the bytes that a process may still use; None where the system does not say.
+
+    Args:
+        root: the folder that contains proc/ and sys/.
+    """
+    found = []
+    with contextlib.suppress(OSError, ValueError, KeyError, IndexError):
+        lines = (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
+        sizes = {name: int(rest.split()[0]) for name, _, rest in (x.partition(":") for x in lines)}
+        found.append((sizes["MemAvailable"] + sizes.get("SwapFree", 0)) << 10)
+    # A container's own limit, in cgroup versions 2 and 1.
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # "max"
+            found.append(int((root / "sys/fs/cgroup" / name).read_text(encoding="ascii")))
+    return min(found, default=None)
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
+check_memory()
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 _names = (name for name in os.environ if name.startswith(SETTINGS))
 for _name in sorted(name for name in _names if not name.startswith(HARMLESS)):

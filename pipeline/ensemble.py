@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import calibration, probabilities
-from pipeline.probabilities import standard_error
+from pipeline import estimate
+from pipeline.estimate import standard_error
 
 
 def ensemble(
@@ -24,7 +24,7 @@ def ensemble(
     """Average the test probabilities of all networks, and the out-of-fold ones row by row.
 
     All members weigh the same: weights fitted out of fold gained nothing (train/EXPERIMENTS.md).
-    The means are calibrated (see calibration.py): the test rows with the temperature fitted on all
+    The means are calibrated (see estimate.py): the test rows with the temperature fitted on all
     held-out rows, the rows of each fold with the one fitted on the other folds.
 
     Args:
@@ -50,15 +50,15 @@ def ensemble(
     held_out = folds >= 0
     members = {name: gather(paths, folds) for name, paths in fold_oof.items()}
     mean = _mean(list(members.values()))
-    temperature = calibration.fit(mean[held_out], labels[held_out])
-    calibrated = calibration.apply_out_of_fold(mean, labels, folds)
+    temperature = estimate.fit(mean[held_out], labels[held_out])
+    calibrated = estimate.apply_out_of_fold(mean, labels, folds)
     np.save(oof, calibrated)
-    networks = [probabilities.load(path) for paths in fold_test.values() for path in paths]
-    np.save(test, calibration.apply(_mean(networks), temperature))
+    networks = [estimate.load(path) for paths in fold_test.values() for path in paths]
+    np.save(test, estimate.apply(_mean(networks), temperature))
 
     right = mean.argmax(axis=1) == labels
     before, after = (
-        calibration.reliability(its[held_out].max(axis=1), right[held_out])[-1]
+        estimate.reliability(its[held_out].max(axis=1), right[held_out])[-1]
         for its in (mean, calibrated)
     )
     rows, accuracy = int(held_out.sum()), float(right[held_out].mean())
@@ -86,7 +86,7 @@ def gather(paths: Sequence[Path], folds: NDArray[np.int8]) -> NDArray[np.float32
     """
     oof = np.full((len(folds), 10), np.nan, dtype=np.float32)
     for fold, path in enumerate(paths):
-        oof[folds == fold] = probabilities.load(path)
+        oof[folds == fold] = estimate.load(path)
     return oof
 
 

@@ -206,8 +206,8 @@ def drawn(digit: Any) -> list[str]:
 
 def runs(data: Dataset, ledger_path: Path) -> None:
     """Print the presets trained on a dataset: one group per split, the best out of fold first."""
+    from pipeline.estimate import standard_error
     from pipeline.kaggle import ledger
-    from pipeline.probabilities import standard_error
 
     scores = {entry.sha256: entry.public_score for entry in ledger.read(ledger_path)}
     folders = (stages.ROOT / "data" / data.name).glob("*/")

@@ -16,11 +16,11 @@ from rich.console import Console
 from pipeline import check, csvs
 from pipeline.artifacts import add_metadata, metadata, require_fresh
 from pipeline.errors import ExternalError, UserError
+from pipeline.estimate import standard_error
 from pipeline.files import fingerprint, read_json
 from pipeline.kaggle import client, ledger
 from pipeline.kaggle.client import CallError, Submission, with_retries
 from pipeline.kaggle.ledger import Entry
-from pipeline.probabilities import standard_error
 from pipeline.show import submit_command
 from pipeline.stages import Graph
 

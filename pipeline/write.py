@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import csvs, probabilities
+from pipeline import csvs, estimate
 from pipeline.errors import UserError
 
 
@@ -37,7 +37,7 @@ def write(
         UserError: the sample submission does not fit the probabilities, or one is not finite.
     """
     ids, _ = csvs.read_labels(sample_submission)
-    labels = probabilities.load(test).argmax(axis=1)
+    labels = estimate.load(test).argmax(axis=1)
     if len(ids) != len(labels):
         raise UserError(
             f"{sample_submission} has {len(ids):,} rows, but there are {len(labels):,} predictions"

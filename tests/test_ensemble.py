@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import calibration
+from pipeline import estimate
 from pipeline.ensemble import ensemble
 
 # Eight rows; the two folds hold out four and three, and row 3 is never held out.
@@ -66,8 +66,8 @@ def test_each_row_is_predicted_by_the_fold_that_holds_it_out(
     mean = certain(PREDICTED)
     for fold in (0, 1):
         other = 1 - fold == FOLD_IDS
-        temperature = calibration.fit(mean[other], LABELS[other])
-        expected = calibration.apply(mean[fold == FOLD_IDS], temperature)
+        temperature = estimate.fit(mean[other], LABELS[other])
+        expected = estimate.apply(mean[fold == FOLD_IDS], temperature)
         np.testing.assert_array_equal(oof[fold == FOLD_IDS], expected)
     np.testing.assert_array_equal(oof[held_out].argmax(axis=1), mean[held_out].argmax(axis=1))
 
@@ -87,12 +87,12 @@ def test_the_test_probabilities_are_the_calibrated_mean(
 ) -> None:
     folder, metadata = made
     held_out = FOLD_IDS >= 0
-    temperature = calibration.fit(certain(PREDICTED)[held_out], LABELS[held_out])
+    temperature = estimate.fit(certain(PREDICTED)[held_out], LABELS[held_out])
     assert metadata["temperature"] == temperature
     test = np.load(folder / "test.npy")
     assert test.dtype == np.float32
     mean = (certain([3, 4, 5]) + certain([3, 5, 5])) / 2
-    np.testing.assert_allclose(test, calibration.apply(mean, temperature), rtol=1e-6)
+    np.testing.assert_allclose(test, estimate.apply(mean, temperature), rtol=1e-6)
     assert test[1, 4] == pytest.approx(test[1, 5])
 
 
@@ -127,12 +127,12 @@ def test_members_are_averaged_row_by_row(tmp_path: Path) -> None:
     target, metadata = averaged(tmp_path, members)
     oof, test = np.load(target / "oof.npy"), np.load(target / "test.npy")
     expected = np.asarray((predicted["sure"] + predicted["unsure"]) / 2, np.float32)
-    calibrated = calibration.apply_out_of_fold(expected, LABELS, FOLD_IDS)
+    calibrated = estimate.apply_out_of_fold(expected, LABELS, FOLD_IDS)
     np.testing.assert_allclose(oof[FOLD_IDS >= 0], calibrated[FOLD_IDS >= 0], rtol=1e-5)
     assert np.isnan(oof[3]).all()
     mean = (expected[:1] + expected[1:2]) / 2
     np.testing.assert_allclose(
-        test, calibration.apply(mean, float(str(metadata["temperature"]))), rtol=1e-5
+        test, estimate.apply(mean, float(str(metadata["temperature"]))), rtol=1e-5
     )
     assert metadata["member_accuracies"] == pytest.approx({"sure": 5 / 7, "unsure": 6 / 7})
     # Where they differ, the more confident one prevails.

@@ -221,6 +221,7 @@ CONCERNED = {
     "train/augment.py": {"train"},
     "train/networks/strided.py": {"train"},
     "train/networks/fine.py": set(),
+    "estimate.py": {"ensemble", "write", "report"},
     "report/pictures.py": {"report"},
     "__init__.py": EVERY,
     "train/runtime.py": set(),

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.calibration import TINY
-from pipeline.probabilities import standard_error
+from pipeline.estimate import TINY, standard_error
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def measure(
     """Measure a recipe by the out-of-fold probabilities of its runs.
 
     Args:
-        runs: for each run (seed), float32 (n, 10), calibrated (`calibration.apply_out_of_fold`):
+        runs: for each run (seed), float32 (n, 10), calibrated (`estimate.apply_out_of_fold`):
             the loss of probabilities as they are depends on the label smoothing above all.
         labels: uint8 (n,).
         fold_ids: int8 (n,); rows with -1 are left out.

@@ -8,7 +8,7 @@ import pandas as pd
 from pipeline import artifacts, csvs
 from pipeline.bench import make, tables
 from pipeline.errors import UserError
-from pipeline.probabilities import standard_error
+from pipeline.estimate import standard_error
 from pipeline.stages import Graph
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from pipeline import artifacts
-from pipeline.calibration import TINY
 from pipeline.endings import here
 from pipeline.errors import UserError
+from pipeline.estimate import TINY
 from pipeline.files import atomic
 from pipeline.stages import Graph
 
@@ -71,7 +71,7 @@ def ensemble(graph: Graph) -> Any:
 
     Pixels, (n, 28, 28, 1) with values from 0 (background) to 255 or 1 (ink), go in; calibrated
     probabilities, float32 (n, 10), come out: the mean of the networks' probabilities at the
-    temperature that the ensemble stage fitted (see `calibration.apply`).
+    temperature that the ensemble stage fitted (see `estimate.apply`).
     """
     from pipeline.backend import keras
 

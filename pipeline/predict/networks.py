@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from pipeline import artifacts, calibration
+from pipeline import artifacts, estimate
 from pipeline.datasets import SOURCES
 from pipeline.stages import Graph
 
@@ -17,7 +17,7 @@ class Networks:
     Attributes:
         names: of the networks, such as "fold 0".
         class_names: what the ten classes are called.
-        temperature: of the ensemble (see calibration.py).
+        temperature: of the ensemble (see estimate.py).
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -60,4 +60,4 @@ class Networks:
         logits = self._logits(digits[..., np.newaxis]).numpy().astype(np.float64)
         each = np.asarray(softmax(logits, axis=2), dtype=np.float32)
         mean = np.asarray(each.mean(axis=1, dtype=np.float64), dtype=np.float32)
-        return calibration.apply(mean, self.temperature), each
+        return estimate.apply(mean, self.temperature), each

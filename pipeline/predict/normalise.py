@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from pipeline.predict import find
+from pipeline.predict import find, picture
 from pipeline.predict.find import Floats, Found, stroke_width
 
 SIDE, BOX = 28, 20
@@ -56,7 +56,7 @@ def digits_in(colours: Floats, many: bool = True) -> list[Digit]:
     if colours.shape[:2] == (SIDE, SIDE):
         grey = colours.mean(axis=-1)
         if np.ptp(colours, axis=-1).max() > 8:  # in colour
-            grey = find.one_channel(colours)
+            grey = picture.one_channel(colours)
             grey = 255 * (grey - grey.min()) / max(1, np.ptp(grey))
         if (as_it_is := in_form(grey.round().astype(np.uint8))) is not None:
             return [Digit(as_it_is)]

@@ -32,6 +32,11 @@ MAX_PIXELS = 100_000_000
 # The longer side of what is searched for digits; 200 px of digit are reduced to 20 in the end.
 WORKING_SIDE = 800
 
+COLOURED = 8  # the mean range of red, green and blue in a picture that is not grey, of 255
+# Colour maps in which brightness does not grow with the value; the largest error, of 255.
+COLOUR_MAPS = ("jet", "turbo", "rainbow", "nipy_spectral", "gist_rainbow", "hsv")
+MAP_ERROR, MAP_SAMPLE = 6, 1000
+
 
 def read(file: Path | bytes, name: str) -> NDArray[np.float32]:
     """Read a picture: its first frame that is not empty, upright, without transparency.
@@ -154,3 +159,31 @@ def _opaque(image: Image.Image) -> NDArray[np.float32]:
     else:
         background = np.median(solid, axis=0)
     return np.asarray(colours * opacity + background * (1 - opacity), dtype=np.float32)
+
+
+def one_channel(picture: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mix red, green and blue so that they vary most: brightness, unless colour says more.
+
+    The colours of a colour map become the values that they stand for, from 0 to 255.
+    """
+    if np.ptp(picture, axis=-1).mean() > COLOURED and (values := _values(picture)) is not None:
+        return values
+    pixels = picture.reshape(-1, 3)
+    pixels = pixels - pixels.mean(axis=0)
+    _, axes = np.linalg.eigh(pixels.T @ pixels)
+    axis = axes[:, -1] * np.sign(axes[:, -1].sum() or 1)
+    return np.asarray(picture @ (axis / np.abs(axis).sum()), dtype=np.float32)
+
+
+def _values(picture: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    """Look up the values of a picture in the colours of one of COLOUR_MAPS; None if in none."""
+    from matplotlib import colormaps
+    from scipy.spatial import cKDTree
+
+    pixels = picture.reshape(-1, 3)
+    sample = pixels[:: max(1, len(pixels) // MAP_SAMPLE)]
+    for name in COLOUR_MAPS:
+        colours = cKDTree(255 * colormaps[name](np.arange(256))[:, :3])
+        if np.percentile(colours.query(sample)[0], 95) < MAP_ERROR:
+            return np.asarray(colours.query(picture)[1], dtype=np.float32)
+    return None

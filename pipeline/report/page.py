@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import csvs
-from pipeline.calibration import reliability
 from pipeline.environment import differences
+from pipeline.estimate import reliability
 from pipeline.files import fingerprint, read_json
 from pipeline.kaggle import ledger as ledgers
 from pipeline.nearest import Nearest

@@ -123,3 +123,12 @@ def test_a_file_that_claims_too_many_pixels_is_not_decoded(
     path.write_bytes(encoded(Image.fromarray(drawing())))
     with pytest.raises(UserError, match="60 × 40 pixels"):
         picture.read(path, "large.png")
+
+
+def test_the_colours_of_a_colour_map_are_its_values() -> None:
+    from matplotlib import colormaps
+
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    for name in picture.COLOUR_MAPS[:2]:
+        colours = (255 * colormaps[name](values)[..., :3]).astype(np.float32)
+        assert np.abs(picture.one_channel(colours) - values).max() <= 3  # equal when rounded

@@ -18,7 +18,7 @@ import pytest
 from conftest import PATIENCE, build, contents, replace_cell, write_digits
 from test_make import BEGUN, COPIED, ROOT, Project, environment, write_environment
 
-from pipeline import backend, cli, endings, memory, stages
+from pipeline import backend, cli, endings, stages
 from pipeline.environment import without_gpu
 from pipeline.errors import ExternalError
 
@@ -492,19 +492,19 @@ def test_available_memory_is_what_linux_reports(
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert memory.available(tmp_path) == left
+    assert backend.available_memory(tmp_path) == left
 
 
 def test_too_little_memory_is_reported_before_tensorflow_is_loaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(memory, "available", lambda: 200 << 20)
+    monkeypatch.setattr(backend, "available_memory", lambda: 200 << 20)
     with pytest.raises(
         ExternalError, match=r"needs at least 0\.6 GiB of memory, and 0\.2 GiB is left"
     ):
-        memory.check()
+        backend.check_memory()
     before, _, _ = Path(backend.__file__).read_text(encoding="utf-8").partition("import keras")
-    assert "memory.check()" in before
+    assert "\ncheck_memory()" in before
 
 
 class ResourceExhaustedError(Exception):

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import calibration, cli, stages
+from pipeline import cli, estimate, stages
 from pipeline.environment import CHECKPOINTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -460,7 +460,7 @@ def test_members_are_trained_once_and_averaged(project: Project) -> None:
 
     mean = np.mean([*tests("pair"), *tests("narrow")], axis=0)
     metrics = json.loads(project.path("data/blobs/both/ensemble/metrics.json").read_text())
-    mean = calibration.apply(mean, metrics["temperature"])
+    mean = estimate.apply(mean, metrics["temperature"])
     np.testing.assert_allclose(
         np.load(project.path("data/blobs/both/ensemble/test.npy")), mean, rtol=1e-5
     )

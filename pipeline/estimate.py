@@ -1,14 +1,18 @@
-"""One temperature for the ensemble, so that its probabilities are as often right as they claim.
+"""Calibrate probabilities with one temperature; estimate their error and that of an accuracy.
 
 Label smoothing and averaging leave an ensemble less confident than it is accurate. Temperature
 scaling (Guo et al. 2017, arXiv:1706.04599) divides the logarithms of the probabilities by one
 number, fitted on rows that the networks have not seen. It changes no label.
 """
 
+import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.errors import UserError
 
 # The range of a temperature. Where every row is right, the lowest one fits best.
 COLDEST, HOTTEST = 0.1, 10.0
@@ -19,8 +23,24 @@ BINS = 15
 PARTS = 5
 
 
+def load(path: Path) -> NDArray[np.float32]:
+    """Load probabilities, float32 (n, 10); raise UserError if one is not finite."""
+    probabilities: NDArray[np.float32] = np.load(path)
+    if not np.isfinite(probabilities).all():
+        raise UserError(
+            f"{path} contains values that are not finite: training diverged; lower "
+            "train.learning_rate and train again"
+        )
+    return probabilities
+
+
+def standard_error(accuracy: float, rows: int) -> float:
+    """Return the binomial standard error of an accuracy, sqrt(p (1 - p) / n)."""
+    return math.sqrt(accuracy * (1 - accuracy) / rows)
+
+
 def fit(probabilities: NDArray[np.float32], labels: NDArray[np.integer[Any]]) -> float:
-    """The temperature with the lowest mean negative log-likelihood of the true labels.
+    """Find the temperature with the lowest mean negative log-likelihood of the true labels.
 
     Args:
         probabilities: (n, 10), of rows that the networks have not seen.
@@ -48,7 +68,7 @@ def fit(probabilities: NDArray[np.float32], labels: NDArray[np.integer[Any]]) ->
 
 
 def apply(probabilities: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
-    """Probabilities at a temperature: softmax(log p / temperature), float32 (n, 10).
+    """Scale probabilities by a temperature: softmax(log p / temperature), float32 (n, 10).
 
     The most probable class of every row stays the most probable one, or the first of equals.
     """
