@@ -9,6 +9,7 @@ Standard library only: every command imports this module.
 
 import os
 import shlex
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -233,6 +234,17 @@ class Graph:
         python = [f"PYTHON={os.environ['PYTHON']}"] if "PYTHON" in os.environ else []
         more = ["VENV=none", *python] if none else []
         return shlex.join([*shlex.split(command(target, self.dataset, self.preset, here())), *more])
+
+    def command_to_confirm(self) -> str:
+        """Return what to type to submit results of a folder or zip, and confirm its origin."""
+        script = Path(sys.executable).with_name("digits")
+        words = [sys.executable, "-m", "pipeline"]
+        if script.exists():
+            words = [os.path.relpath(script, here())]
+        words += ["submit", "--from-competition"]
+        for option, chosen in (("--dataset", self.dataset), ("--config", self.preset)):
+            words += [option, os.path.relpath(chosen.path, here()) if chosen.path else chosen.name]
+        return shlex.join(words)
 
 
 def _read_then(task: Task, remedy: str, cache: Cache) -> dict[str, Any]:

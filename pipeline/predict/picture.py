@@ -154,3 +154,9 @@ def _opaque(image: Image.Image) -> NDArray[np.float32]:
     else:
         background = np.median(solid, axis=0)
     return np.asarray(colours * opacity + background * (1 - opacity), dtype=np.float32)
+
+
+def drawn(digit: NDArray[np.uint8]) -> list[str]:
+    """Draw a digit, uint8 (28, 28), as lines of text in five shades."""
+    shades = " ░▒▓█"
+    return ["".join(shades[(int(pixel) + 63) // 64] * 2 for pixel in row).rstrip() for row in digit]
