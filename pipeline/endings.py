@@ -11,6 +11,7 @@
 import errno
 import os
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,3 +108,15 @@ def command_here(target: str, dataset: "Dataset", preset: "Preset", root: Path) 
     python = [f"PYTHON={os.environ['PYTHON']}"] if "PYTHON" in os.environ else []
     more = ["VENV=none", *python] if none else []
     return shlex.join([*shlex.split(command(target, dataset, preset, root, here())), *more])
+
+
+def command_to_confirm(dataset: "Dataset", preset: "Preset") -> str:
+    """Return what to type to submit results of a folder or zip, and confirm its origin."""
+    script = Path(sys.executable).with_name("digits")
+    words = [sys.executable, "-m", "pipeline"]
+    if script.exists():
+        words = [os.path.relpath(script, here())]
+    words += ["submit", "--from-competition"]
+    for option, chosen in (("--dataset", dataset), ("--config", preset)):
+        words += [option, os.path.relpath(chosen.path, here()) if chosen.path else chosen.name]
+    return shlex.join(words)

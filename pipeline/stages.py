@@ -17,7 +17,7 @@ from pipeline import artifacts, config
 from pipeline.config import Preset
 from pipeline.datasets import SOURCES, Dataset, user_files
 from pipeline.datasets import dataset as find_dataset
-from pipeline.endings import command, command_here
+from pipeline.endings import command, command_here, command_to_confirm
 from pipeline.errors import UserError
 from pipeline.files import Cache, read_json
 from pipeline.task import Files, Task
@@ -213,6 +213,10 @@ class Graph:
     def command_here(self, target: str) -> str:
         """Return what to type to make a target where the user is, with the same Python."""
         return command_here(target, self.dataset, self.preset, ROOT)
+
+    def command_to_confirm(self) -> str:
+        """Return what to type to submit results of a folder or zip, and confirm its origin."""
+        return command_to_confirm(self.dataset, self.preset)
 
 
 def _read_then(task: Task, remedy: str, cache: Cache) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from pipeline.files import fingerprint, read_json
 from pipeline.kaggle import client, ledger
 from pipeline.kaggle.client import CallError, Submission, with_retries
 from pipeline.kaggle.ledger import Entry
-from pipeline.show import submit_command
 from pipeline.stages import Graph
 
 # Seconds between two looks at the list of submissions.
@@ -55,7 +54,7 @@ def candidate(graph: Graph, from_competition: bool = False) -> Entry:
     csv = write.writes["submission"]
     check.check_submission(csv, download.writes["sample_submission"])
     if source != "kaggle" and not metadata(download.manifest).get("from_competition"):
-        raise UserError(_refusal(csv.name, source, submit_command(graph)))
+        raise UserError(_refusal(csv.name, source, graph.command_to_confirm()))
     return _entry(csv, write.params, metadata(write.manifest))
 
 

@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from pipeline import artifacts, cli, fingerprints, stages
 from pipeline.task import Task, Work
 
+for name in ("DATASET", "CONFIG"):  # which the user may have set, and `digits` reads
+    os.environ.pop(name, None)
 PACKAGE = Path(stages.__file__).parent
 PIXEL_NAMES = [f"pixel{i}" for i in range(784)]
 # Tests that wait for another process give up after this many seconds, rather than hang.

@@ -3,8 +3,8 @@
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +12,19 @@ import typer
 import typer.core
 
 from pipeline import artifacts, config, datasets, endings, stages
-from pipeline.cli import bench, export, hand, kaggle, look
+from pipeline.cli import (
+    bench,
+    export,
+    hand,
+    kaggle,
+    presets,
+    result,
+    runs,
+    show,
+    status,
+    submit,
+    watch,
+)
 from pipeline.cli.options import (
     AcceleratorOption,
     AddressOption,
@@ -22,6 +34,7 @@ from pipeline.cli.options import (
     JobsOption,
     PresetOption,
 )
+from pipeline.cli.screen import print_choice
 from pipeline.errors import UserError
 from pipeline.stages import STAGES, Stage
 from pipeline.train.engines import ACCELERATOR, select, train_folds, train_same
@@ -106,6 +119,7 @@ def _command_per_fold(stage: Stage) -> Callable[..., None]:
         if epochs is not None or limit is not None:
             chosen = config.trial(chosen, epochs=epochs, limit=limit)
         graph = stages.graph(datasets.dataset(dataset), chosen)
+        print_choice(graph)
         wanted = select(graph.all(stage.name), folds)
         if same:
             train_same(wanted, graph.tasks)
@@ -121,40 +135,6 @@ for number, stage in enumerate(STAGES, start=1):
         stage.name, help=f"Stage {number}: {stage.help}{more}", rich_help_panel="Stages"
     )
     _add(_command_per_fold(stage) if stage.per_fold else _command(stage))
-
-
-def submit(
-    file: Annotated[
-        Path | None,
-        typer.Argument(exists=True, dir_okay=False, help="Any CSV, in place of a preset's."),
-    ] = None,
-    dataset: DatasetOption = "kaggle",
-    preset: PresetOption = "default",
-    message: Annotated[str, typer.Option("--message", "-m", help="What is new in it.")] = "",
-    force: Annotated[bool, typer.Option("--force", help="Submit this file once more.")] = False,
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the score.")] = 120,
-    from_competition: Annotated[
-        bool,
-        typer.Option(help="Confirm, once, that the files are the competition's own."),
-    ] = False,
-) -> None:
-    """Submit a CSV to the competition; wait for its score.
-
-    It is the one of a preset, or FILE. Nothing is sent twice, and nothing that is known to be made
-    from public labels.
-    """
-    from pipeline import submit
-    from pipeline.download.local import unpacked
-
-    graph = stages.load(dataset, preset)
-    if file:
-        with unpacked(file) as csv:
-            chosen = submit.candidate_file(csv, graph)
-            submit.submit(csv, chosen, stages.LEDGER, message, force, wait)
-    else:
-        csv = graph.task("write").writes["submission"]
-        chosen = submit.candidate(graph, from_competition)
-        submit.submit(csv, chosen, stages.LEDGER, message, force, wait)
 
 
 # --- the other commands -------------------------------------------------------------------------
@@ -189,11 +169,11 @@ def distclean(
 # In the order of --help, by their headings.
 COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "Results": {
-        "status": look.status,
-        "watch": look.watch,
-        "result": look.result,
-        "show": look.digit,
-        "runs": look.runs,
+        "status": status.status,
+        "watch": watch.watch,
+        "result": result.result,
+        "show": show.show,
+        "runs": runs.runs,
     },
     "Your own pictures": {
         "predict": hand.predict,
@@ -201,12 +181,12 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "export": export.export,
     },
     "Kaggle": {
-        "check": look.check,
-        "submit": submit,
-        "ledger": look.ledger,
+        "check": submit.check,
+        "submit": submit.submit,
+        "ledger": submit.ledger,
     },
     "Experiments": {
-        "config": look.parameters,
+        "config": presets.parameters,
         "compare": bench.compare,
         "sweep": bench.sweep,
         "bench": bench.bench,
@@ -246,7 +226,7 @@ def main() -> None:
             raise KeyboardInterrupt
     except (Exception, KeyboardInterrupt) as error:
         if "DIGITS_DEBUG" in os.environ:
-            import_module("traceback").print_exc()
+            traceback.print_exc()
         if type(error).__name__ == "NoArgsIsHelpError":  # commands to choose from, and none chosen
             print(error.format_message(), file=sys.stderr)  # type: ignore[union-attr]
             sys.exit(2)

@@ -9,7 +9,7 @@ from pipeline import datasets
 from pipeline.cli.options import (
     AcceleratorOption,
     AddressOption,
-    DatasetOption,
+    ComparedDatasetOption,
     EngineOption,
     JobsOption,
 )
@@ -18,7 +18,7 @@ from pipeline.train.engines import ACCELERATOR
 
 def sweep(
     file: Annotated[Path, typer.Argument(help="The sweep's TOML file.")],
-    dataset: DatasetOption = "kaggle",
+    dataset: ComparedDatasetOption = "kaggle",
     jobs: JobsOption = None,
     engine: EngineOption = "local",
     address: AddressOption = None,
@@ -38,7 +38,7 @@ def sweep(
 def compare(
     first: Annotated[str, typer.Argument(help="A preset's name, or a TOML file.")],
     second: Annotated[str, typer.Argument(help="Another one, with the same [split].")],
-    dataset: DatasetOption = "kaggle",
+    dataset: ComparedDatasetOption = "kaggle",
 ) -> None:
     """Compare two trained presets on the same rows.
 
@@ -51,7 +51,7 @@ def compare(
     run(dataset, first, second)
 
 
-def bench(dataset: DatasetOption = "kaggle") -> None:
+def bench(dataset: ComparedDatasetOption = "kaggle") -> None:
     """Measure the presets; takes about half an hour.
 
     They are compared with the notebook that everybody forks.

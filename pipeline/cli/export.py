@@ -1,6 +1,5 @@
 """The command that takes the networks elsewhere."""
 
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +22,9 @@ def export(
     Keras, or an ONNX runtime, loads it without this package. Pixels go in, calibrated
     probabilities come out; pipeline/predict/EXPORT.md has the contract.
     """
+    from pipeline.predict.export import export
+
     graph = stages.load(dataset, preset)
     submission = graph.task("write").writes["submission"]
     target = to or submission.with_suffix(".keras")
-    import_module("pipeline.predict.export").export(graph, target)
+    export(graph, target)

@@ -1,7 +1,6 @@
 """The commands for your own handwriting."""
 
 from enum import StrEnum
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -39,9 +38,10 @@ def predict(
     line a file, and remarks on what is unsure. A file that cannot be read does not stop the others;
     the exit code is then 2.
     """
+    from pipeline.predict.files import predict
+
     graph = stages.load(dataset, preset)
-    files_of = import_module("pipeline.predict.files")
-    if not files_of.predict(files, graph, digits is Digits.many, csv, show):
+    if not predict(files, graph, digits is Digits.many, csv, show):
         raise typer.Exit(2)
 
 
@@ -55,5 +55,7 @@ def draw(
 
     The page is served on this machine only, and loads nothing from the network. Ctrl-C ends it.
     """
+    from pipeline.predict.draw import draw
+
     graph = stages.load(dataset, preset)
-    import_module("pipeline.predict.draw").draw(graph, port, browser)
+    draw(graph, port, browser)

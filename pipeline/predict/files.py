@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import show
 from pipeline.endings import explained
 from pipeline.errors import UserError
 from pipeline.files import atomic
@@ -189,7 +188,7 @@ def _tell(its: Read, reader: _Reader | None, drawn: bool) -> list[list[str]]:
     mean, remarks = reader.read(its.digits)
     if drawn:
         for digit in its.digits:
-            print("\n".join(show.drawn(digit.pixels)))
+            print("\n".join(picture.drawn(digit.pixels)))
     names = reader.networks.class_names
     labels = [names[label] for label in mean.argmax(axis=1)]
     gap = "" if all(len(label) == 1 for label in labels) else " "

@@ -187,3 +187,9 @@ def _values(picture: NDArray[np.float32]) -> NDArray[np.float32] | None:
         if np.percentile(colours.query(sample)[0], 95) < MAP_ERROR:
             return np.asarray(colours.query(picture)[1], dtype=np.float32)
     return None
+
+
+def drawn(digit: NDArray[np.uint8]) -> list[str]:
+    """Draw a digit, uint8 (28, 28), as lines of text in five shades."""
+    shades = " ░▒▓█"
+    return ["".join(shades[(int(pixel) + 63) // 64] * 2 for pixel in row).rstrip() for row in digit]

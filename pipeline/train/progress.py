@@ -22,8 +22,8 @@ from pipeline.files import atomic
 from pipeline.kaggle import inside
 from pipeline.task import Task
 from pipeline.train import fold
+from pipeline.train.history import PROGRESS, duration
 from pipeline.train.tensorboard import Events
-from pipeline.watch import PROGRESS, duration
 
 # Seconds of steps after which the run's duration is forecast.
 FORECAST_SECONDS = 2.0

@@ -5,10 +5,10 @@ with `tensorboard --logdir data/DATASET/CONFIG/logs`. TensorBoard itself is not 
 """
 
 import os
-import socket
-import time
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 
 class Events:
@@ -20,38 +20,24 @@ class Events:
     """
 
     def __init__(self, fold: Path, resumed: bool) -> None:
-        self.writer = None
-        if os.environ.get("TENSORBOARD", "") in ("", "0", "no", "false"):
-            return
-        from pipeline.backend import tf
-
-        logs = fold.parent / "logs" / fold.name
-        logs.mkdir(parents=True, exist_ok=True)
-        if not resumed:
-            for old in logs.glob("events.out.tfevents.*"):
-                old.unlink()
-        # The name by which TensorBoard recognises such files, and their order.
-        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{time.time_ns()}"
-        self.writer = tf.io.TFRecordWriter(str(logs / name))
-        self._write(tf.compat.v1.Event(wall_time=time.time(), file_version="brain.Event:2"))
+        self.logs = fold.parent / "logs" / fold.name
+        self.wanted = os.environ.get("TENSORBOARD", "") not in ("", "0", "no", "false")
+        self.writer: Any = None
+        if self.wanted and not resumed:
+            shutil.rmtree(self.logs, ignore_errors=True)
 
     def add(self, rows: Iterable[Mapping[str, float]]) -> None:
         """Write rows of the history: a scalar for each column, at the epoch as step."""
-        if self.writer is None:
+        if not self.wanted:
             return
         from pipeline.backend import tf
 
-        summary = tf.compat.v1.Summary
-        for row in rows:
-            values = [
-                summary.Value(tag=f"epoch/{name}", simple_value=value)
-                for name, value in row.items()
-                if name != "epoch"
-            ]
-            step, now = int(row["epoch"]), time.time()
-            self._write(tf.compat.v1.Event(wall_time=now, step=step, summary=summary(value=values)))
-
-    def _write(self, event: object) -> None:
-        assert self.writer is not None
-        self.writer.write(event.SerializeToString())  # type: ignore[attr-defined]
+        metadata = tf.compat.v1.SummaryMetadata()
+        metadata.plugin_data.plugin_name = "scalars"
+        self.writer = self.writer or tf.summary.create_file_writer(str(self.logs))
+        with self.writer.as_default():
+            for row in rows:
+                for name in row.keys() - {"epoch"}:
+                    step = int(row["epoch"])
+                    tf.summary.write(f"epoch/{name}", row[name], step, metadata)
         self.writer.flush()

@@ -147,7 +147,7 @@ def train(kaggle: Kaggle, digits: Digits, tiny_folder: Path) -> Train:
         shown = "\n".join(ended.lines) + ended.error
         assert "Traceback" not in shown
         assert "Signature" not in shown
-        return ended
+        return Ended(ended.code, ended.lines[1:], ended.error)
 
     return run
 

@@ -642,7 +642,7 @@ def test_a_changed_statement_of_the_training_retrains(built: Project, project: P
         ("ensemble.py", "", FROM["ensemble"]),
         ("write.py", "", FROM["write"]),
         ("cli/__init__.py", "", []),
-        ("show.py", "", []),
+        ("cli/status.py", "", []),
     ],
 )
 def test_code_makes_stale_what_runs_it(

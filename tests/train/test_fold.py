@@ -20,7 +20,7 @@ from pipeline.config import Train
 from pipeline.environment import environment
 from pipeline.errors import UserError
 from pipeline.train.fold import Progress, predict, train
-from pipeline.watch import history
+from pipeline.train.history import read as history
 
 # 150 rows in three folds of 50: five steps of 20 images an epoch, in calls of three and two.
 PARAMS = Train(

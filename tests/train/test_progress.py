@@ -12,8 +12,8 @@ import pytest
 
 from pipeline.config import Train
 from pipeline.train import progress
+from pipeline.train.history import PROGRESS, duration
 from pipeline.train.progress import Board, TrainingBar, ending, flops_per_image, runs
-from pipeline.watch import PROGRESS, duration
 
 ROW = {
     "epoch": 2,

@@ -1,4 +1,4 @@
-"""cli/: exit codes, one line on stderr for each error, and no heavy import before its use."""
+"""The command line: exit codes, one line on stderr for each error, no heavy import before use."""
 
 import json
 import subprocess
@@ -36,52 +36,6 @@ def one_line(text: str) -> bool:
 # --- help and start-up ---------------------------------------------------------------------------
 
 
-def test_every_stage_is_a_command() -> None:
-    assert {stage.name for stage in STAGES} < set(COMMANDS)
-    assert {"submit", "status", "result", "show", "runs", "check", "config"} < set(COMMANDS)
-
-
-HELP_PROGRAM = """\
-import contextlib, io, json, sys
-from pipeline import cli
-sys.stdout = io.TextIOWrapper(io.BytesIO(), write_through=True)
-helps = {}
-for command in json.loads(sys.argv[1]):
-    sys.argv = ["digits", *command, "--help"]
-    sys.stdout.buffer.seek(0); sys.stdout.buffer.truncate()
-    try:
-        cli.main()
-        code = None
-    except SystemExit as end:
-        code = end.code
-    helps[" ".join(command)] = [code, sys.stdout.buffer.getvalue().decode()]
-heavy = ("tensorflow", "keras", "pandas", "kaggle", "kagglesdk", "sklearn", "mlxtend", "numpy")
-print(json.dumps([helps, [name for name in heavy if name in sys.modules]]), file=sys.__stdout__)
-"""
-
-
-def test_help_imports_nothing_heavy() -> None:
-    commands = [[], *([name] for name in COMMANDS), ["kaggle"], ["kaggle", "notebook"]]
-    process = subprocess.run(
-        [sys.executable, "-c", HELP_PROGRAM, json.dumps(commands)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    helps, heavy = json.loads(process.stdout)
-    assert process.stderr == ""
-    assert heavy == []
-    for command in commands:
-        code, text = helps[" ".join(command)]
-        assert code == 0
-        assert "Usage: " in text
-        assert "--help" in text
-    for name in COMMANDS:
-        assert name in helps[""][1]
-    for stage in STAGES:
-        assert stage.help.split(".")[0] in " ".join(helps[stage.name][1].split())
-
-
 def test_help_lists_every_command_under_a_heading_in_a_whole_sentence(
     monkeypatch: pytest.MonkeyPatch, digits: Digits
 ) -> None:
@@ -91,7 +45,7 @@ def test_help_lists_every_command_under_a_heading_in_a_whole_sentence(
     for heading in ("Results:", "Your own pictures:", "Kaggle:", "Experiments:", "Cleaning:"):
         assert heading in listed
     sentences = dict(line.split(maxsplit=1) for line in listed if line.startswith("  "))
-    assert set(sentences) == {*COMMANDS, "kaggle"}
+    assert set(sentences) == {*COMMANDS, "kaggle"} > {stage.name for stage in STAGES}
     for name, sentence in sentences.items():
         assert sentence.endswith("."), name
         assert not sentence.endswith("..."), name
@@ -99,14 +53,14 @@ def test_help_lists_every_command_under_a_heading_in_a_whole_sentence(
 
 
 IMPORTS_PROGRAM = """\
-import sys
+import contextlib, json, sys
 from pipeline import cli
-sys.argv = ["digits", *sys.argv[1:]]
-try:
-    cli.main()
-finally:
-    heavy = ("tensorflow", "keras", "pandas", "kaggle", "sklearn", "mlxtend", "numpy")
-    print([name for name in heavy if name in sys.modules], file=sys.stderr)
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["digits", *words]
+    with contextlib.suppress(SystemExit):
+        cli.main()
+heavy = ("tensorflow", "keras", "pandas", "kaggle", "kagglesdk", "sklearn", "mlxtend", "numpy")
+print([name for name in heavy if name in sys.modules], file=sys.stderr)
 """
 
 
@@ -115,16 +69,17 @@ def test_commands_that_compute_nothing_import_nothing_heavy(
 ) -> None:
     build(str(tiny_folder))
     choice = ["--dataset", str(tiny_folder), "--config", "sprint"]
-    for command in [["status"], ["result"], ["train"], ["report"]]:
-        process = subprocess.run(
-            [sys.executable, "-c", IMPORTS_PROGRAM, *command, *choice],
-            cwd=project,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert process.returncode == 0, process.stderr
-        assert process.stderr == "[]\n", command
+    commands = [["--help"], *([name, "--help"] for name in COMMANDS), ["kaggle", "--help"]]
+    commands += [[stage, *choice] for stage in ("status", "result", "train", "report")]
+    process = subprocess.run(
+        [sys.executable, "-c", IMPORTS_PROGRAM, json.dumps(commands)],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert process.stderr == "[]\n"
+    assert process.stdout.count("Usage: ") == len(COMMANDS) + 2
 
 
 # --- errors --------------------------------------------------------------------------------------
@@ -133,13 +88,11 @@ def test_commands_that_compute_nothing_import_nothing_heavy(
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["train", "--epoch", "1"], "--epoch"),
-        (["trian"], "trian"),
-        (["train", "--epochs", "many"], "--epochs"),
-        (["train", "--epochs", "0"], "--epochs"),
-        (["train", "--engine", "slurm"], "--engine"),
+        (["trian"], "see `digits --help`"),
+        (["train", "--epochs", "0"], "see `digits train --help`"),
         (["check"], "issing argument"),
         (["kaggle", "notebook", "--confg", "fast"], "see `digits kaggle notebook --help`"),
+        (["show", "0"], "x>=1"),
         (["status", "--config", "spirnt"], "did you mean sprint?"),
         (["status", "--dataset", "keggle"], "there is no dataset 'keggle'"),
         (["train", "--config", "demo", "--dataset", "sample", "--fold", "3"], "from 0 to 2"),
@@ -147,8 +100,6 @@ def test_commands_that_compute_nothing_import_nothing_heavy(
         (["preprocess", "--dataset", "sample"], "run `make preprocess`"),
         (["result", "--dataset", "sample"], "make submission DATASET=sample"),
         (["check", "absent.csv"], "absent.csv"),
-        (["check", "pipeline/__init__.py"], "sample_submission.csv is missing"),
-        (["check", "."], "check"),
     ],
 )
 def test_a_user_error_ends_in_one_line_and_2(
@@ -158,11 +109,6 @@ def test_a_user_error_ends_in_one_line_and_2(
     assert ended.code == 2
     assert one_line(ended.error)
     assert part in ended.error
-
-
-def test_a_wrong_option_names_the_help_of_its_command(project: Path, digits: Digits) -> None:
-    assert "`digits train --help`" in digits("train", "--epochs", "0").error
-    assert "`digits --help`" in digits("trian").error
 
 
 @pytest.mark.parametrize(
@@ -195,20 +141,15 @@ def test_an_error_of_a_stage_ends_the_command_and_leaves_nothing(
     assert not list((project / "data").rglob("*.csv"))
 
 
-def test_debug_adds_the_traceback(project: Path) -> None:
+def test_only_debug_shows_a_traceback(project: Path) -> None:
     plain = run_digits(project, "status", "--dataset", "absent")
     assert (plain.returncode, plain.stdout) == (2, "")
     assert one_line(plain.stderr)
+    assert "Usage: " in run_digits(project).stderr
     debug = run_digits(project, "--debug", "status", "--dataset", "absent")
     assert debug.returncode == 2
     assert debug.stderr.startswith("Traceback")
     assert debug.stderr.endswith(plain.stderr)
-
-
-def test_without_a_command_the_help_is_shown(project: Path) -> None:
-    process = run_digits(project)
-    assert "Usage: " in process.stdout + process.stderr
-    assert "Traceback" not in process.stderr
 
 
 def test_a_command_of_one_clone_is_refused_in_another(
@@ -238,11 +179,10 @@ def test_the_stages_one_by_one(project: Path, tiny_folder: Path) -> None:
         process = run_digits(project, stage.name, *choice)
         assert process.returncode == 0, process.stderr
         assert process.stderr == ""
-        assert process.stdout.startswith(stage.name)
+        assert process.stdout.splitlines()[-1].startswith(f"{stage.name}")
         assert "done in" in process.stdout.splitlines()[-1]
         again = run_digits(project, stage.name, *choice)
-        assert "fresh" in again.stdout
-        assert len(again.stdout.splitlines()) == 1
+        assert again.stdout.endswith("fresh\n")
     assert len((project / "submissions/tiny-mine.csv").read_text().splitlines()) == 21
 
     page = (project / "submissions/tiny-mine.html").read_text()
@@ -255,7 +195,7 @@ def test_the_stages_one_by_one(project: Path, tiny_folder: Path) -> None:
 
     status = run_digits(project, "status", *choice)
     assert status.returncode == 0
-    *lines, last = status.stdout.splitlines()
+    _, *lines, last = status.stdout.splitlines()
     assert len(lines) == len(STAGES)
     assert last.endswith("has nothing to do")
     assert all(line.split()[-3] == "fresh" and line.endswith(" s") for line in lines)
@@ -300,6 +240,7 @@ def stale_pair(project: Path) -> Graph:
     return graph
 
 
+CHOICE = "dataset mine, preset pair"
 SAME = ("train", "--dataset", "mine", "--config", "pair.toml", "--same")
 
 
@@ -314,8 +255,6 @@ def causes(graph: Graph) -> list[str]:
         ({}, {}, ["", ""], "recorded anew, without training: train fold 0, train fold 1"),
         ({}, {"threads": 8}, ["", "code"], "recorded anew, without training: train fold 0"),
         ({"bytes": b"!"}, {}, ["code"] * 2, "not the same (the code gives other results)"),
-        # A manifest that is older than the record of threads.
-        ({"bytes": b"!", "threads": None}, {}, ["code"] * 2, "(the code gives other results)"),
         (
             {"bytes": b"!", "threads": 1},
             {},
@@ -352,8 +291,8 @@ def test_same_trains_one_fold_to_see_whether_all_would_be_the_same(
     ended = digits(*SAME)
     assert ended.code == 0
     assert trained == [0]
-    assert "the code in train/fold.py has changed; training it again" in ended.lines[0]
-    assert line in ended.lines[1]
+    assert "the code in train/fold.py has changed; training it again" in ended.lines[1]
+    assert line in ended.lines[2]
     assert causes(graph) == expected
     for task, files in zip((first, second), before, strict=True):
         after = contents(task.folder)
@@ -366,7 +305,7 @@ def test_same_is_only_for_folds_that_are_stale_by_their_code(project: Path, digi
     graph = stale_pair(project)
     (project / "pair.toml").write_text("[split]\nfolds = 2\n[train]\nepochs = 3\n")
     ended = digits(*SAME)
-    assert (ended.code, ended.lines) == (0, ["train: no fold is stale by its code alone"])
+    assert (ended.code, ended.lines) == (0, [CHOICE, "train: no fold is stale by its code alone"])
     (project / "pair.toml").write_text("[split]\nfolds = 2\n")
     graph.task("preprocess").writes["test_images"].unlink()
     ended = digits(*SAME)
@@ -387,10 +326,10 @@ def test_hours_of_training_are_not_repeated_without_a_word(
     reason = "the code in train/fold.py has changed"
     if not edited:
         reason = f"parameter train.epochs was {Train().epochs} and is now 3"
-    line, *more = digits(*SAME[:-1]).lines
+    _, line, *more = digits(*SAME[:-1]).lines
     assert line == f"train: 2 folds again, about 15 min as recorded, because {reason}"
     assert ["--same" in line for line in more] == [True] * edited
-    assert digits(*SAME[:-1], "--fold", "0").lines == []
+    assert digits(*SAME[:-1], "--fold", "0").lines == [CHOICE]
 
 
 def test_what_a_killed_forced_fold_left_is_removed_by_the_next_train(
@@ -407,7 +346,7 @@ def test_what_a_killed_forced_fold_left_is_removed_by_the_next_train(
     with pytest.raises(KeyboardInterrupt):
         artifacts.run(fold, graph.tasks, force=True, work=killed)
     assert fold.staging.exists()
-    assert digits(*SAME[:-1]).lines == ["train: all folds fresh"]
+    assert digits(*SAME[:-1]).lines == [CHOICE, "train: all folds fresh"]
     assert not fold.staging.exists()
 
 
