@@ -28,8 +28,7 @@ help: ## list targets and variables
 	@echo 'start with: make demo; then make submission CONFIG=fast'
 	@echo 'variables'; sed -n 's/^\([A-Z_]*\) ?= *\([^#]*\)# /\1=\2|/p' Makefile | $(in_columns)
 
-# --- what can be wrong with a command -------------------------------------------------------------
-# A misspelt word would silently do something else.
+# --- a misspelt word would silently do something else ---------------------------------------------
 TARGETS   := $(shell sed -n 's/^\([a-z-]*\):.*## .*/\1/p' Makefile)
 VARIABLES := $(shell sed -n 's/^\([A-Z_]*\) ?=.*/\1/p' Makefile)
 typed := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
@@ -47,8 +46,7 @@ $(if $(and $(filter distclean,$(MAKECMDGOALS)),$(filter-out distclean,$(MAKECMDG
   $(error distclean first, then make the rest with a second command))
 
 ifneq ($(filter demo,$(MAKECMDGOALS)),)
-other := $(foreach name,$(filter DATASET CONFIG,$(typed)),$(name)=$(value $(name)))
-$(if $(other),$(error demo is always DATASET=sample CONFIG=demo; for another choice: make submission $(other)))
+$(if $(filter DATASET CONFIG,$(typed)),$(error demo is always DATASET=sample CONFIG=demo; for others: make submission DATASET=… CONFIG=…))
 DATASET := sample
 CONFIG  := demo
 endif
@@ -87,7 +85,6 @@ test: tools ; @$(PY) -m pytest ## run all tests
 test-fast: tools ; @$(PY) -m pytest -m "not slow" --ignore tests/system ## run the quick tests
 test-ray: tools ; @$(PY) -m pytest -n0 -s tests/system/ray_clusters.py ## the tests on Ray clusters that take minutes
 compat: ; @$(PYTHON) tests/compat/run.py ## run the quick tests and a sprint with the versions on Kaggle; 5 GB
-soak: tools ; @$(PY) tests/system/soak.py ## edit, run, kill, run and compare, 200 times; about an hour
 lint: tools ; @$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy ## check style and types
 bench: $(VENV) ; @$(DIGITS) bench --dataset $(call quoted,DATASET) ## measure the presets against the notebook; half an hour
 chosen = $(if $(filter file,$(origin $(1))),'',$(call quoted,$(1)))

@@ -36,21 +36,11 @@ def clean(root: Path, yes: bool) -> None:
 
 
 def distclean(root: Path, yes: bool, venv: Path) -> None:
-    """Remove all data, and the environment if it is in the project; submissions stay.
-
-    Args:
-        root: the project's folder.
-        yes: as in `clean`.
-        venv: the environment's folder.
-
-    Raises:
-        UserError: as in `clean`.
-    """
-    made = []
+    """Remove all data, and the environment if it is in the project; see `clean`."""
+    made = [path for pattern in CACHES for path in root.glob(pattern)]
     for entry in _entries(root / "data"):
         if entry.name != "README.md":
             made += [*(_entries(entry) if entry.is_symlink() else []), entry]
-    made += [path for pattern in CACHES for path in root.glob(pattern)]
     place = venv.parent.resolve() / venv.name if venv.is_symlink() else venv.resolve()
     environment = (place / "pyvenv.cfg").exists() or (place / "bin" / "python").exists()
     if environment and root in place.parents:  # another one may be shared
@@ -71,20 +61,15 @@ def _entries(folder: Path) -> list[Path]:
 def _remove(command: str, root: Path, made: list[Path], yes: bool) -> None:
     """Remove files and folders; if that costs training or leaves the project, ask first."""
     made = [path for path in made if path.exists() or path.is_symlink()]
-    files = [
-        file
-        for path in made
-        if not path.is_symlink()
-        for file in ([path] if path.is_file() else path.rglob("*"))
-    ]
+    files = [file for path in made if not path.is_symlink() for file in (path, *path.rglob("*"))]
     count = sum(file.name == "weights.keras" for file in files)
-    networks = f"{count} network" if count == 1 else f"{count} networks"
     hours = sum(map(_seconds, files)) / 3600
-    size = f"{sum(file.lstat().st_size for file in files) / 1e6:,.0f} MB"
+    size = sum(file.lstat().st_size for file in files if not file.is_dir()) / 1e6
+    networks = f"{count} network{'' if count == 1 else 's'}"
     folders = {folder for path in made for folder in (path.parent, path.parent.parent)}
     links = [f", {link} -> {link.resolve()}" for link in sorted(folders) if link.is_symlink()]
     if (count or links) and not yes:
-        what = f"{networks} ({hours:.1f} hours of training), {size}{''.join(links)}"
+        what = f"{networks} ({hours:.1f} hours of training), {size:,.0f} MB{''.join(links)}"
         print(f"{command} removes {what}".replace(f"{root}/", ""), flush=True)
         if not sys.stdin.isatty():
             raise UserError("nothing was removed; confirm with YES=1 (make) or --yes (digits)")
@@ -98,15 +83,14 @@ def _remove(command: str, root: Path, made: list[Path], yes: bool) -> None:
         if path.is_dir() and path not in folders:
             print(f"{path.relative_to(root)} was a link; {path.resolve()} stays")
         path.unlink()
-    print(f"{command}: removed {networks}, {size}")
+    print(f"{command}: removed {networks}, {size:,.0f} MB")
 
 
 def _seconds(file: Path) -> float:
-    """The training time that the manifest of a fold records; 0 for any other file."""
-    if not file.match("fold-*/manifest.json"):
-        return 0
+    """Return the training time that a fold's manifest records; 0 for any other file."""
     try:
-        return float(json.loads(file.read_text(encoding="utf-8"))["metadata"]["seconds"])
+        ours = file.match("fold-*/manifest.json")
+        return float(json.loads(file.read_text("utf-8"))["metadata"]["seconds"]) if ours else 0
     except (ValueError, KeyError, TypeError):  # damaged, and about to be removed
         return 0
 

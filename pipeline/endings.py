@@ -22,12 +22,15 @@ if TYPE_CHECKING:
     from pipeline.datasets import Dataset
 
 RESUMES = "then run the same command again; it continues from here"
-
+SPACE = f"free some space, {RESUMES}"
+PERMISSION = f"get permission, or work elsewhere, {RESUMES}"
 REMEDIES = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), f"free some space, {RESUMES}"),
-    errno.EFBIG: f"lift the limit with `ulimit -f unlimited`, {RESUMES}",
-    **dict.fromkeys((errno.EACCES, errno.EPERM), f"get permission, or work elsewhere, {RESUMES}"),
+    errno.ENOSPC: SPACE,
+    errno.EDQUOT: SPACE,
+    errno.EACCES: PERMISSION,
+    errno.EPERM: PERMISSION,
     errno.EROFS: f"make it writable, or work in another folder, {RESUMES}",
+    errno.EFBIG: f"lift the limit with `ulimit -f unlimited`, {RESUMES}",
     errno.ENOMEM: f"close other programs, {RESUMES}",
 }
 
@@ -45,11 +48,10 @@ def ending(error: BaseException) -> tuple[str, int]:
     if isinstance(error, KeyboardInterrupt):
         return "stopped; run the same command again to continue from here", 130
     if hasattr(error, "format_message"):  # what Typer says of a wrong option
-        context, words = getattr(error, "ctx", None), ["--help"]
-        while context and context.parent:
-            words.insert(0, context.info_name)
-            context = context.parent
-        return f"{error.format_message().rstrip('.')}; see `digits {' '.join(words)}`", 2
+        context = getattr(error, "ctx", None)
+        command = context.command_path.partition(" ")[2] if context else ""
+        remedy = " ".join(f"digits {command} --help".split())
+        return f"{error.format_message().rstrip('.')}; see `{remedy}`", 2
     if ran_out(error):
         return f"out of memory; close other programs or raise the limit, {RESUMES}", 1
     if isinstance(error, ImportError) and os.environ.get("PYTHONPATH"):
@@ -57,18 +59,18 @@ def ending(error: BaseException) -> tuple[str, int]:
     return f"{type(error).__name__}: {error} (a bug in the pipeline; --debug shows where)", 1
 
 
-def explained(error: OSError, place: str = "a file") -> str:
-    """Say what the system says about a file or folder, and the remedy.
+def explained(error: OSError, place: str = "") -> str:
+    """Say what the system says about a file, or else about the `place`, and the remedy.
 
-    Args:
-        error: the system's error.
-        place: where it happened, for errors that name no file.
+    explained(OSError(errno.ENOSPC, "No space left on device"), "data/sample")
+    # "data/sample: No space left on device; free some space, then run the same command again…"
     """
     number, message = error.errno, error.strerror or str(error)
     if number is None and "written" in message:  # NumPy's "100 requested and 20 written"
         number, message = errno.ENOSPC, f"it could not be written completely ({message})"
     remedy = REMEDIES.get(number or 0)
-    return f"{error.filename or place}: {message}{f'; {remedy}' if remedy else ''}"
+    where = error.filename or place or (Path.cwd() if remedy else "")
+    return f"{where}: {message}".removeprefix(": ") + (f"; {remedy}" if remedy else "")
 
 
 def ran_out(error: BaseException) -> bool:

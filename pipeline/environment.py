@@ -1,9 +1,7 @@
-"""What a fold is trained with beside code and data: device, number format, threads, versions.
+"""Describe what a fold is trained with beside code and data: device, precision, threads, versions.
 
-Another of these gives other bytes. So a checkpoint belongs to one environment, each fold's manifest
-records its own, and where folds of several are averaged, that is said.
-
-Standard library only: `digits status` asks whether a checkpoint can be resumed here.
+Another of these gives other bytes, so a checkpoint belongs to one environment, and each fold's
+manifest records its own. Standard library only: `digits status` asks what can be resumed here.
 """
 
 import dataclasses
@@ -15,10 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Where NVIDIA's driver has a file for each GPU, nvidia0 and so on.
-DRIVER = Path("/dev")
-# By the flags with which Linux names them: what a CPU computes with, the fastest first.
-INSTRUCTIONS = {
+DRIVER = Path("/dev")  # where NVIDIA's driver has a file for each GPU, nvidia0 and so on
+INSTRUCTIONS = {  # by the flags with which Linux names them, the fastest first
     "amx_bf16": "AMX",
     "avx512_bf16": "AVX-512 with bfloat16",
     "avx512f": "AVX-512",
@@ -57,13 +53,7 @@ class Environment:
 
 
 def environment(device: str, device_reason: str, chosen: tuple[str, str]) -> Environment:
-    """Describe this process: what was chosen, with the reasons, and what is installed.
-
-    Args:
-        device: the GPU's name, or `cpu_name()`.
-        device_reason: why it was chosen.
-        chosen: from `choose_precision`.
-    """
+    """Describe this process; `chosen` is from `choose_precision`."""
     from importlib import metadata  # a third of the time of a command that has nothing to do
 
     versions = {name: metadata.version(name) for name in PACKAGES}
@@ -86,13 +76,10 @@ def identity(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(folds: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Say in which way some folds were trained differently; empty if they were not.
+    """Say in which way some folds were trained differently, from the metadata of each.
 
-        differences({"fold 0": {"precision": "float32"}, "fold 1": {"precision": "mixed_bfloat16"}})
-        # ["precision: float32 in fold 0, mixed_bfloat16 in fold 1"]
-
-    Args:
-        folds: the metadata of each, by its name.
+    differences({"fold 0": {"precision": "float32"}, "fold 1": {"precision": "mixed_bfloat16"}})
+    # ["precision: float32 in fold 0, mixed_bfloat16 in fold 1"]
     """
     found = []
     by_name = {name: identity(metadata) for name, metadata in folds.items()}
@@ -129,20 +116,17 @@ def choose_precision(
         if capability is None:
             return "float32", "the GPU's compute capability is unknown"
         known = f"the GPU's compute capability is {capability[0]}.{capability[1]}"
-        if capability >= (8, 0):
-            return "mixed_bfloat16", known
-        return ("mixed_float16" if capability >= (7, 0) else "float32"), known
-    for flag in ("avx512_bf16", "amx_bf16"):
-        if flag in flags:
-            return "mixed_bfloat16", f"the CPU has {flag}"
+        policies = {(8, 0): "mixed_bfloat16", (7, 0): "mixed_float16", (0, 0): "float32"}
+        return next(its for least, its in policies.items() if capability >= least), known
+    if found := flags & {"avx512_bf16", "amx_bf16"}:
+        return "mixed_bfloat16", f"the CPU has {max(found)}"
     return "float32", "the CPU has no bfloat16 arithmetic"
 
 
 def cpu_name() -> str:
     """Name the kind of this CPU: "CPU (AVX2)"."""
-    flags = cpu_flags()
-    found = [name for flag, name in INSTRUCTIONS.items() if flag in flags]
-    return f"CPU ({found[0] if found else platform.machine()})"
+    found = (name for flag, name in INSTRUCTIONS.items() if flag in cpu_flags())
+    return f"CPU ({next(found, platform.machine())})"
 
 
 def cpu_flags() -> frozenset[str]:

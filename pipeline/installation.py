@@ -19,54 +19,6 @@ MARK = ".made-by"  # in an environment: which clone made it, on which machine
 PULSE = 4  # seconds between two lines about an installation
 
 
-def prepare(venv: Path) -> bool:
-    """Make room for an environment; where this clone's Python is gone, remove what it was in.
-
-    Args:
-        venv: the environment's folder.
-
-    Returns:
-        Whether the environment has to be created.
-
-    Raises:
-        UserError: something else is in the folder, or an environment that may work elsewhere.
-    """
-    fault, gone = _fault(venv / "bin" / "python")
-    if not fault:
-        return False
-    mark, made_here = venv / MARK, f"{ROOT} on {socket.gethostname()}"
-    files = (path for path in venv.rglob("*") if path.is_symlink() or path.is_file())
-    if any(path.name not in (".gitignore", "CACHEDIR.TAG") for path in files):
-        if not (venv / "pyvenv.cfg").exists() and not mark.exists():
-            raise UserError(f"{venv} exists and is not an environment; name another folder: VENV=…")
-        ours = mark.exists() and mark.read_text(encoding="utf-8") == made_here
-        if not (gone and ours and venv.stat().st_uid == os.getuid()):
-            raise UserError(
-                f"{venv}/bin/python cannot be used here: {fault}; the environment stays, since it "
-                f"may work elsewhere: name another folder (VENV={venv}-2), or `rm -rf {venv}` "
-                "and run the same command again to create it anew"
-            )
-        shutil.rmtree(venv.resolve())
-    venv.resolve().mkdir(parents=True, exist_ok=True)
-    mark.write_text(made_here, encoding="utf-8")
-    return True
-
-
-def _fault(python: Path) -> tuple[str, bool]:
-    """What keeps a Python from being used, or ""; and whether it, or its pip, is simply gone."""
-    needed = "" if shutil.which("uv") else "import pip"
-    try:
-        python.stat()
-        done = subprocess.run([python, "-Ec", needed], capture_output=True, text=True, check=False)
-    except OSError as error:
-        gone = isinstance(error, FileNotFoundError) and not python.exists()
-        return f"{python.resolve()} is missing" if gone else str(error.strerror), gone
-    if done.returncode == 0:
-        return "", False
-    said = done.stderr.splitlines() or [f"it ends with {done.returncode}"]
-    return said[-1], "No module named 'pip'" in said[-1]
-
-
 def install(stamp: Path, extras: str = "") -> None:
     """Install what the locks pin; first create the environment if there is none that works.
 
@@ -100,30 +52,64 @@ def install(stamp: Path, extras: str = "") -> None:
     stamp.touch()
 
 
-def run(words: list[str], venv: Path) -> None:
-    """Run a command that installs, and say every few seconds how far it is.
+def prepare(venv: Path) -> bool:
+    """Make room for an environment, and return True; False if there is one that works.
 
-    Args:
-        words: the command.
-        venv: the environment's folder; the command's output goes to install.log in it.
+    Raises:
+        UserError: something else is in the folder, or an environment that may work elsewhere.
+    """
+    fault, gone = _fault(venv / "bin" / "python")
+    if not fault:
+        return False
+    mark, made_here = venv / MARK, f"{ROOT} on {socket.gethostname()}"
+    files = (path for path in venv.rglob("*") if path.is_symlink() or path.is_file())
+    if any(path.name not in (".gitignore", "CACHEDIR.TAG") for path in files):
+        if not (venv / "pyvenv.cfg").exists() and not mark.exists():
+            raise UserError(f"{venv} exists and is not an environment; name another folder: VENV=…")
+        ours = mark.exists() and mark.read_text(encoding="utf-8") == made_here
+        if not (gone and ours and venv.stat().st_uid == os.getuid()):
+            raise UserError(
+                f"{venv}/bin/python cannot be used here: {fault}; the environment stays, since it "
+                f"may work elsewhere: name another folder (VENV={venv}-2), or `rm -rf {venv}` "
+                "and run the same command again to create it anew"
+            )
+        shutil.rmtree(venv.resolve())
+    venv.resolve().mkdir(parents=True, exist_ok=True)
+    mark.write_text(made_here, encoding="utf-8")
+    return True
+
+
+def _fault(python: Path) -> tuple[str, bool]:
+    """Say why a Python cannot be used, or ""; and whether it, or its pip, is simply gone."""
+    needed = "" if shutil.which("uv") else "import pip"
+    try:
+        python.stat()
+        done = subprocess.run([python, "-Ec", needed], capture_output=True, text=True, check=False)
+    except OSError as error:
+        gone = isinstance(error, FileNotFoundError) and not python.exists()
+        return f"{python.resolve()} is missing" if gone else str(error.strerror), gone
+    if done.returncode == 0:
+        return "", False
+    said = done.stderr.splitlines() or [f"it ends with {done.returncode}"]
+    return said[-1], "No module named 'pip'" in said[-1]
+
+
+def run(words: list[str], venv: Path) -> None:
+    """Run a command that installs, print every few seconds how far it is, and log its output.
 
     Raises:
         ExternalError: the command failed; its last lines were printed.
     """
-    log, present = venv / "install.log", _installed(venv)
+    log, before = venv / "install.log", _installed(venv)
     settings = {"PIP_USER": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    with (
-        log.open("w", encoding="utf-8") as output,
-        subprocess.Popen(
-            words, stdout=output, stderr=subprocess.STDOUT, env=os.environ | settings
-        ) as process,
-    ):
+    with log.open("w", encoding="utf-8") as out:
+        process = subprocess.Popen(words, stdout=out, stderr=out, env=os.environ | settings)
         while process.poll() is None:
             try:
                 process.wait(PULSE)
             except subprocess.TimeoutExpired:
                 said = log.read_text(encoding="utf-8", errors="replace")
-                print(f"  {progress(said, _installed(venv) - present)}", flush=True)
+                print(f"  {progress(said, _installed(venv) - before)}", flush=True)
     if process.returncode:
         said = log.read_text(encoding="utf-8", errors="replace")
         print(*said.splitlines()[-12:], sep="\n", file=sys.stderr)
@@ -139,12 +125,7 @@ def _installed(venv: Path) -> int:
 
 
 def progress(said: str, installed: int) -> str:
-    """Say how far an installation is.
-
-    Args:
-        said: what uv or pip has printed so far.
-        installed: how many packages are in place since it began.
-    """
+    """Say how far an installation is, by what uv or pip printed and the packages in place."""
     if found := re.findall(r"^Installing collected packages: (.*)", said, re.MULTILINE):
         names = found[-1].split(", ")
         now = f"; next: {names[installed]}" if installed < len(names) else ""

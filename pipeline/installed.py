@@ -1,57 +1,38 @@
-"""Compares the packages of this Python with pyproject.toml, for `make VENV=none`.
-
-It is the first module to run on a machine of which nothing is known: an older Python can read it,
-and it imports nothing that may be missing before it has looked.
-"""
-
-from __future__ import annotations
+"""Compare the installed packages with pyproject.toml, for `make VENV=none` and on Kaggle."""
 
 import re
 import sys
+import tomllib
+from importlib import metadata
 from pathlib import Path
-
-OLDEST, NEWEST = (3, 11), (3, 13)
 
 
 def compare(root: Path) -> tuple[dict[str, str], list[str]]:
-    """Compare what is installed with the dependencies that pyproject.toml lists.
+    """Return the requirements that are not met, with what was found; and the packages too new.
 
-    Args:
-        root: the project's folder.
-
-    Returns:
-        What is missing or too old: "missing", or the version found, by the requirement as pip
-        takes it; only Python if that is too old or too new. And what is newer than tested.
+    compare(root)  # ({"numpy>=2.0": "found 1.26.4", "rich>=13.9": "missing"}, ["keras 4.0"])
     """
-    if not OLDEST <= sys.version_info[:2] <= NEWEST:
-        first, last, found = (f"{its[0]}.{its[1]}" for its in (OLDEST, NEWEST, sys.version_info))
-        return {f"Python {first} to {last}": f"found {found}"}, []
-    import tomllib
-
     text = (root / "pyproject.toml").read_text(encoding="utf-8")
-    wanted = tomllib.loads(text)["project"]["dependencies"]
-    if not _version("packaging"):  # which compares versions
-        names = {each: re.split("[<>=]", each)[0] for each in wanted}
-        return {each: "missing" for each, name in names.items() if not _version(name)}, []
+    wanted = {re.split("[<>=]", it)[0]: it for it in tomllib.loads(text)["project"]["dependencies"]}
+    found = {name: _version(name) for name in wanted}
+    if not found["packaging"]:  # which compares versions
+        return {it: "missing" for name, it in wanted.items() if not found[name]}, []
     from packaging.requirements import Requirement
     from packaging.version import Version
 
     lacking, newer = {}, []
-    for each in wanted:
-        requirement = Requirement(each)
-        found = _version(requirement.name)
-        [floor] = (its.version for its in requirement.specifier if its.operator == ">=")
-        if not found or Version(found) < Version(floor):
-            lacking[each] = f"found {found}" if found else "missing"
-        elif not requirement.specifier.contains(found, prereleases=True):
-            newer.append(f"{requirement.name} {found}")
+    for name, it in wanted.items():
+        specifier = Requirement(it).specifier
+        floor = max(Version(each.version) for each in specifier if each.operator == ">=")
+        if not found[name] or Version(found[name]) < floor:
+            lacking[it] = f"found {found[name]}" if found[name] else "missing"
+        elif not specifier.contains(found[name], prereleases=True):
+            newer.append(f"{name} {found[name]}")
     return lacking, newer
 
 
 def _version(name: str) -> str:
     """Return the version of an installed package, or "" without it."""
-    from importlib import metadata
-
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -65,18 +46,12 @@ def main() -> None:
     lacking, newer = compare(Path(__file__).resolve().parents[1])
     if newer:
         print(f"{', '.join(newer)}: newer than what was tested")
-    if not lacking:
-        return
-    needed = ", ".join(f"{each} ({found})" for each, found in lacking.items())
-    remedy = "name another Python with PYTHON="
-    if not needed.startswith("Python"):
+    if lacking:
+        needed = ", ".join(f"{each} ({found})" for each, found in lacking.items())
         words = " ".join(f"'{each}'" for each in lacking)
-        remedy = (
-            f"install them with `{sys.executable} -m pip install {words}`, or leave out VENV=none, "
-            "and make installs everything into .venv"
-        )
-    print(f"{sys.executable} needs {needed}; {remedy}", file=sys.stderr)
-    sys.exit(2)
+        remedy = f"`{sys.executable} -m pip install {words}`, or leave out VENV=none"
+        print(f"{sys.executable} needs {needed}; run {remedy}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

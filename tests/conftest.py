@@ -1,5 +1,6 @@
 """Tiny datasets, empty projects and other helpers of the tests."""
 
+import inspect
 import itertools
 import os
 import re
@@ -29,6 +30,45 @@ PACKAGE = Path(stages.__file__).parent
 PIXEL_NAMES = [f"pixel{i}" for i in range(784)]
 # Tests that wait for another process give up after this many seconds, rather than hang.
 PATIENCE = 120
+
+# Imports no TensorFlow, and trains in no time; waits as long as there is a file `hold`.
+INSTANT_FOLD = '''"""Write what training writes."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Progress:
+    title = ""
+
+
+def train(fold: int, environment: Any, **files: Any) -> dict[str, Any]:
+    while Path("hold").exists():
+        time.sleep(0.01)
+    return {**environment.metadata(), **fake_training(files, files, fold)}
+
+
+'''
+INSTANT = {
+    "train/runtime.py": """from pipeline.environment import environment
+
+
+def prepare(precision: str, devices: int = 1, jobs: int = 1):
+    return environment("CPU", "it is instant", ("float32", "it is instant"))
+""",
+    "train/networks/__init__.py": "",
+    "train/networks/instant.py": "",
+    "report/page.py": """def report(page, **rest):
+    page.write_text("<!doctype html>")
+    return {"oof_errors": 0}
+""",
+}
+PAIR = "[split]\nfolds = 2\n\n[train]\nnetwork = 'instant'\n"
 
 # A network that only the driver's copy of the package has; a worker that has it got it from there.
 LITTLE_NETWORK = '''"""A linear model on 49 averages; trains in no time."""
@@ -221,6 +261,28 @@ def run_digits(
     )
 
 
+def environment() -> dict[str, str]:
+    """The environment without the settings of the user or of a `make test` around this.
+
+    PWD goes too: it names the folder of the tests, not the one in which they start a command.
+    """
+    ours = ("DATASET", "CONFIG", "VENV", "PYTHON", "EXTRAS", "ENGINE", "JOBS", "GNUMAKE", "PWD")
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ours and not name.startswith(("DIGITS", "MAKE", "MFLAGS", "PYTHON"))
+    }
+
+
+def copy_package(project: Path) -> Path:
+    """Make a project with a copy of the package and nothing built."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(PACKAGE, project / "pipeline", ignore=ignored)
+    (project / "data").mkdir()
+    (project / "submissions").mkdir()
+    return project
+
+
 def fake_environment(project: Path) -> str:
     """Give a project a Makefile and an environment that looks installed; returns its VENV.
 
@@ -228,28 +290,30 @@ def fake_environment(project: Path) -> str:
     """
     for name in ("Makefile", "pyproject.toml", "requirements.lock"):
         shutil.copy(PACKAGE.parent / name, project)
-    stamp = subprocess.run(
-        "echo .installed-$(cat requirements.lock pyproject.toml | cksum | tr ' ' '-')",
-        shell=True,
-        cwd=project,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
+    checksum = "cat requirements.lock pyproject.toml | cksum | tr ' ' '-'"
+    stamp = subprocess.check_output(checksum, shell=True, cwd=project, text=True).strip()
     python = project / "venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n', encoding="utf-8")
     python.chmod(0o755)
-    (project / "venv" / stamp).touch()
+    (project / "venv" / f".installed-{stamp}").touch()
     return "venv"
+
+
+def instant_project(project: Path) -> Path:
+    """Make a project with Makefile, environment and tiny digits, which trains in no time."""
+    fake_environment(copy_package(project))
+    write_digits(project / "tiny")
+    (project / "pair.toml").write_text(PAIR, encoding="ascii")
+    fold = INSTANT_FOLD + "\n\n".join(map(inspect.getsource, (digit_images, fake_training)))
+    for name, code in {**INSTANT, "train/fold.py": fold}.items():
+        (project / "pipeline" / name).write_text(code, encoding="utf-8")
+    return project
 
 
 def little_project(home: Path) -> Path:
     """Make a project with tiny digits, split in two folds."""
-    project = home / "project"
-    shutil.copytree(PACKAGE, project / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
-    (project / "data").mkdir()
-    (project / "submissions").mkdir()
+    project = copy_package(home / "project")
     (project / "pipeline" / "train" / "networks" / "little.py").write_text(LITTLE_NETWORK)
     write_digits(project / "tiny")
     (project / "little.toml").write_text(f"{LITTLE_PRESET}{LITTLE_EPOCHS}\n")
@@ -261,10 +325,7 @@ def little_project(home: Path) -> Path:
 def start_little(project: Path, *words: str) -> "subprocess.Popen[str]":
     """Start a command on the little project."""
     return subprocess.Popen(
-        [
-            *(sys.executable, "-m", "pipeline", *words),
-            *("--dataset", "tiny", "--config", "little.toml"),
-        ],
+        [sys.executable, "-m", "pipeline", *words, "--dataset", "tiny", "--config", "little.toml"],
         cwd=project,
         env=os.environ | {"PYTHONUNBUFFERED": "1", "TF_CPP_MIN_LOG_LEVEL": "3"},
         stdout=subprocess.PIPE,
@@ -334,10 +395,7 @@ def tiny_folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty project with a copy of the package; everything that a test makes goes there."""
-    folder = tmp_path / "project"
-    shutil.copytree(PACKAGE, folder / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "data").mkdir()
-    (folder / "submissions").mkdir()
+    folder = copy_package(tmp_path / "project")
     monkeypatch.setattr(stages, "ROOT", folder)
     monkeypatch.setattr(stages, "LEDGER", folder / "submissions" / "ledger.csv")
     monkeypatch.chdir(folder)

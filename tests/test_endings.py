@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -22,12 +23,11 @@ def system_error(number: int, path: str | None = "data/x.npy") -> OSError:
     [
         (UserError("a.csv, line 3: not a number"), 2, ["a.csv, line 3: not a number"]),
         (ExternalError("the network is down"), 1, ["the network is down"]),
-        (system_error(errno.ENOSPC), 1, ["data/x.npy", "No space left", "free some space"]),
-        (system_error(errno.EFBIG), 1, ["data/x.npy", "ulimit -f unlimited"]),
-        (system_error(errno.EACCES), 1, ["data/x.npy", "Permission denied", "get permission"]),
-        (system_error(errno.EROFS), 1, ["data/x.npy", "make it writable"]),
-        (system_error(errno.EIO), 1, ["data/x.npy", os.strerror(errno.EIO)]),
-        (system_error(errno.ENOSPC, None), 1, ["a file", "No space left"]),
+        (system_error(errno.ENOSPC), 1, ["data/x.npy: No space left", "free some space"]),
+        (system_error(errno.EIO), 1, [f"data/x.npy: {os.strerror(errno.EIO)}"]),
+        # Where no file is named, the disk is that of the folder that the command works in.
+        (system_error(errno.ENOSPC, None), 1, [f"{Path.cwd()}: No space left"]),
+        (OSError("the socket is closed"), 1, ["the socket is closed"]),
         # What NumPy raises when a disk fills up.
         (OSError("100 requested and 20 written"), 1, ["100 requested and 20 written", "space"]),
         (KeyboardInterrupt(), 130, ["stopped", "same command"]),
@@ -47,9 +47,9 @@ def test_an_error_ends_in_a_line_and_an_exit_code(
         assert part in line
 
 
-@pytest.mark.parametrize("number", REMEDIES)
-def test_after_each_remedy_the_same_command_resumes(number: int) -> None:
-    assert "run the same command again" in explained(system_error(number))
+def test_after_each_remedy_the_same_command_resumes() -> None:
+    for number in REMEDIES:
+        assert "run the same command again" in explained(system_error(number))
 
 
 def test_the_place_stands_in_for_a_missing_file_name() -> None:
