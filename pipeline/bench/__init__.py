@@ -2,19 +2,18 @@
 
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 from pipeline import stages
 from pipeline.errors import UserError
 from pipeline.stages import Graph
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 def make(last: str, dataset: str, preset: str) -> Graph:
-    """Run the stages up to `last`, each in a process of its own; returns all tasks.
-
-    Args:
-        last: the name of a stage.
-        dataset: as the user names it.
-        preset: as the user names it.
+    """Run the stages up to `last` on a dataset, each in a process of its own; return all tasks.
 
     Raises:
         UserError: a stage failed; it has printed why.
@@ -25,3 +24,9 @@ def make(last: str, dataset: str, preset: str) -> Graph:
         if subprocess.run([sys.executable, *command], check=False).returncode:
             raise UserError(f"{preset} on {dataset}: {name} failed")
     return stages.load(dataset, preset)
+
+
+def markdown(table: "pd.DataFrame") -> str:
+    """Format a table of texts in Markdown."""
+    lines = [table.columns, ["---"] * len(table.columns), *table.to_numpy()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -29,12 +29,10 @@ def run(dataset: str, *words: str) -> None:
     Args:
         dataset: as the user names it.
         words: the two presets, as the user names them.
-
-    Raises:
-        UserError: they hold out different rows, or one of them has not been trained.
     """
     graphs = [stages.load(dataset, word) for word in words]
     first, second = (graph.preset for graph in graphs)
+    names = (first.name, second.name)
     if first.name == second.name:
         raise UserError(f"{first.name} is compared with itself; name two presets")
     if first.split.used != second.split.used:
@@ -50,47 +48,37 @@ def run(dataset: str, *words: str) -> None:
     measured = [paired.measure([its], labels, fold_ids) for its in oof]
     gain = paired.difference(measured[1], measured[0])
     right = [its.right > 0 for its in measured]
-    only = [int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())]
+    only = [right[0] & ~right[1], right[1] & ~right[0]]
 
     rows = {
-        graph.preset.name: {
-            "out of fold": f"{its.accuracy:.5f}",
-            "±": f"{its.error:.5f}",
-            "wrong": f"{its.wrong:.0f}",
-            "only this one right": count,
-            "loss": f"{its.loss.mean():.5f}",
-            "seed": seeds(graph.preset),
-        }
-        for graph, its, count in zip(graphs, measured, only, strict=True)
+        preset.name: its.columns() | {"only this one right": mine.sum(), "seed": seeds(preset)}
+        for preset, its, mine in zip((first, second), measured, only, strict=True)
     }
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    print(table.rename_axis(columns="preset").to_string())
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(columns="preset")
+    changed = changes(first, second).rename_axis(columns="parameter")
     folds = "1 fold" if first.split.folds == 1 else f"{first.split.folds} folds"
     verdict = (
         f"{second.name} against {first.name}: {gain.accuracy:+.5f} ± {gain.uncertainty:.5f} "
         f"(one standard error, {len(right[0]):,} rows); the mean loss changes by {gain.loss:+.5f} "
         f"nats, and is lower in {gain.lower} of {folds}; "
-        f"{conclusion(gain.accuracy, gain.uncertainty, (first.name, second.name))}"
+        f"{conclusion(gain.accuracy, gain.uncertainty, names)}"
     )
-    print(verdict)
-    changed = changes(first, second)
+    print(f"{table.to_string()}\n{verdict}")
     if len(changed):
-        print(changed.rename_axis(columns="parameter").to_string())
+        print(changed.to_string())
     data = graphs[0].dataset
     page = stages.ROOT / "submissions" / f"{data.name}-{first.name}-against-{second.name}.html"
     held_out = np.flatnonzero(fold_ids >= 0)
     images = np.load(graphs[0].task("preprocess").writes["train_images"], mmap_mode="r")
+    classes = SOURCES[data.source].class_names
     html = render(
         TEMPLATE,
         title=f"{data.name}: {first.name} and {second.name}",
-        names=(first.name, second.name),
-        measured=measured,
+        names=names,
+        table=table.to_html(border=0),
         verdict=verdict,
-        changed=list(changed.itertuples(name=None)),
-        galleries=[
-            _gallery(images, labels, oof, held_out[mine & ~its], SOURCES[data.source].class_names)
-            for mine, its in (right, right[::-1])
-        ],
+        changed=changed.to_html(border=0) if len(changed) else "",
+        galleries=[_gallery(images, labels, oof, held_out[mine], classes) for mine in only],
     )
     with files.atomic(page) as temporary:
         temporary.write_text(html, encoding="utf-8")
@@ -113,21 +101,20 @@ def seeds(preset: Preset) -> str:
 def changes(first: Preset, second: Preset) -> pd.DataFrame:
     """Tabulate the parameters in which two presets differ, with the values of both.
 
-    Of a preset that averages others, each member has its own parameters, so that only the list of
-    members is compared.
+    The members of an ensemble of presets have parameters of their own; only their names are
+    compared.
     """
-
-    def values(preset: Preset) -> dict[str, str]:
+    columns = {}
+    for preset in (first, second):
         tables: dict[str, Any] = {"split": preset.split.used, "ensemble": preset.ensemble}
         if not (first.others or second.others):
             tables["train"] = preset.train
-        return {
+        columns[preset.name] = {
             f"{table}.{key}": json.dumps(value)
             for table, parameters in tables.items()
             for key, value in dataclasses.asdict(parameters).items()
         }
-
-    table = pd.DataFrame({preset.name: values(preset) for preset in (first, second)})
+    table = pd.DataFrame(columns)
     return table[table[first.name] != table[second.name]]
 
 

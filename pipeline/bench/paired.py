@@ -17,49 +17,30 @@ from pipeline.estimate import TINY, standard_error
 
 @dataclass(frozen=True)
 class Measured:
-    """A recipe on the held-out rows, in their order: means over its runs.
+    """A recipe on the held-out rows, in their order: means over its runs."""
 
-    Attributes:
-        right: the share of runs that predict each row correctly, float64 (held-out rows,).
-        loss: the negative log-likelihood of each row, in nats, float64 (held-out rows,).
-        folds: the fold that holds out each row, int8 (held-out rows,).
-    """
+    right: NDArray[np.float64]  # the share of runs that predict each row correctly
+    loss: NDArray[np.float64]  # the negative log-likelihood of each row, in nats
+    folds: NDArray[np.int8]  # the fold that holds out each row
 
-    right: NDArray[np.float64]
-    loss: NDArray[np.float64]
-    folds: NDArray[np.int8]
-
-    @property
-    def accuracy(self) -> float:
-        """Average the accuracies of its runs."""
-        return float(self.right.mean())
-
-    @property
-    def error(self) -> float:
-        """Estimate the standard error of the accuracy of one run."""
-        return standard_error(self.accuracy, len(self.right))
-
-    @property
-    def wrong(self) -> float:
-        """Average the numbers of wrong rows of its runs."""
-        return float((1 - self.right).sum())
+    def columns(self) -> dict[str, str]:
+        """Return the accuracy with its standard error for one run, wrong rows and loss."""
+        accuracy = float(self.right.mean())
+        return {
+            "out of fold": f"{accuracy:.5f} ± {standard_error(accuracy, len(self.right)):.5f}",
+            "wrong": f"{(1 - self.right).sum():g}",
+            "loss": f"{self.loss.mean():.5f}",
+        }
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One recipe minus another.
-
-    Attributes:
-        accuracy: the difference of the mean accuracies.
-        uncertainty: its standard error.
-        loss: the difference of the mean losses.
-        lower: in how many folds the loss is lower.
-    """
+    """One recipe minus another."""
 
     accuracy: float
-    uncertainty: float
+    uncertainty: float  # the standard error of `accuracy`
     loss: float
-    lower: int
+    lower: int  # in how many folds the loss is lower
 
 
 def measure(
@@ -75,10 +56,8 @@ def measure(
     """
     held_out = fold_ids >= 0
     truth, rows = labels[held_out], np.arange(held_out.sum())
-    right, losses = [], []
-    for run in runs:
-        right.append(run[held_out].argmax(axis=1) == truth)
-        losses.append(-np.log(np.maximum(run[held_out][rows, truth], TINY)))
+    right = [run[held_out].argmax(axis=1) == truth for run in runs]
+    losses = [-np.log(np.maximum(run[held_out][rows, truth], TINY)) for run in runs]
     return Measured(
         np.mean(right, axis=0), np.mean(losses, axis=0, dtype=np.float64), fold_ids[held_out]
     )

@@ -1,12 +1,11 @@
 """Variants of a preset, trained on the same folds and compared out of fold.
 
-A sweep is a TOML file: `base` names a preset; `[grid]` lists values of [train] parameters, of which
-every combination is trained; each `[[variants]]` is one more set of changes. With `seeds`, the base
-and every variant are trained once with each of them.
+README.md describes the TOML file of a sweep.
 """
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,24 +27,14 @@ from pipeline.train.engines import Engine, train_folds
 
 @dataclass(frozen=True)
 class Sweep:
-    """The content of a sweep file.
+    """The content of a sweep file."""
 
-    Attributes:
-        base: the preset that varies.
-        arms: the presets to train for each arm, one per seed, by the arm's name; "base", the base
-            itself, comes first.
-    """
-
-    base: Preset
-    arms: dict[str, list[Preset]]
+    base: Preset  # the preset that varies
+    arms: dict[str, list[Preset]]  # by name, "base" first: the presets to train, one per seed
 
 
 def load(path: Path) -> Sweep:
-    """Read a sweep file.
-
-    Raises:
-        UserError: something in the file is missing, unknown, out of range or listed twice.
-    """
+    """Read a sweep file; raise UserError if something in it is missing, wrong or listed twice."""
     tables = config.read_toml(path)
     for key in tables.keys() - {"base", "seeds", "grid", "variants"}:
         raise UserError(
@@ -67,14 +56,13 @@ def load(path: Path) -> Sweep:
         presets = []
         for seed in seeds:
             varied = changes if seed == base.train.seed else {**changes, "seed": seed}
-            name = ",".join(f"{key}={value}" for key, value in varied.items())
-            full = f"sweeps/{path.stem}/{name}"
+            full = f"sweeps/{path.stem}/{_name(varied)}"
             presets.append(config.variant(base, full, varied, str(path)) if varied else base)
         return presets
 
     parameters = {field.name for field in dataclasses.fields(config.Train)}
     arms = {"base": arm({})}
-    for changes in _grid(tables.get("grid", {}), path) + _listed(tables.get("variants", []), path):
+    for changes in _changes(tables, path):
         for key in changes.keys() - parameters:
             near = config.nearest(key, parameters)
             raise UserError(
@@ -82,27 +70,27 @@ def load(path: Path) -> Sweep:
             )
         if "seed" in changes and "seeds" in tables:
             raise UserError(f"{path}: seed varies twice; leave it to seeds")
-        name = ",".join(f"{key}={value}" for key, value in changes.items())
-        if name in arms:
-            raise UserError(f"{path}: {name} is listed twice")
-        arms[name] = arm(changes)
+        if _name(changes) in arms:
+            raise UserError(f"{path}: {_name(changes)} is listed twice")
+        arms[_name(changes)] = arm(changes)
     if len(arms) == 1:
         raise UserError(f"{path}: nothing varies; add [grid] or [[variants]] with keys of [train]")
     return Sweep(base, arms)
 
 
-def _grid(table: Any, path: Path) -> list[dict[str, Any]]:
-    if not isinstance(table, dict) or not all(isinstance(v, list) and v for v in table.values()):
+def _name(changes: Mapping[str, Any]) -> str:
+    return ",".join(f"{key}={value}" for key, value in changes.items())
+
+
+def _changes(tables: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
+    """List the changes of each variant: every combination of [grid], then each of [[variants]]."""
+    grid, variants = tables.get("grid", {}), tables.get("variants", [])
+    if not isinstance(grid, dict) or not all(isinstance(v, list) and v for v in grid.values()):
         raise UserError(f"{path}: [grid] must give each key a list: width = [24, 32]")
-    if not table:
-        return []
-    return [dict(zip(table, values, strict=True)) for values in itertools.product(*table.values())]
-
-
-def _listed(tables: Any, path: Path) -> list[dict[str, Any]]:
-    if not isinstance(tables, list) or not all(isinstance(t, dict) and t for t in tables):
+    if not isinstance(variants, list) or not all(isinstance(t, dict) and t for t in variants):
         raise UserError(f"{path}: variants must be tables: [[variants]], with keys below")
-    return tables
+    combinations = itertools.product(*grid.values()) if grid else []
+    return [dict(zip(grid, values, strict=True)) for values in combinations] + variants
 
 
 def run(
@@ -118,13 +106,10 @@ def run(
     Args:
         path: the sweep's TOML file.
         data: the dataset.
-        jobs: how many folds are trained on one machine at a time.
-        engine: see `engines.train_folds`, also for what follows.
+        jobs: see `engines.train_folds`, also for the others.
+        engine: where the folds are trained.
         address: of a Ray cluster.
-        accelerator: what a fold needs on a cluster.
-
-    Raises:
-        UserError: something in the file is wrong, or the split has not been made yet.
+        accelerator: what a fold needs there.
     """
     sweep = load(path)
     base = stages.graph(data, sweep.base)
@@ -148,35 +133,31 @@ def run(
 
 
 def print_comparison(base: Graph, arms: dict[str, list[list[Task]]]) -> None:
-    """Print the comparison of the arms with the first of them.
+    """Print the comparison of the arms with the base.
 
     Args:
         base: the graph of the base.
-        arms: for each arm and seed the folds, all of which are trained.
+        arms: for each arm and seed the folds, all of which are trained; "base" comes first.
     """
     labels = np.load(base.task("preprocess").writes["train_labels"])
     fold_ids = np.load(base.task("split").writes["fold_ids"])
-    rows, first = {}, None
+    measured, rows = dict[str, paired.Measured](), {}
     for name, runs in arms.items():
         oof = [gather([task.writes["oof"] for task in tasks], fold_ids) for tasks in runs]
         calibrated = [apply_out_of_fold(its, labels, fold_ids) for its in oof]
-        its = paired.measure(calibrated, labels, fold_ids)
+        measured[name] = paired.measure(calibrated, labels, fold_ids)
         manifests = [artifacts.metadata(task.manifest) for tasks in runs for task in tasks]
         seconds = sum(sum(each.get("epoch_seconds", [])) for each in manifests)
-        row = [f"{its.accuracy:.5f}", f"{its.error:.5f}", f"{its.wrong:g}"]
-        row += [f"{its.loss.mean():.5f}", f"{seconds:.0f} s"]
-        if first is None:
-            first = its
-            rows[name] = [*row, "", "", ""]
-        else:
-            gain = paired.difference(its, first)
-            row += [f"{gain.accuracy:+.5f}", f"{gain.uncertainty:.5f}"]
-            rows[name] = [*row, f"{gain.lower} of {base.preset.split.folds}"]
-    columns = ["out of fold", "±", "wrong", "loss", "training"]
-    columns += [f"against {base.preset.name}", "±", "loss lower in"]
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+        rows[name] = measured[name].columns() | {"training": f"{seconds:.0f} s"}
+        if name != "base":
+            gain = paired.difference(measured[name], measured["base"])
+            rows[name] |= {
+                f"against {base.preset.name}": f"{gain.accuracy:+.5f} ± {gain.uncertainty:.5f}",
+                "loss lower in": f"{gain.lower} of {base.preset.split.folds}",
+            }
+    table = pd.DataFrame.from_dict(rows, orient="index").fillna("")
     print(table.rename_axis(columns="variant").to_string())
-    seeds = len(next(iter(arms.values())))
+    seeds = len(arms["base"])
     means = f"; means of {seeds} seeds" if seeds > 1 else ""
     print(
         f"{int((fold_ids >= 0).sum()):,} rows{means}; ±: one standard error, of a difference from "

@@ -21,9 +21,10 @@ def predicted(wrong: list[int], sure: float = 0.91) -> np.ndarray:
 def test_a_run_is_measured_on_held_out_rows() -> None:
     measured = paired.measure([predicted([0, 1, 38])], LABELS, FOLD_IDS)
     assert len(measured.right) == 36
-    assert measured.wrong == 2
-    assert measured.accuracy == pytest.approx(34 / 36)
-    assert measured.error == pytest.approx((34 / 36 * 2 / 36 / 36) ** 0.5)
+    columns = measured.columns()
+    error = (34 / 36 * 2 / 36 / 36) ** 0.5
+    assert columns["out of fold"] == f"{34 / 36:.5f} ± {error:.5f}"
+    assert columns["wrong"] == "2"
     assert measured.loss[2] == pytest.approx(-np.log(0.91), rel=1e-5)
     assert measured.loss[0] == pytest.approx(-np.log(0.01), rel=1e-5)
 
@@ -31,7 +32,7 @@ def test_a_run_is_measured_on_held_out_rows() -> None:
 def test_seeds_are_averaged_row_by_row() -> None:
     measured = paired.measure([predicted([0, 1]), predicted([1, 2, 3])], LABELS, FOLD_IDS)
     np.testing.assert_array_equal(measured.right[:5], [0.5, 0, 0.5, 0.5, 1])
-    assert measured.wrong == 2.5
+    assert measured.columns()["wrong"] == "2.5"
 
 
 def test_the_difference_is_that_of_the_rows() -> None:

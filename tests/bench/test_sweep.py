@@ -65,7 +65,6 @@ def test_a_base_of_the_user_is_beside_the_sweep(tmp_path: Path) -> None:
     ("text", "part"),
     [
         ('base = "fast"\n[grid]\nfolds = [2]\n', "folds is not a parameter of [train]"),
-        ("[grid]\nwidth = [8]\n", "base must name a preset"),
         ("base = 3\n[grid]\nwidth = [8]\n", "base must name a preset"),
         ('base = "fest"\n[grid]\nwidth = [8]\n', "there is no preset 'fest', did you mean fast"),
         ('base = "best"\n[grid]\nwidth = [8]\n', "base: best is an ensemble"),
@@ -73,16 +72,12 @@ def test_a_base_of_the_user_is_beside_the_sweep(tmp_path: Path) -> None:
         ('base = "fast"\nwidth = 3\n', "unknown key width"),
         ('base = "fast"\n[grid]\nwidth = 8\n', "[grid] must give each key a list"),
         ('base = "fast"\n[grid]\nwidth = []\n', "[grid] must give each key a list"),
-        ('base = "fast"\n[grid]\nwidht = [8]\n', "widht is not a parameter of [train]"),
         ('base = "fast"\n[grid]\nwidht = [8]\n', "did you mean width?"),
         ('base = "fast"\n[grid]\nwidth = [8, 0]\n', "train.width must be between 1 and 1024"),
         ('base = "fast"\n[grid]\nwidth = [8, 8]\n', "width=8 is listed twice"),
         ('base = "fast"\n[variants]\nwidth = 8\n', "variants must be tables"),
-        ('base = "fast"\n[[variants]]\n', "variants must be tables"),
-        ('base = "fast"\nseeds = 1\n[grid]\nwidth = [8]\n', "seeds must be a list of whole"),
         ('base = "fast"\nseeds = [true]\n[grid]\nwidth = [8]\n', "seeds must be a list of"),
         ('base = "fast"\nseeds = [1, 1]\n[grid]\nwidth = [8]\n', "seeds: one is listed twice"),
-        ('base = "fast"\nseeds = [-1]\n[grid]\nwidth = [8]\n', "train.seed must be between 0"),
         ('base = "fast"\nseeds = [1]\n[grid]\nseed = [8]\n', "seed varies twice"),
     ],
 )
@@ -121,11 +116,11 @@ def test_the_command_trains_what_is_due_and_prints_the_comparison(
     assert legend.startswith("80 rows; ±: one standard error")
     header, base, first, second = (line.split() for line in table[-4:])
     assert header[0] == "variant"
-    assert base[:4] == ["base", "1.00000", "0.00000", "0"]
-    assert first[:4] == ["width=8", "0.96250", "0.02124", "3"]
-    assert first[5:] == ["6", "s", "-0.03750", "0.02137", "0", "of", "2"]
+    assert base[:5] == ["base", "1.00000", "±", "0.00000", "0"]
+    assert first[:5] == ["width=8", "0.96250", "±", "0.02124", "3"]
+    assert first[6:] == ["6", "s", "-0.03750", "±", "0.02137", "0", "of", "2"]
     assert second[:2] == ["width=16", "1.00000"]
-    assert second[5:] == ["6", "s", "+0.00000", "0.00000", "0", "of", "2"]
+    assert second[6:] == ["6", "s", "+0.00000", "±", "0.00000", "0", "of", "2"]
     again = digits("sweep", str(path), "--dataset", "tiny")
     assert len(trained) == 4
     assert again.lines[-6:] == ended.lines[-6:]
@@ -135,7 +130,7 @@ def test_the_command_trains_what_is_due_and_prints_the_comparison(
     assert [width for width, _ in trained[4:]] == [4] * 4 + [8] * 4
     *table, legend, _ = ended.lines
     assert legend.startswith("80 rows; means of 3 seeds; ±")
-    assert table[-1].split()[:4] == ["width=8", "0.96250", "0.02124", "3"]
+    assert table[-1].split()[:5] == ["width=8", "0.96250", "±", "0.02124", "3"]
     # Every line says whose fold it is.
     (project / "data" / "tiny" / "pair" / "fold-1" / "manifest.json").unlink()
     ended = digits("sweep", str(path), "--dataset", "tiny")
