@@ -37,7 +37,7 @@ def export(graph: Graph, target: Path) -> None:
     Raises:
         UserError: the file has another ending, or a fold or the ensemble is missing or stale.
     """
-    from pipeline.train.layers import save
+    from pipeline.train.saving import save
 
     if target.suffix != ".keras":
         raise UserError(f"{target}: the name of a model ends in .keras")

@@ -93,7 +93,7 @@ def train(
     digest = hashlib.sha256(f"{params.seed}/{fold}".encode()).digest()
     seed = int.from_bytes(digest[:4], "big") >> 1
     _seed_everything(seed, environment.precision)
-    from pipeline.train import layers
+    from pipeline.train import recipe, saving
     from pipeline.train.schedule import WarmUpThenDecay
 
     images, labels = np.load(train_images, mmap_mode="r"), np.load(train_labels, mmap_mode="r")
@@ -106,8 +106,9 @@ def train(
     steps = len(rows) // batch_size
     rate = WarmUpThenDecay(params.learning_rate, steps * params.epochs, params.warmup, params.decay)
     with _strategy(params.devices).scope():
-        model, built = _build(params, network, rate, steps, seed)
-    batches_of = _feed(images[rows], labels[rows], batch_size, seed)
+        model = recipe.compiled(params, network, rate, steps, seed)
+    built = model.layers[-1]
+    batches = recipe.batches(images[rows], labels[rows], batch_size, seed)
     print(f"network {params.network}, {built.count_params():,} parameters, {len(rows):,} rows")
 
     identity = repr((fold, params.used)).encode() + labels.tobytes() + held_out.tobytes()
@@ -124,7 +125,7 @@ def train(
             began = time.perf_counter()
             model.layers[0].strength.assign(float(epoch >= params.augment_after))
             with explained(f"{title}, epoch {epoch + 1}"):
-                fitted, current = _fit_epoch(model, batches_of(epoch), steps, progress)
+                fitted, current = recipe.fit_epoch(model, batches(epoch), steps, progress.step)
                 loss, accuracy = _score(predict(model, unseen_images), unseen_labels)
             row = {
                 "epoch": epoch + 1,
@@ -148,12 +149,12 @@ def train(
         model.set_weights(state.best_weights)
     with explained(title):
         with _strategy(params.devices).scope():
-            final = layers.over_shifts(built, params.predict_shift)
+            final = saving.over_shifts(built, params.predict_shift)
         unseen = predict(final, unseen_images)
         np.save(test, predict(final, unlabelled_images))
     np.save(oof, unseen)
-    plain = layers.plain(built)
-    layers.save(layers.over_shifts(plain, params.predict_shift), weights)
+    plain = saving.plain(built)
+    saving.save(saving.over_shifts(plain, params.predict_shift), weights)
     checkpoint.write_history(history, state.history)  # all epochs may be an earlier run's
     np.save(augmented, _augmented(images[rows[:EXAMPLES]], params, seed))
     loss, accuracy = _score(unseen, unseen_labels)
@@ -163,7 +164,7 @@ def train(
     return {
         **environment.metadata(),
         "parameters": built.count_params(),
-        "layers": [layers.described(layer) for layer in plain.layers],
+        "layers": [saving.described(layer) for layer in plain.layers],
         "rows": len(rows),
         "epochs": len(state.history),
         "epoch_seconds": state.epoch_seconds,
@@ -235,38 +236,6 @@ def _explained(title: str, params: "Train", precision: str) -> Iterator[None]:
         raise
 
 
-def _build(
-    params: "Train", module: ModuleType, rate: Any, steps: int, seed: int
-) -> tuple[Any, Any]:
-    """Compile the model that is trained; return it, and the network within it."""
-    from pipeline.backend import keras
-    from pipeline.train.augment import RandomAffine
-    from pipeline.train.networks import build
-
-    network = build(module, params.width, params.dropout)
-    # An average that reached further back than a tenth of the run would contain its first weights.
-    momentum = min(params.ema_momentum, 1 - 10 / (steps * params.epochs))
-    augmentation = RandomAffine(params.rotation, params.zoom, params.shift, params.shear, seed)
-    model = keras.Sequential([keras.Input((28, 28, 1), dtype="uint8"), augmentation, network])
-    averaging = {"use_ema": momentum > 0, "ema_momentum": max(momentum, 0.0)}
-    if params.optimizer == "adam":
-        optimizer = keras.optimizers.Adam(rate, **averaging)
-    else:
-        optimizer = keras.optimizers.RMSprop(rate, rho=params.rho, **averaging)
-    model.compile(
-        optimizer=optimizer,
-        loss=keras.losses.CategoricalCrossentropy(
-            from_logits=True, label_smoothing=params.label_smoothing
-        ),
-        metrics=["accuracy"],
-        # Several steps per call fail on several devices: keras-team/keras issue 19246.
-        steps_per_execution=min(params.steps_per_execution, steps) if params.devices == 1 else 1,
-        jit_compile=False,  # XLA cannot transform images, and slows convolutions down on CPUs
-    )
-    model.optimizer.build(model.trainable_variables)
-    return model, network
-
-
 def _augmented(images: NDArray[np.uint8], params: "Train", seed: int) -> NDArray[np.uint8]:
     """Follow each image, uint8 (k, 28, 28, 1), by 9 augmentations of it: (k, 10, 28, 28, 1)."""
     from pipeline.train.augment import RandomAffine
@@ -275,53 +244,6 @@ def _augmented(images: NDArray[np.uint8], params: "Train", seed: int) -> NDArray
     drawn = np.asarray(augmentation(np.repeat(images, 9, axis=0), training=True))
     several = drawn.reshape(len(images), 9, *images.shape[1:]).astype(np.uint8)
     return np.concatenate([images[:, np.newaxis], several], axis=1)
-
-
-def _feed(images: NDArray[np.uint8], labels: NDArray[np.uint8], batch_size: int, seed: int) -> Any:
-    """Return a function from an epoch to its batches, whose order seed and epoch determine."""
-    from pipeline.backend import tf
-
-    with tf.device("CPU:0"):  # a batch is quick to send; the whole set need not fit on a GPU
-        all_images, all_labels = tf.constant(images), tf.one_hot(labels, 10)
-    count, steps = len(images), len(images) // batch_size
-
-    def batches(epoch: int) -> Any:
-        order = np.random.default_rng((seed, epoch)).permutation(count)
-        rows = order[: steps * batch_size].reshape(steps, batch_size)
-        dataset = tf.data.Dataset.from_tensor_slices(rows).map(
-            lambda batch: (tf.gather(all_images, batch), tf.gather(all_labels, batch))
-        )
-        # There is nothing to tune here, and an epoch would not end before the autotuner wakes up,
-        # after 10 ms, 20 ms, 40 ms … (with TensorFlow 2.21: up to 10 s per epoch).
-        options = tf.data.Options()
-        options.autotune.enabled = False
-        return dataset.prefetch(2).with_options(options)
-
-    return batches
-
-
-def _fit_epoch(
-    model: Any, batches: Any, steps: int, progress: Progress
-) -> tuple[dict[str, float], list[NDArray[Any]]]:
-    """Train for one epoch; return its mean loss and accuracy, and the weights to continue from.
-
-    `fit` leaves the model with the averages of its weights, if there are any. Raises
-    FloatingPointError if the loss is not finite.
-    """
-    from pipeline.backend import keras
-
-    def after_steps(batch: int, logs: Mapping[str, float]) -> None:
-        if not math.isfinite(logs["loss"]):
-            raise FloatingPointError("the loss")
-        progress.step(batch, logs)
-
-    weights: list[NDArray[Any]] = []
-    callback = keras.callbacks.LambdaCallback(
-        on_train_batch_end=after_steps,
-        on_epoch_end=lambda epoch, logs: weights.extend(model.get_weights()),
-    )
-    fitted = model.fit(batches, steps_per_epoch=steps, verbose=0, callbacks=[callback])
-    return {name: values[0] for name, values in fitted.history.items()}, weights
 
 
 def _score(probabilities: NDArray[np.float32], labels: NDArray[np.uint8]) -> tuple[float, float]:

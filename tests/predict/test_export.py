@@ -30,8 +30,8 @@ def untrained(task: Task, writes: Mapping[str, Path]) -> dict[str, Any]:
     """Write the files of a fold whose network is as it was initialised."""
     from pipeline.backend import keras
     from pipeline.train.fold import predict
-    from pipeline.train.layers import over_shifts, plain, save
     from pipeline.train.networks import strided
+    from pipeline.train.saving import over_shifts, plain, save
 
     keras.utils.set_random_seed(task.fold)
     network = strided.network(2, 0.0)

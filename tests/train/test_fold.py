@@ -119,10 +119,10 @@ def column(folder: Path, name: str) -> list[float]:
 
 def _build(params: Train, steps: int) -> Any:
     """Build the model that is trained."""
-    from pipeline.train import fold
+    from pipeline.train import recipe
     from pipeline.train.networks import strided
 
-    return fold._build(params, strided, 0.001, steps, seed=0)[0]
+    return recipe.compiled(params, strided, 0.001, steps, seed=0)
 
 
 # --- what a fold writes --------------------------------------------------------------------------
