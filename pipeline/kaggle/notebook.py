@@ -1,11 +1,14 @@
-"""One self-contained notebook: the code of this project, and cells that run and explain each stage.
+"""One self-contained notebook: shows the code that learns, carries the rest, runs each stage.
 
-Its text is in notebook.md: what is between ```python and ``` becomes a code cell, everything else
-Markdown cells. The format is described at https://nbformat.readthedocs.io.
+Its text is in notebook.md. What is between ```python and ``` becomes a code cell, ```file PATH
+becomes a cell that writes this module as it is in this repository, and everything else becomes
+Markdown. The format is described at https://nbformat.readthedocs.io.
 """
 
 import json
 import re
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,8 @@ from pipeline.kaggle.pack import pack, package
 TEXT = Path(__file__).with_name("notebook.md")
 # Packed along with the package: the versions it needs, and the Makefile.
 BESIDE = ("Makefile", "pyproject.toml")
-CELLS = re.compile(r"^```python( hidden)?\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
+CELLS = re.compile(r"^```(python|file)(?: (\S+))?\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
+FOLDER = "/tmp/digits"  # where the notebook unpacks the code  # noqa: S108
 # The competition's number, from notebooks that Kaggle exported: it attaches the files by itself.
 COMPETITION_NUMBER = 3004
 
@@ -40,11 +44,18 @@ def write(path: Path, preset: Preset, root: Path) -> int:
     if path.suffix != ".ipynb":
         raise UserError(f"{path}: the name of a notebook must end in .ipynb")
     code = pack(_files(preset, root)).replace("\n", "")  # one line takes the least space to show
-    text = TEXT.read_text(encoding="utf-8").replace("<preset>", preset.name)
+    text = TEXT.read_text(encoding="utf-8")
+    for name, value in {
+        "<preset>": preset.name,
+        "<size>": f"{len(code) / 1000:.0f} kB",
+        "<address>": _address(root),
+    }.items():
+        text = text.replace(name, value)
     content = {
         "cells": [
             _cell(position, kind, source.replace("<code>", code), hidden)
-            for position, (kind, source, hidden) in enumerate(_split(text))
+            for position, (kind, source, hidden) in enumerate(_split(text, preset, root))
+            if source.strip()
         ],
         "metadata": {
             "kaggle": {
@@ -81,18 +92,35 @@ def _files(preset: Preset, root: Path) -> dict[str, bytes]:
     return files
 
 
-def _split(text: str) -> list[tuple[str, str, bool]]:
+def _address(root: Path) -> str:
+    """Where the project can be found, in words: the remote of its clone; "" if it has none."""
+    asked = ["git", "-C", str(root), "remote", "get-url", "origin"]
+    try:
+        done = subprocess.run(asked, capture_output=True, text=True, check=False)  # noqa: S603
+    except FileNotFoundError:
+        return ""
+    # What git@host:path stands for; a folder of this machine, or a password, is nobody's business.
+    found = re.sub(r"^git@([^:/]+):", r"https://\1/", done.stdout.strip()).removesuffix(".git")
+    public = re.fullmatch(r"https://[^@\s]+", found)
+    return f", and as a repository at <{found}>" if public else ""
+
+
+def _split(text: str, preset: Preset, root: Path) -> Iterator[tuple[str, str, bool]]:
     """The cells of a text: kind, source, and whether the source is folded away."""
-    cells: list[tuple[str, str, bool]] = []
+    networks = dict.fromkeys(member.train.network for member in preset.members)
     end = 0
     for found in CELLS.finditer(text):
-        cells += [
-            ("markdown", text[end : found.start()], False),
-            ("code", found[2], bool(found[1])),
-        ]
+        yield "markdown", text[end : found.start()], False
+        kind, word, source = found.groups()
+        if kind == "python":
+            yield "code", source, word == "hidden"
+        else:
+            names = networks if "<network>" in word else [""]
+            for path in [word.replace("<network>", name) for name in names]:
+                module = (root / path).read_text(encoding="utf-8")
+                yield "code", f"%%writefile {FOLDER}/{path}\n{module}", False
         end = found.end()
-    cells.append(("markdown", text[end:], False))
-    return [(kind, source.strip("\n"), hidden) for kind, source, hidden in cells if source.strip()]
+    yield "markdown", text[end:], False
 
 
 def _cell(position: int, kind: str, source: str, hidden: bool) -> dict[str, Any]:
@@ -101,4 +129,4 @@ def _cell(position: int, kind: str, source: str, hidden: bool) -> dict[str, Any]
     cell: dict[str, Any] = {"cell_type": kind, "id": f"cell-{position}", "metadata": folded}
     if kind == "code":
         cell |= {"execution_count": None, "outputs": []}
-    return cell | {"source": source.splitlines(keepends=True)}
+    return cell | {"source": source.strip("\n").splitlines(keepends=True)}

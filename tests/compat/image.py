@@ -84,10 +84,10 @@ def test_the_commands_of_the_readme(
     """In both places in which the competition can be attached."""
     code = tmp_path / "digits"
     subprocess.run(["git", "clone", "-q", f"file://{ROOT}", code], check=True)
-    readme = (code / "README.md").read_text(encoding="utf-8")
+    readme = (code / "pipeline/kaggle/README.md").read_text(encoding="utf-8")
     make = "make -C /tmp/digits submission VENV=none CONFIG=fast"
     for typed in (make, way):
-        assert f"`!{typed}`" in readme.replace("<address>", "/kaggle/input/digits")
+        assert f"!{typed}" in readme.replace("<address>", "/kaggle/input/digits")
     done = in_a_notebook(
         ["sh", "-c", f"{way} && {make.replace('fast', 'sprint')}"],
         tmp_path / "working",
@@ -126,9 +126,11 @@ def test_the_notebook(written: Path, tmp_path: Path, competition: Path) -> None:
     outputs = [output for cell in content["cells"] for output in cell.get("outputs", [])]
     assert all(output.get("name") != "stderr" for output in outputs), outputs
     assert all("\x1b[" not in "".join(output.get("text", [])) for output in outputs), outputs
-    # Training digits, curves, errors, test digits; and the head of the CSV.
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 4
-    assert sum("text/html" in output.get("data", {}) for output in outputs) == 1
+    # Digits, averages, augmentation, curves, confusion, calibration, errors, test digits; and
+    # tables: the folds, the layers, the last epoch, the head of the CSV.
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 8
+    assert sum("text/html" in output.get("data", {}) for output in outputs) == 4
+    assert executed.stat().st_size < 2e6
 
 
 def test_without_the_competition_it_says_what_to_add(written: Path, tmp_path: Path) -> None:

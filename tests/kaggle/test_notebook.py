@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -40,13 +41,21 @@ def unpacked(content: dict[str, Any], folder: Path) -> Path:
     return folder
 
 
+WRITTEN = re.compile(r"\A%%writefile (\S+)\n(.*)", re.DOTALL)
+
+
+def written_by_python(cell: re.Match[str]) -> str:
+    path, text = cell.groups()
+    return f"Path({path!r}).write_text({text + chr(10)!r}, encoding='utf-8')"
+
+
 def run(
     cells: list[str], project: Path, dataset: str = "kaggle"
 ) -> "subprocess.CompletedProcess[str]":
     """Run cells as one program, with the code unpacked over the project's own."""
-    program = "\n".join(cells)
+    program = "\n".join(re.sub(WRITTEN, written_by_python, cell) for cell in cells)
     for before, after in {
-        '"/tmp/digits"': f'"{project}"',
+        "/tmp/digits": str(project),
         'DATASET = "kaggle"': f'DATASET = "{dataset}"',
     }.items():
         assert before in program
@@ -65,11 +74,8 @@ def run(
 def test_the_notebook_is_valid_and_explains_each_cell(tmp_path: Path) -> None:
     content = written(tmp_path)
     nbformat.validate(content)
-    kinds = [cell["cell_type"] for cell in content["cells"]]
-    assert kinds[::2] == ["markdown"] * len(kinds[::2])
-    assert kinds[1::2] == ["code"] * len(kinds[1::2])
     for source in sources(content):
-        compile(source, "cell", "exec")
+        compile(re.sub(WRITTEN, written_by_python, source), "cell", "exec")
     assert 'CONFIG = "fast"' in sources(content)[0]
     # The cell with the code is folded away, in Jupyter and on Kaggle.
     [folded] = [cell for cell in content["cells"] if cell["metadata"]]
@@ -78,6 +84,42 @@ def test_the_notebook_is_valid_and_explains_each_cell(tmp_path: Path) -> None:
     metadata = content["metadata"]["kaggle"]
     assert not metadata["isInternetEnabled"]
     assert metadata["dataSources"] == [{"sourceId": 3004, "sourceType": "competition"}]
+
+
+@pytest.mark.parametrize(("preset", "networks"), [("fast", 1), ("best", 3)])
+def test_what_learns_is_shown_as_it_is_in_the_repository(
+    tmp_path: Path, preset: str, networks: int
+) -> None:
+    content = written(tmp_path, preset)
+    shown = [found for source in sources(content) if (found := WRITTEN.match(source))]
+    for path, text in (found.groups() for found in shown):
+        assert text + "\n" == (ROOT / Path(path).relative_to("/tmp/digits")).read_text("utf-8")
+    assert sum("networks/" in found[1] for found in shown) == networks
+    assert preset != "fast" or sum(found[2].count("\n") + 1 for found in shown) <= 350
+    for cell in content["cells"]:
+        assert preset == "best" or "make " not in "".join(cell["source"]).partition("CODE =")[0]
+
+
+@pytest.mark.parametrize(
+    ("remote", "said"),
+    [
+        ("https://git.example/you/digits.git", "<https://git.example/you/digits>"),
+        ("git@git.example:you/digits.git", "<https://git.example/you/digits>"),
+        ("https://you:secret@git.example/digits", None),
+        ("/srv/git/digits", None),
+    ],
+)
+def test_it_names_the_repository_if_that_is_public(
+    project: Path, tmp_path: Path, remote: str, said: str | None
+) -> None:
+    subprocess.run(["git", "init", "-q", project], check=True)
+    subprocess.run(["git", "-C", project, "remote", "add", "origin", remote], check=True)
+    for name in notebook.BESIDE:
+        (project / name).write_bytes((ROOT / name).read_bytes())
+    notebook.write(tmp_path / "n.ipynb", config.load("fast"), project)
+    text = (tmp_path / "n.ipynb").read_text(encoding="utf-8")
+    assert said in text if said else "as a repository at" not in text
+    assert "secret" not in text
 
 
 def test_equal_code_gives_equal_bytes_and_all_of_it_travels(tmp_path: Path) -> None:
