@@ -23,16 +23,13 @@ COMPETITION_NUMBER = 3004
 
 
 def write(path: Path, preset: Preset, root: Path) -> int:
-    """Write the notebook, atomically. Equal code gives equal bytes.
+    """Write the notebook, atomically; return its size in bytes. Equal code gives equal bytes.
 
     Args:
         path: the file to be written or replaced; its name ends in .ipynb.
         preset: what `CONFIG` is set to in its first cell. A TOML file of the user's own travels
             with the code.
         root: the project's folder.
-
-    Returns:
-        The size of the file in bytes.
 
     Raises:
         UserError: the name ends otherwise, or the preset needs further files.
@@ -67,7 +64,7 @@ def write(path: Path, preset: Preset, root: Path) -> int:
 
 
 def _files(preset: Preset, root: Path) -> dict[str, bytes]:
-    """The contents of everything that travels, by path."""
+    """Read everything that travels, by path."""
     files = package(root) | {name: (root / name).read_bytes() for name in BESIDE}
     if preset.path:
         named = [config.read_toml(preset.path).get("base", ""), *preset.ensemble.members]
@@ -82,21 +79,18 @@ def _files(preset: Preset, root: Path) -> dict[str, bytes]:
 
 
 def _split(text: str) -> list[tuple[str, str, bool]]:
-    """The cells of a text: kind, source, and whether the source is folded away."""
-    cells: list[tuple[str, str, bool]] = []
-    end = 0
-    for found in CELLS.finditer(text):
-        cells += [
-            ("markdown", text[end : found.start()], False),
-            ("code", found[2], bool(found[1])),
-        ]
-        end = found.end()
-    cells.append(("markdown", text[end:], False))
+    """Split a text into cells: kind, source, and whether the source is folded away."""
+    # Text alternates with what the two groups of each ```python block hold.
+    parts = CELLS.split(text)
+    texts, folded, sources = parts[::3], parts[1::3], parts[2::3]
+    cells = [("markdown", texts[0], False)]
+    for hidden, source, following in zip(folded, sources, texts[1:], strict=True):
+        cells += [("code", source, bool(hidden)), ("markdown", following, False)]
     return [(kind, source.strip("\n"), hidden) for kind, source, hidden in cells if source.strip()]
 
 
 def _cell(position: int, kind: str, source: str, hidden: bool) -> dict[str, Any]:
-    """One cell in the notebook format."""
+    """Return a cell in the notebook format."""
     folded = {"_kg_hide-input": True, "jupyter": {"source_hidden": True}} if hidden else {}
     cell: dict[str, Any] = {"cell_type": kind, "id": f"cell-{position}", "metadata": folded}
     if kind == "code":

@@ -30,7 +30,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from kaggle_service import (
@@ -46,7 +45,7 @@ from kaggle_service import (
     _json,
 )
 
-IMAGE = Path(__file__).parents[1] / "system" / "kaggle_image.py"
+IMAGE = Path(__file__).parent / "system" / "kaggle_image.py"
 ENDED = ("COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED")
 DENIED = "Permission 'kernels.get' was denied"
 
@@ -92,16 +91,11 @@ class KernelService(KaggleService):
         self.output_survives_errors = False
         self.kill_at_end = ""  # why a session ends with ERROR although its script did not fail
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for session in (each for versions in self.kernels.values() for each in versions):
             if session.process and session.process.poll() is None:
                 os.killpg(session.process.pid, signal.SIGKILL)
-        super().__exit__(kind, error, traceback)
+        super().__exit__(*error)
 
     def pushes(self) -> int:
         """How many sessions were started."""
