@@ -13,8 +13,8 @@ from pipeline.task import Task
 
 # The job, in the folder that the script unpacks to.
 JOB = "job.json"
-# How the session ended, in the output: the "line" and "code" of a command, and whether it is
-# "final", because the same job would end like this again.
+# How the session ended, in the output: the "line" and "code" of a command, the "folds" trained, and
+# whether it is "final", because the same job would end like this again.
 RESULT = "result.json"
 
 

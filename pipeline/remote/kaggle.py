@@ -69,6 +69,11 @@ def train_on_kaggle(folds: list[Task], tasks: list[Task], force: bool, accelerat
             f"ENGINE=kaggle trains on the competition's files, and {source} is other data; use "
             "DATASET=kaggle or ENGINE=local"
         )
+    if not re.fullmatch(r"none|Nvidia\w+", accelerator):
+        raise UserError(
+            f"Kaggle has no accelerator {accelerator}; choose gpu, none, or a kind of GPU in "
+            "Kaggle's words, such as NvidiaTeslaT4"
+        )
     with artifacts.stat_cache(folds[0].root) as cache:
         for task in folds:
             artifacts.check_inputs(task, tasks, cache)
@@ -157,7 +162,7 @@ class _Kaggle:
     def __init__(self, folds: list[Task], tasks: list[Task], force: bool, accelerator: str) -> None:
         self.left, self.tasks, self.force, self.accelerator = list(folds), tasks, force, accelerator
         self.running = False  # a run of ours is at work on Kaggle
-        self.slug = ""
+        self.slug = self.version = ""
         self.looked = -math.inf  # when its state was last asked for
         self.seen = 0  # pieces of its log
         self.board = Board()
@@ -166,10 +171,14 @@ class _Kaggle:
         """Train the folds, in a run that is found or pushed; raises what `train_on_kaggle` does."""
         first = name(self.tasks, self.accelerator)
         self.runs = with_retries("the list of runs", lambda: kernels.runs(first))
+        others = set(self.runs.last)
         for number in itertools.count(1):
             self.slug = first if number == 1 else f"{first}-{number}"
             self.looked, self.seen = -math.inf, 0
+            others.discard(self.slug)
             found = self._look()
+            if found is None and others:
+                continue  # it was deleted; a later one may be at work
             state = found or self._push()
             watched = not state.ended
             state = self._watch(state)
@@ -185,8 +194,8 @@ class _Kaggle:
 
     def _push(self) -> State:
         """Push a script that trains the folds left; wait while two others run."""
-        self._check_quota()
-        text = script(self.left, self.accelerator, self.slug, SESSION)
+        seconds = self._check_quota()
+        text = script(self.left, self.accelerator, self.slug, seconds)
 
         def arrived() -> str | None:
             """Look whether a push without an answer arrived: a second run would cost hours."""
@@ -194,7 +203,7 @@ class _Kaggle:
             return "" if self._find() else None
 
         def push() -> str:
-            call = partial(kernels.push, self.slug, text, self.accelerator, SESSION)
+            call = partial(kernels.push, self.slug, text, self.accelerator, seconds)
             return with_retries("the push", call, between=arrived)
 
         refused = push()
@@ -216,18 +225,20 @@ class _Kaggle:
         )
         return State("QUEUED")
 
-    def _check_quota(self) -> None:
+    def _check_quota(self) -> int:
+        """Return the seconds that the session may take."""
         if self.accelerator == "none":
-            return
+            return SESSION
         try:
             quota = kernels.quota()
         except CallError as error:
             self._print(f"GPU hours left: not known ({error})")
-            return
+            return SESSION
         self._print(f"{quota.left:.1f} of {quota.total:.0f} GPU hours left this week")
         if quota.left <= 0:
             until = f" until {quota.refresh} UTC" if quota.refresh else ""
             raise ExternalError(f"no GPU hours are left{until}; {LOCAL}")
+        return min(SESSION, int(3600 * quota.left))
 
     # --- while it runs ---
 
@@ -297,6 +308,11 @@ class _Kaggle:
 
             def attempt() -> tuple[list[str], dict[str, Any]]:
                 names = kernels.fetch(self.slug, {RESULT: path})
+                self.version = ""
+                if RESULT not in names:  # of a version that its owner saved: ours is the first
+                    with contextlib.suppress(CallError):
+                        names = kernels.fetch(self.slug, {RESULT: path}, "1")
+                        self.version = "1"
                 result = files.read_json(path)
                 complete = watched and state.status == "COMPLETE"
                 if result is None and (complete or RESULT in names):
@@ -309,6 +325,12 @@ class _Kaggle:
                 work = partial(self._fetch_fold, task)
                 artifacts.run(task, self.tasks, self.force, work, elsewhere=True)
                 self.left.remove(task)
+        lost = [place(task) for task in self.left if place(task) in result.get("folds", ())]
+        if lost:
+            raise ExternalError(
+                f"Kaggle: {', '.join(lost)} was trained, but is not in the run's output at "
+                f"{self.runs.address(self.slug)}; {LOCAL}"
+            )
         return result
 
     def _fetch_fold(self, task: Task, writes: Mapping[str, Path]) -> dict[str, Any]:
@@ -319,7 +341,8 @@ class _Kaggle:
         def attempt() -> dict[str, Any]:
             for file in wanted.values():
                 file.unlink(missing_ok=True)
-            kernels.fetch(self.slug, {**wanted, f"{place(task)}/{task.manifest.name}": path})
+            its = {**wanted, f"{place(task)}/{task.manifest.name}": path}
+            kernels.fetch(self.slug, its, self.version)
             manifest = files.read_json(path)
             present = {n: file for n, file in writes.items() if file.exists()}
             found = {task.label(task.writes[n]): files.fingerprint(f) for n, f in present.items()}
@@ -350,6 +373,7 @@ class _Kaggle:
             line = "the run was cancelled on Kaggle"
         elif not line and not pushed:
             return  # another command pushed it, when other folds were due
+        line = line or f"the run left out {place(self.left[0])}"
         if code == 2:
             raise UserError(f"Kaggle: {line}")
         self._follow()

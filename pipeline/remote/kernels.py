@@ -120,19 +120,20 @@ def follow(slug: str, start: int, handle: Callable[[str], None]) -> None:
             progress()
 
 
-def fetch(slug: str, wanted: Mapping[str, Path]) -> list[str]:
+def fetch(slug: str, wanted: Mapping[str, Path], version: str = "") -> list[str]:
     """Download files of a run's output; return the names of all, none if Kaggle dropped them.
 
     Args:
         slug: the run's name.
         wanted: where to put files, by their names; those that are not in the output are left out.
+        version: of the script, "1"; by default the newest.
     """
 
     def size() -> int:
         return sum(path.stat().st_size for path in wanted.values() if path.exists())
 
     files = {name: str(path) for name, path in wanted.items()}
-    return list(_call("_fetch", size, slug=slug, files=files))
+    return list(_call("_fetch", size, slug=slug, files=files, version=version))
 
 
 def quota() -> Quota:
@@ -142,7 +143,8 @@ def quota() -> Quota:
 
 def delete(slug: str) -> None:
     """Delete a script with all its versions and their output."""
-    _call("_delete", slug=slug)
+    if refused := _call("_delete", slug=slug):
+        raise CallError(f"Kaggle refuses it: {refused}", status=400)
 
 
 def _call(function: str, progress: Callable[[], int] = lambda: 0, /, **arguments: object) -> Any:
@@ -229,11 +231,12 @@ def _follow(api: Any, slug: str, path: str) -> None:
             file.flush()
 
 
-def _fetch(api: Any, slug: str, files: dict[str, str]) -> list[str]:
+def _fetch(api: Any, slug: str, files: dict[str, str], version: str) -> list[str]:
     import requests
 
+    asked = {**_of(api, slug), "version_label": version or None, "page_size": 200}
     names = []
-    for page in _pages(api, "list_kernel_session_output", page_size=200, **_of(api, slug)):
+    for page in _pages(api, "list_kernel_session_output", **asked):
         for file in page.files or []:
             names.append(file.file_name)
             if file.file_name in files:
@@ -252,8 +255,8 @@ def _quota(api: Any) -> dict[str, Any]:
     return {"left": left, "total": total, "refresh": _minute(answer.quota_refresh_time)}
 
 
-def _delete(api: Any, slug: str) -> None:
-    _ask(api, "delete_kernel", **_of(api, slug))
+def _delete(api: Any, slug: str) -> str:
+    return _ask(api, "delete_kernel", **_of(api, slug)).error_message or ""
 
 
 def _minute(moment: datetime | None) -> str:

@@ -61,7 +61,9 @@ def run(job: Mapping[str, Any], root: Path) -> None:
             traceback.print_exc(file=sys.stdout)
     if line:
         print(line, flush=True)
-    files.write_json(working / RESULT, {"line": line, "code": code, "final": final})
+    trained = [place(task) for task in folds if task.manifest.exists()]
+    result = {"line": line, "code": code, "folds": trained, "final": final}
+    files.write_json(working / RESULT, result)
 
 
 def _check(job: Mapping[str, Any], folds: list[Task], root: Path) -> None:

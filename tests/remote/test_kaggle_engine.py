@@ -29,7 +29,7 @@ from pipeline import artifacts, fingerprints, stages
 from pipeline.config import Preset
 from pipeline.errors import ExternalError, UserError
 from pipeline.kaggle import client, inside
-from pipeline.remote import job, session
+from pipeline.remote import job, kernels, session
 from pipeline.remote import kaggle as engine
 from pipeline.task import Task
 from pipeline.train import local
@@ -268,6 +268,41 @@ def test_folds_that_a_finished_run_did_not_train_are_pushed(kaggle: Kaggle, trai
     assert fresh(kaggle.graph) == [True] * 3
 
 
+def test_a_later_run_is_found_although_the_first_was_deleted(kaggle: Kaggle, train: Train) -> None:
+    train("--fold", "0")
+    train()
+    first, second = kaggle.service.kernels
+    del kaggle.service.kernels[first]
+    for path in kaggle.graph.all("train")[1].folder.glob("*"):
+        path.unlink()
+    assert train().code == 0
+    assert list(kaggle.service.kernels) == [second]
+    assert fresh(kaggle.graph) == [True] * 3
+
+
+def test_a_version_that_its_owner_saved_hides_nothing(kaggle: Kaggle, train: Train) -> None:
+    train()
+    [versions] = kaggle.service.kernels.values()
+    versions.append(Session(versions[0].asked, kaggle.service.folder / "by-hand"))
+    versions[1].status = "COMPLETE"
+    for path in kaggle.graph.all("train")[1].folder.glob("*"):
+        path.unlink()
+    ended = train()
+    assert ended.code == 0, ended.error
+    assert kaggle.service.pushes() == 2
+    assert fresh(kaggle.graph) == [True] * 3
+
+
+def test_output_without_its_folders_costs_no_second_run(kaggle: Kaggle, train: Train) -> None:
+    kaggle.service.flattens = True
+    for _ in range(2):
+        ended = train()
+        assert ended.code == 1
+        assert "three/fold-0, three/fold-1, three/fold-2 was trained, but is not" in ended.error
+        assert "ENGINE=local" in ended.error
+    assert kaggle.service.pushes() == 1
+
+
 def test_force_trains_again(kaggle: Kaggle, train: Train) -> None:
     train()
     assert train("--force").code == 0
@@ -338,6 +373,23 @@ def test_two_sessions_at_work_are_waited_for(kaggle: Kaggle, train: Train) -> No
     assert ended.code == 0
     assert sum("Maximum batch GPU session count" in line for line in ended.lines) == 1
     assert kaggle.service.pushes() == 1
+
+
+@pytest.mark.parametrize("kind", ["None", "T4", "TpuV5E8"])
+def test_an_accelerator_that_kaggle_does_not_have(kaggle: Kaggle, train: Train, kind: str) -> None:
+    ended = train("--accelerator", kind)
+    assert ended.code == 2
+    assert f"no accelerator {kind}" in ended.error
+    assert "NvidiaTeslaT4" in ended.error
+    assert not kaggle.service.requests
+
+
+@needs_a_new_client
+def test_a_session_ends_before_the_hours_left_do(kaggle: Kaggle, train: Train) -> None:
+    kaggle.service.hours_used = 29
+    assert train().code == 0
+    asked = kaggle.service.newest().asked
+    assert asked["sessionTimeoutSeconds"] == job_in(asked["text"])["seconds"] == 3600
 
 
 # --- runs that fail ------------------------------------------------------------------------------
@@ -428,6 +480,71 @@ def test_an_error_of_the_script_itself(kaggle: Kaggle, train: Train, error: Exce
     assert "kept: train fold 1, train fold 2" in ended.error
 
 
+# --- while it runs -------------------------------------------------------------------------------
+
+
+class Clock:
+    """A clock that only sleeping moves, and that Ctrl-C stops."""
+
+    def __init__(self, stops: bool = False) -> None:
+        self.now, self.stops = 0.0, stops
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        if seconds and self.stops:
+            raise KeyboardInterrupt
+        self.now += seconds
+
+
+@pytest.mark.parametrize("others", [0, 10**6])
+def test_ctrl_c_says_whether_a_run_continues(
+    kaggle: Kaggle, train: Train, monkeypatch: pytest.MonkeyPatch, others: int
+) -> None:
+    kaggle.service.queued_polls, kaggle.service.others_running = 9, others
+    monkeypatch.setattr(engine, "time", Clock(stops=True))
+    ended = train()
+    assert ended.code == 130
+    assert ("The run continues on Kaggle" in ended.error) is not bool(others)
+    assert kaggle.service.pushes() == (0 if others else 1)
+
+
+def test_a_token_that_expires_leaves_the_run_at_work(kaggle: Kaggle, train: Train) -> None:
+    def run_and_expire(session: Session) -> None:
+        kaggle.run(session)
+        kaggle.service.fail("GetKernelSessionStatus", status=401, message="expired")
+
+    kaggle.service.runner, kaggle.service.running_polls = run_and_expire, 4
+    ended = train()
+    assert ended.code == 2
+    assert "expired" in ended.error
+    assert "The run continues on Kaggle" in ended.error
+    assert train().code == 0
+    assert kaggle.service.pushes() == 1
+
+
+@pytest.mark.parametrize("fault", [{"status": 404}, {"kind": "drop"}], ids=str)
+def test_a_log_that_fails_at_once_is_not_asked_for_without_pause(
+    kaggle: Kaggle, train: Train, monkeypatch: pytest.MonkeyPatch, fault: dict[str, Any]
+) -> None:
+    clock, looks, state = Clock(), [], kernels.state
+
+    def look(slug: str) -> kernels.State | None:
+        looks.append(clock.now)
+        return state(slug)
+
+    monkeypatch.setattr(engine, "time", clock)
+    monkeypatch.setattr(engine, "POLL", 20.0)
+    monkeypatch.setattr(kernels, "state", look)
+    kaggle.service.running_polls = 4
+    kaggle.service.fail("stream log", **fault, times=50)
+    kaggle.service.fail("GetKernelSessionStatus", times=2)
+    assert train().code == 0
+    assert looks == [20.0 * number for number in range(len(looks))]
+    assert kaggle.service.calls().count("stream log") < len(looks)
+
+
 # --- faults of the connection --------------------------------------------------------------------
 
 DAMAGE = [{"kind": "status", "status": 503}, {"kind": "html"}, {"kind": "corrupt"}]
@@ -504,7 +621,11 @@ def test_runs_are_listed_and_deleted(kaggle: Kaggle, train: Train, digits: Digit
     session = kaggle.service.newest()
     session.status, kaggle.service.running_polls = "RUNNING", 10**6
     assert f"{name} is running: it stays" in digits("kaggle", "delete", "--yes").lines
-    session.status = "COMPLETE"
+    session.status, kaggle.service.refuses_deletion = "COMPLETE", "it is shared"
+    refused = digits("kaggle", "delete", "--yes")
+    assert refused.code == 1
+    assert f"deleting {name}: Kaggle refuses it: it is shared" in refused.error
+    kaggle.service.refuses_deletion = ""
     assert digits("kaggle", "delete", "--yes").lines == [f"deleted {name}"]
     assert not kaggle.service.kernels
     unknown = digits("kaggle", "delete", "nonsense")
