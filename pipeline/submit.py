@@ -37,8 +37,8 @@ def candidate(graph: Graph, from_competition: bool = False) -> Entry:
 
     Args:
         graph: the tasks.
-        from_competition: the user confirms that a folder or zip contains the competition's own
-            files; this is recorded in its manifest.
+        from_competition: confirms that a folder or zip contains the competition's own files; this
+            is recorded in its manifest.
 
     Raises:
         UserError: it is not up to date or not valid, or not made from the competition's own files.
@@ -77,7 +77,7 @@ def candidate_file(csv: Path, graph: Graph) -> Entry:
     if not sample.exists():
         raise UserError(f"{sample} is missing: run `{graph.command_here('download')}`")
     check.compare_submission(csv, sample)
-    entry, labels = _entry(csv), _by_id(csv)
+    entry, labels = Entry(file=csv.name, sha256=fingerprint(csv)), _by_id(csv)
     for manifest in sorted(ours.glob("*.json")):
         written = manifest.with_suffix(".csv")
         found = read_json(manifest) or {}
@@ -113,16 +113,11 @@ def _refusal(what: str, source: str, confirmation: str = "") -> str:
     return f"{what} was made from the source {source!r} and is not sent: {why}"
 
 
-def _entry(
-    csv: Path, params: Mapping[str, Any] | None = None, found: Mapping[str, Any] | None = None
-) -> Entry:
-    """Return an entry for a CSV, with what its manifest says if it was written here."""
-    digest = fingerprint(csv)
-    if params is None or found is None:
-        return Entry(file=csv.name, sha256=digest)
+def _entry(csv: Path, params: Mapping[str, Any], found: Mapping[str, Any]) -> Entry:
+    """Return an entry for a CSV that was written with these parameters and metadata."""
     return Entry(
         file=csv.name,
-        sha256=digest,
+        sha256=fingerprint(csv),
         dataset=params["dataset"],
         preset=params["preset"],
         oof_accuracy=f"{found['oof_accuracy']:.5f}",
@@ -167,13 +162,18 @@ def submit(
             ref = max(refs)
             print(f"this exact file was already submitted, as {ref}; {FORCED} submits it again")
         else:
-            _stop_if_none_left()
+            if _submissions_left() == 0:
+                now = datetime.now(UTC)
+                raise ExternalError(
+                    "no submission is left today; the next day starts at "
+                    f"{now + timedelta(days=1):%Y-%m-%d} 00:00 UTC, in {24 - now.hour} h or less"
+                )
             ref = _send(csv, chosen, message, refs)
             print(f"sent {csv.name} as submission {ref}")
         if str(ref) not in {entry.ref for entry in entries}:
             sent = {"message": message, "ref": str(ref), "status": "PENDING"}
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            ledger.write(ledger_path, [*entries, replace(chosen, submitted_at=now, **sent)])
+            at = datetime.now(UTC).isoformat(timespec="seconds")
+            ledger.write(ledger_path, [*entries, replace(chosen, submitted_at=at, **sent)])
     if ref not in refs:
         _report_twins(chosen, [*refs, ref])
     _submissions_left()
@@ -209,37 +209,25 @@ def _listed(chosen: Entry) -> list[int]:
 def _send(csv: Path, chosen: Entry, message: str, known: list[int]) -> int:
     """Send until it has arrived, once; return its ref.
 
-    Even if no answer comes, the submission may exist. So before each further attempt, and after the
-    last, look in the list for this exact file, except among the `known` refs.
+    Even if no answer comes, the submission may exist. So look in the list for this exact file after
+    each failure, except among the `known` refs; the list may lag behind.
     """
     description = f"{chosen.preset or chosen.file}, {_mark(chosen)}"
     if chosen.oof_accuracy:
         estimate = f"out of fold {chosen.oof_accuracy} ± {chosen.oof_standard_error}"
         description = f"{chosen.preset}, {estimate}, {_mark(chosen)}"
-    description = f"{message} | {description}" if message else description
-    tried = False
+    if message:
+        description = f"{message} | {description}"
 
     def arrived() -> int | None:
         for look in range(LOOKS):
-            time.sleep(client.pause_before(2 + look, 0))
-            if new := [ref for ref in _listed(chosen) if ref not in known]:
+            time.sleep(client.pause_before(2 + look))
+            listed = with_retries("the list of submissions", lambda: _listed(chosen))
+            if new := [ref for ref in listed if ref not in known]:
                 return new[0]
         return None
 
-    def attempt() -> int:
-        nonlocal tried
-        ref = arrived() if tried else None
-        tried = True
-        return ref or client.submit(csv, description)
-
-    try:
-        return with_retries("the submission", attempt)
-    except ExternalError as error:
-        if isinstance(error.__cause__, CallError) and error.__cause__.retryable:
-            with contextlib.suppress(CallError):
-                if ref := arrived():
-                    return ref
-        raise
+    return with_retries("the submission", lambda: client.submit(csv, description), between=arrived)
 
 
 def _report_twins(chosen: Entry, known: list[int]) -> None:
@@ -251,16 +239,6 @@ def _report_twins(chosen: Entry, known: list[int]) -> None:
                     f"this exact file was also submitted as {ref}, at the same time, by another "
                     "clone or computer; it counts as another submission of today"
                 )
-
-
-def _stop_if_none_left() -> None:
-    if _submissions_left() == 0:
-        now = datetime.now(UTC)
-        minutes = 24 * 60 - 60 * now.hour - now.minute
-        raise ExternalError(
-            "no submission is left today; the next day starts at "
-            f"{now + timedelta(days=1):%Y-%m-%d} 00:00 UTC, in {minutes // 60} h {minutes % 60} min"
-        )
 
 
 def _submissions_left() -> int | None:

@@ -1,13 +1,18 @@
 """The commands for running on Kaggle's machines."""
 
-from importlib import import_module
+import re
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline import config, stages
 from pipeline.cli.options import PresetOption
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.remote.kernels import Runs, State
 
 app = typer.Typer(help="Run on Kaggle's machines.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -25,9 +30,11 @@ def notebook(
     It contains the code. Import it on Kaggle and attach the competition: it needs no internet and
     installs nothing.
     """
+    from pipeline.kaggle import notebook
+
     chosen = config.load(preset)
     file = path or stages.ROOT / "submissions" / f"kaggle-{chosen.name}.ipynb"
-    size = import_module("pipeline.kaggle.notebook").write(file, chosen, stages.ROOT)
+    size = notebook.write(file, chosen, stages.ROOT)
     print(f"notebook {file} ({size / 1000:.0f} kB)")
     print("next: on Kaggle, choose Create, Notebook, then File, Import Notebook")
 
@@ -35,9 +42,11 @@ def notebook(
 @app.command("list")
 def list_runs() -> None:
     """List the runs that --engine kaggle started."""
-    from pipeline.kaggle import runs
-
-    runs.print_runs()
+    found, states = _runs()
+    if not states:
+        print("no run of this project is on Kaggle")
+    for name, state in states.items():
+        print(f"{state!s:10} {found.last[name]:16} {found.address(name)}")
 
 
 @app.command("delete")
@@ -46,10 +55,30 @@ def delete_runs(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Delete the runs that have ended, with their output."""
-    from pipeline.kaggle import runs
+    from pipeline.kaggle.client import with_retries
+    from pipeline.remote import kernels
 
-    ended = runs.ended(names or [])
+    _, states = _runs()
+    if unknown := set(names or []) - set(states):
+        raise UserError(f"there is no run {min(unknown)}; `digits kaggle list` shows them")
+    ended = [name for name in names or states if states[name].ended]
+    for name in names or states:
+        if name not in ended:
+            print(f"{name} is {states[name]}: it stays")
     if not ended:
         print("there is no run that has ended")
     elif yes or typer.confirm(f"Delete {', '.join(ended)}, with the output?"):
-        runs.delete(ended)
+        for name in ended:
+            with_retries(f"deleting {name}", partial(kernels.delete, name))
+            print(f"deleted {name}", flush=True)
+
+
+def _runs() -> "tuple[Runs, dict[str, State]]":
+    """Return the runs of this project, and their states by name."""
+    from pipeline.kaggle.client import with_retries
+    from pipeline.remote import kernels
+
+    found = with_retries("the list of runs", lambda: kernels.runs(kernels.PREFIX))
+    ours = [each for each in found.last if re.fullmatch(r".+-[0-9a-f]{8}(-\d+)?", each)]
+    states = {each: with_retries(each, partial(kernels.state, each)) for each in ours}
+    return found, {each: state for each, state in states.items() if state}

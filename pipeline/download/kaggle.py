@@ -15,9 +15,7 @@ from pipeline.kaggle.client import CallError
 def fetch(folder: Path, files: Mapping[str, Path]) -> dict[str, Any]:
     """Put the competition's CSVs in `folder`: copied inside a Kaggle notebook, else downloaded.
 
-    Raises:
-        UserError: there are no credentials, or a notebook has not attached the competition.
-        ExternalError: the service refuses, or delivered no intact archive in several attempts.
+    Raises UserError if a notebook has not attached the competition, and what `with_retries` does.
     """
     if attached := inside.competition():
         return local.copy(folder, local.files(attached))
@@ -27,11 +25,7 @@ def fetch(folder: Path, files: Mapping[str, Path]) -> dict[str, Any]:
 
 
 def _attempt(folder: Path) -> dict[str, Any]:
-    """Download the archive, unpack it to `folder` and check the CSVs, once.
-
-    Raises:
-        CallError: the attempt failed, or the archive or a CSV is damaged.
-    """
+    """Download the archive, unpack it to `folder` and check the CSVs; once, or raise CallError."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
     archive = folder / "archive" / f"{COMPETITION}.zip"
@@ -41,9 +35,7 @@ def _attempt(folder: Path) -> dict[str, Any]:
     try:
         with Progress(*columns, transient=True) as bar:  # shows nothing where there is no terminal
             task = bar.add_task("", total=None)
-            client.download(
-                archive.parent, lambda size, whole: bar.update(task, completed=size, total=whole)
-            )
+            client.download(archive.parent, lambda size: bar.update(task, completed=size))
         print(f"downloaded {archive.stat().st_size:,} bytes")
         return _unpack(archive, folder)
     except CallError as error:

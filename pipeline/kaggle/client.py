@@ -10,6 +10,7 @@ Every call is one attempt. It raises CallError if it fails, and UserError withou
 
 import contextlib
 import io
+import itertools
 import json
 import math
 import os
@@ -54,18 +55,15 @@ REMEDIES = {
     r"certificate (has expired|is not yet valid)": (
         "check this computer's date and time, or the certificate of a proxy on the way"
     ),
-    r"certificate verify failed[^('\"]*\b": (
+    r"certificate verify failed[^('\"]*\b|Could not find .*CA certificate bundle": (
         "a proxy or virus scanner on the way decrypts the connection: set REQUESTS_CA_BUNDLE to "
         "the file with its certificate"
     ),
-    r"Could not find .*CA certificate bundle": "correct REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE",
-    r"Missing dependencies for SOCKS support": (
-        "install PySocks (pip install pysocks), or put the address of an http:// proxy into "
-        "{proxies}"
-    ),
-    r"Tunnel connection failed: [^)'\"]*|(Unable to|Cannot) connect to proxy(?=.*NewConnection)"
+    r"Missing dependencies for SOCKS support|Tunnel connection failed: [^)'\"]*"
+    r"|(Unable to|Cannot) connect to proxy(?=.*NewConnection)"
     r"|[Pp]roxy URL\W+(It is malformed|had unsupported scheme)|Failed to parse": (
-        "check {proxies}, http://HOST:PORT or http://USER:PASSWORD@HOST:PORT"
+        "check {proxies}, http://HOST:PORT or http://USER:PASSWORD@HOST:PORT (socks5:// needs "
+        "`pip install pysocks`)"
     ),
 }
 # Environment variables that silently change what the client does, or make it print secrets.
@@ -107,19 +105,18 @@ class Submission:
         return self.status != "PENDING" and (self.status != "COMPLETE" or bool(self.public_score))
 
 
-def download(folder: Path, progress: Callable[[int, int | None], None]) -> Path:
-    """Download the competition's files as one zip to `folder`.
+def download(folder: Path, progress: Callable[[int], None]) -> Path:
+    """Download the competition's files as one zip, or go on where a stalled attempt ended.
 
     Args:
-        folder: an empty folder, or one where a stalled attempt left the beginning of the zip, which
-            the client resumes if the file on the server is still the same.
-        progress: called with the number of bytes so far and, if known, in total.
+        folder: empty, or the folder of the stalled attempt.
+        progress: called with the number of bytes so far.
     """
     path = folder / f"{COMPETITION}.zip"
 
     def size_so_far() -> int:
         size = path.stat().st_size if path.exists() else 0
-        progress(size, _total_size(path))
+        progress(size)
         return size
 
     files = {"competition": COMPETITION, "path": str(folder)}
@@ -155,60 +152,62 @@ def submissions_left() -> int:
     return int(answer["num_allowed_now"])
 
 
-def with_retries(what: str, call: Callable[[], Answer]) -> Answer:
+def with_retries(
+    what: str,
+    call: Callable[[], Answer],
+    attempts: float = ATTEMPTS,
+    between: Callable[[], Answer | None] = lambda: None,
+) -> Answer:
     """Call until it succeeds, with growing pauses, or until it is clear that it will not.
 
+        ref = with_retries("the submission", lambda: client.submit(csv, "first"))
+
     Args:
-        what: what the call does, "the download", for messages.
+        what: what the call does, for messages.
         call: raises CallError when it fails.
+        attempts: how many there are; math.inf to wait out an outage, however long.
+        between: called after each failed attempt; if it returns something, that is the answer.
 
     Raises:
         UserError: what the user can fix: credentials, rules, a proxy, a certificate, a file.
         ExternalError: the service refuses, or every attempt failed.
     """
-    attempt = 1
-    while True:
+    for attempt in itertools.count(1):
         try:
             return call()
-        except CallError as error:
-            if not error.retryable:
-                raise refusal(what, error) from error
-            if attempt == ATTEMPTS:
-                remedy = "run the same command again later"
-                if inside.notebook():
-                    remedy = f"switch the notebook's internet on, or {inside.BY_HAND}"
-                raise ExternalError(
-                    f"{what} failed {ATTEMPTS} times, most recently because {error}; {remedy}"
-                ) from error
-            attempt += 1
-            pause = pause_before(attempt, error.retry_after)
-            print(f"{what}: {error}; attempt {attempt} of {ATTEMPTS} in {pause:.0f} s", flush=True)
-            time.sleep(pause)
+        except CallError as failure:
+            error = failure
+        if error.remedy:
+            raise UserError(f"{what}: {error}; {error.remedy}") from error
+        if not error.retryable:
+            gone = f"; check whether {HOME} still exists" if error.status == 404 else ""
+            raise ExternalError(f"{what}: {error}{gone}") from error
+        if (answer := between()) is not None:
+            return answer
+        if attempt == attempts:
+            break
+        pause = pause_before(attempt + 1, error.retry_after)
+        if attempts < math.inf:
+            further = f"attempt {attempt + 1} of {attempts} in {pause:.0f} s"
+            print(f"{what}: {error}; {further}", flush=True)
+        elif attempt == 1:
+            print(f"{what}: {error}; waiting until Kaggle answers", flush=True)
+        time.sleep(pause)
+    remedy = "run the same command again later"
+    if inside.notebook():
+        remedy = f"switch the notebook's internet on, or {inside.BY_HAND}"
+    raise ExternalError(
+        f"{what} failed {attempts} times, most recently because {error}; {remedy}"
+    ) from error
 
 
-def pause_before(attempt: int, retry_after: float) -> float:
+def pause_before(attempt: int, retry_after: float = 0.0) -> float:
     """Return the seconds to wait before attempt number `attempt` (2, 3, …).
 
     They double, with jitter. The service's Retry-After is respected, both up to LONGEST_PAUSE.
     """
-    doubled = FIRST_PAUSE * 2.0 ** (attempt - 2) * random.uniform(0.5, 1.0)  # noqa: S311
+    doubled = FIRST_PAUSE * 2.0 ** min(attempt - 2, 10) * random.uniform(0.5, 1.0)  # noqa: S311
     return min(LONGEST_PAUSE, max(doubled, retry_after))
-
-
-def refusal(what: str, error: CallError) -> Exception:
-    """Return what to raise when it makes no sense to retry."""
-    if error.remedy:
-        return UserError(f"{what}: {error}; {error.remedy}")
-    gone = f"; check whether {HOME} still exists" if error.status == 404 else ""
-    return ExternalError(f"{what}: {error}{gone}")
-
-
-def _total_size(path: Path) -> int | None:
-    """Read the size of the complete archive from the client's note beside an incomplete one."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        note = path.with_name(path.name + ".kaggle-partial").read_text(encoding="utf-8")
-        return int(json.loads(note)["size"])
-    return None
 
 
 # --- a call, from outside its process -----------------------------------------------------------
@@ -218,6 +217,8 @@ def call(
     method: str, arguments: Mapping[str, object], progress: Callable[[], int] = lambda: 0
 ) -> Any:
     """Call the client in its own process; kill it if `progress` stops growing.
+
+        call("competition_submissions", {"competition": COMPETITION, "page_size": 100})
 
     Args:
         method: of the client; or "module:function", called with the client and the arguments.
@@ -293,37 +294,30 @@ def _fields(thing: Any) -> dict[str, Any]:
 
 
 def _describe(error: BaseException, found: Sequence[Found]) -> CallError:
-    """Describe a failure, without addresses, which may be signed.
-
-    Args:
-        error: what the client raised.
-        found: the credentials that it found.
-    """
+    """Describe what the client raised with the credentials found, without (signed) addresses."""
     text = " ".join(re.sub(r"\S*://\S*|\S*\?\S*=\S*", "…", str(error)).split())[:200]
-    status, wait, authorization = 401, "", ""
     response = getattr(error, "response", None)
     if isinstance(error, SystemExit):  # the client has tried every credential
-        text = "none of the credentials works"
+        status, headers, text = 401, {}, "none of the credentials works"
     elif response is None:
         return _unanswered(error, text)
     else:
-        status, wait = response.status_code, response.headers.get("Retry-After", "")
-        if response.request is not None:
-            authorization = response.request.headers.get("Authorization", "")
-    used = credentials.sent(found, authorization)
+        status, headers, text = response.status_code, response.headers, text or "no reason given"
     if CallError(text, status).retryable:
+        wait = headers.get("Retry-After", "")
         seconds = float(wait) if wait.isdigit() else 0.0
         return CallError(f"Kaggle returned HTTP {status}", status, retry_after=seconds)
-    text, remedy = text or "no reason given", ""
+    asked = getattr(response, "request", None)
+    used, remedy = credentials.refused(
+        found, asked.headers.get("Authorization", "") if asked else ""
+    )
     if status == 401:
-        remedy = credentials.remedy(found, used)
         return CallError(f"Kaggle refuses {used} (401: {text})", status, remedy)
-    if status == 403:
-        remedy = f"it was sent with {used}"
-        if "phone" in text.lower():
-            remedy = f"verify your phone at {credentials.SETTINGS}"
-        elif re.search("rules|Forbidden|no reason given", text):
-            remedy = f"if the rules have not been accepted, accept them in a browser: {HOME}/rules"
+    remedy = f"it was sent with {used}" if status == 403 else ""
+    if status == 403 and "phone" in text.lower():
+        remedy = f"verify your phone at {credentials.SETTINGS}"
+    elif status == 403 and re.search("rules|Forbidden|no reason given", text):
+        remedy = f"if the rules have not been accepted, accept them in a browser: {HOME}/rules"
     return CallError(f"Kaggle refuses it ({status}): {text}", status, remedy)
 
 

@@ -17,28 +17,21 @@ from pipeline.errors import UserError
 from pipeline.kaggle import SUBMIT_PAGE, inside
 
 SETTINGS = "https://www.kaggle.com/settings"
-# The label under which a notebook's secrets hold the token.
-LABEL = "KAGGLE_API_TOKEN"
-# The characters of tokens, keys and user names.
-WORD = re.compile(r"[\w.+/~-]+", re.ASCII)
-PLAIN = "in plain text (UTF-8 without BOM)"
-NO_TOKEN = f"expected the token alone, one word {PLAIN}"
-NO_KEY = f'expected {{"username": "…", "key": "…"}} {PLAIN}, as Kaggle delivered it'
+# What the client calls the variable with a token; a notebook's secrets hold it under this label.
+TOKEN = "KAGGLE_API_TOKEN"  # noqa: S105
+# A token, key or user name. The client fails on a longer one, which it takes for a file's name.
+WORD = re.compile(r"[\w.+/~-]{1,255}", re.ASCII)
+NO_TOKEN = "expected the token alone, one word in plain text (UTF-8 without BOM)"  # noqa: S105
+NO_KEY = 'expected {"username": "…", "key": "…"} in plain text, as Kaggle delivered it'
 
 
 @dataclass(frozen=True)
 class Found:
-    """Credentials that are there in one of the places.
+    """Credentials that are there in one of the places."""
 
-    Attributes:
-        kind: "token", "key" or "login".
-        place: what the user calls it: a variable, or the path of a file.
-        fault: what is wrong with it; "" if nothing is.
-    """
-
-    kind: str
-    place: str
-    fault: str = ""
+    kind: str  # "token", "key" or "login"
+    place: str  # what the user calls it: a variable, or the path of a file
+    fault: str = ""  # what is wrong with it
 
     def __str__(self) -> str:
         return f"the {self.kind} in {self.place}"
@@ -47,12 +40,14 @@ class Found:
 def require(home: str) -> None:
     """Raise UserError if there are no credentials, or if those that would be used are unusable.
 
-    Args:
-        home: the competition's address, for the ways to do without.
+    `home` is the competition's address, for the ways to do without.
     """
-    found = find()
-    if not found and inside.notebook():
-        _take_from_secrets()
+    if not (found := find()) and inside.notebook():
+        # kaggle_secrets is only there, and has an exception of its own for each reason to refuse.
+        with contextlib.suppress(Exception):
+            os.environ[TOKEN] = (
+                import_module("kaggle_secrets").UserSecretsClient().get_secret(TOKEN)
+            )
         found = find()
     if found and not found[0].fault:
         return
@@ -64,17 +59,16 @@ def require(home: str) -> None:
     if inside.notebook():
         raise UserError(
             f"no Kaggle credentials in this notebook: switch its internet on, create a token at "
-            f"{SETTINGS} and add it to the notebook's secrets (Add-ons) as {LABEL}; or "
+            f"{SETTINGS} and add it to the notebook's secrets (Add-ons) as {TOKEN}; or "
             f"{inside.BY_HAND}"
         )
     tokens, key, login = _files()
-    places = ", ".join(map(str, ["KAGGLE_API_TOKEN", *tokens, "KAGGLE_KEY", key, login]))
-    hint = "".join(f" {path} is not looked at: rename or move it." for path in _misnamed()[:1])
+    places = ", ".join(map(str, [TOKEN, *tokens, "KAGGLE_KEY", key, login]))
     raise UserError(
-        f"no Kaggle credentials in {places}.{hint} Create a token at "
-        f"{SETTINGS} and save it as ~/.kaggle/access_token or in KAGGLE_API_TOKEN; or use a "
-        f"browser: download the zip from {home}/data, give DATASET=digit-recognizer.zip, and "
-        f"upload the CSV at {SUBMIT_PAGE}; or run `make demo`, which needs none"
+        f"no Kaggle credentials in {places}. Create a token at {SETTINGS} and save it as "
+        f"~/.kaggle/access_token or in {TOKEN}; or use a browser: download the zip from "
+        f"{home}/data, give DATASET=digit-recognizer.zip, and upload the CSV at {SUBMIT_PAGE}; or "
+        "run `make demo`, which needs none"
     )
 
 
@@ -85,17 +79,16 @@ def find() -> list[Found]:
     return [*_find_tokens(tokens), *_find_key(key), *logins]
 
 
-def sent(found: Sequence[Found], authorization: str) -> Found:
-    """Return the credentials that a request carried, by its Authorization header."""
+def refused(found: Sequence[Found], authorization: str) -> tuple[Found, str]:
+    """Return the credentials that a refused request carried, and what to do about them.
+
+    `authorization` is the header that the request was sent with; "" if that is not known.
+    """
     is_key = authorization.startswith("Basic")
-    return next((each for each in found if (each.kind == "key") == is_key), found[0])
-
-
-def remedy(found: Sequence[Found], refused: Found) -> str:
-    """Return what to do about credentials that Kaggle refuses."""
-    if refused.kind == "login":
-        return "run `kaggle auth login` again"
-    return f"{_hidden(found, refused)}create a new one at {SETTINGS}"
+    used = next((each for each in found if (each.kind == "key") == is_key), found[0])
+    if used.kind == "login":
+        return used, "run `kaggle auth login` again"
+    return used, f"{_hidden(found, used)}create a new one at {SETTINGS}"
 
 
 def _hidden(found: Sequence[Found], used: Found) -> str:
@@ -104,47 +97,33 @@ def _hidden(found: Sequence[Found], used: Found) -> str:
     return f"it hides {others[0]}: remove it to use that, or " if others else ""
 
 
-def _take_from_secrets() -> None:
-    """Give the client the token in the notebook's secrets, where there is one."""
-    # kaggle_secrets is only there, and has an exception of its own for each reason to refuse.
-    with contextlib.suppress(Exception):
-        secrets = import_module("kaggle_secrets").UserSecretsClient()
-        os.environ["KAGGLE_API_TOKEN"] = secrets.get_secret(LABEL)
-
-
 def _find_tokens(files: list[Path]) -> Iterator[Found]:
-    own = Path(os.environ.get("KAGGLE_API_V1_TOKEN") or "/nowhere")
-    if inside.notebook() and "KAGGLE_DATA_PROXY_URL" in os.environ and own.is_file():
-        yield Found("token", str(own))  # the notebook's own
-    variable = os.environ.get("KAGGLE_API_TOKEN", "")
-    short = len(variable) < 256  # the client takes it for a file's name, and fails if it is longer
-    named = [Path(variable)] if short and Path(variable).is_file() else []
-    if variable and not named:
-        good = short and WORD.fullmatch(variable)
-        yield Found("token", "KAGGLE_API_TOKEN", "" if good else NO_TOKEN)
-    for path in (*named, *files):
-        text, fault = _read(path)
-        if text and not WORD.fullmatch(text):
-            fault = NO_TOKEN
-        if text or fault:  # an empty file counts as none
-            yield Found("token", str(path), fault)
+    own = os.environ.get("KAGGLE_API_V1_TOKEN", "")
+    if inside.notebook() and "KAGGLE_DATA_PROXY_URL" in os.environ and Path(own).is_file():
+        yield Found("token", own)  # the notebook's own
+    variable = os.environ.get(TOKEN, "")
+    if os.path.isfile(variable):  # noqa: PTH113 - Path.is_file fails on a long token
+        files = [Path(variable), *files]
+    elif variable:
+        yield Found("token", TOKEN, "" if WORD.fullmatch(variable) else NO_TOKEN)
+    for path in files:
+        if text := _read(path):  # an empty file counts as none
+            yield Found("token", str(path), "" if WORD.fullmatch(text) else NO_TOKEN)
 
 
 def _find_key(file: Path) -> Iterator[Found]:
     """Find the older key: of each half, the variable comes before the file."""
     variables = {"username": "KAGGLE_USERNAME", "key": "KAGGLE_KEY"}
     values = {half: os.environ[name] for half, name in variables.items() if os.environ.get(name)}
+    place, expected = " and ".join(variables.values()), "set both, each to one word"
     if len(values) < 2 and file.exists():
         place, expected = str(file), NO_KEY
-        text, fault = _read(file)
         with contextlib.suppress(ValueError, TypeError):  # not JSON, or not an object
-            values = {**json.loads(text), **values}
-    elif values:
-        place, expected, fault = " and ".join(variables.values()), "set both, each to one word", ""
-    else:
+            values = {**json.loads(_read(file)), **values}
+    elif not values:
         return
     good = all(WORD.fullmatch(str(values.get(half) or "")) for half in variables)
-    yield Found("key", place, fault or ("" if good else expected))
+    yield Found("key", place, "" if good else expected)
 
 
 def _files() -> tuple[list[Path], Path, Path]:
@@ -158,22 +137,11 @@ def _files() -> tuple[list[Path], Path, Path]:
     return tokens, folder / "kaggle.json", home / "credentials.json"
 
 
-def _misnamed() -> list[Path]:
-    """Return files that look like credentials, but have another name or are in another folder."""
-    tokens, key, login = _files()
-    folders = (login.parent, key.parent, Path.home() / "Downloads", Path.cwd())
-    patterns = ("kaggle*.json*", "access_token*", "kaggle*.txt")
-    found = [path for folder in folders for each in patterns for path in sorted(folder.glob(each))]
-    return [path for path in found if path not in (*tokens, key, login)]
-
-
-def _read(path: Path) -> tuple[str, str]:
-    """Return the text of a file ("?" if it is not text), and why it cannot be read."""
+def _read(path: Path) -> str:
+    """Return the text of a file, "" if there is none, "?" if it is not text or cannot be read."""
     try:
-        return path.read_bytes().decode("utf-8").strip(), ""
+        return path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
-        return "", ""
-    except OSError as error:
-        return "", f"it cannot be read: {error.strerror}"
-    except UnicodeDecodeError:
-        return "?", ""
+        return ""
+    except (OSError, UnicodeDecodeError):
+        return "?"

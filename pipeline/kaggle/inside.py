@@ -18,12 +18,12 @@ ATTACH = (
 
 
 def notebook() -> bool:
-    """Whether this is a Kaggle notebook, interactive or not."""
+    """Check whether this is a Kaggle notebook, interactive or not."""
     return "KAGGLE_KERNEL_RUN_TYPE" in os.environ
 
 
 def competition() -> Path | None:
-    """The folder with the competition's files; None if they are not attached.
+    """Return the folder with the competition's files; None if they are not attached.
 
     A dataset may have the same name, but not these files.
     """
@@ -35,5 +35,5 @@ def competition() -> Path | None:
 
 
 def put_out(file: Path) -> Path:
-    """Copy a file to where it becomes part of the notebook's output; returns the copy."""
+    """Copy a file to where it becomes part of the notebook's output; return the copy."""
     return Path(shutil.copy(file, KAGGLE / "working"))

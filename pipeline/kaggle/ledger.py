@@ -30,11 +30,7 @@ COLUMNS = list(asdict(Entry()))
 
 
 def read(path: Path) -> list[Entry]:
-    """Read all entries, oldest first; none if there is no ledger yet.
-
-    Raises:
-        UserError: the file is not a ledger.
-    """
+    """Read all entries, oldest first; none if there is no ledger yet. Raises UserError."""
     if not path.exists():
         return []
     with path.open(encoding="utf-8", newline="") as file:

@@ -27,16 +27,13 @@ COMPETITION_NUMBER = 3004
 
 
 def write(path: Path, preset: Preset, root: Path) -> int:
-    """Write the notebook, atomically. Equal code gives equal bytes.
+    """Write the notebook, atomically; return its size in bytes. Equal code gives equal bytes.
 
     Args:
         path: the file to be written or replaced; its name ends in .ipynb.
         preset: what `CONFIG` is set to in its first cell. A TOML file of the user's own travels
             with the code.
         root: the project's folder.
-
-    Returns:
-        The size of the file in bytes.
 
     Raises:
         UserError: the name ends otherwise, or the preset needs further files.
@@ -78,7 +75,7 @@ def write(path: Path, preset: Preset, root: Path) -> int:
 
 
 def _files(preset: Preset, root: Path) -> dict[str, bytes]:
-    """The contents of everything that travels, by path."""
+    """Read everything that travels, by path."""
     files = package(root) | {name: (root / name).read_bytes() for name in BESIDE}
     if preset.path:
         named = [config.read_toml(preset.path).get("base", ""), *preset.ensemble.members]
@@ -93,7 +90,7 @@ def _files(preset: Preset, root: Path) -> dict[str, bytes]:
 
 
 def _address(root: Path) -> str:
-    """Where the project can be found, in words: the remote of its clone; "" if it has none."""
+    """Say where the project can be found: the remote of its clone; "" if it has none."""
     asked = ["git", "-C", str(root), "remote", "get-url", "origin"]
     try:
         done = subprocess.run(asked, capture_output=True, text=True, check=False)  # noqa: S603
@@ -106,7 +103,7 @@ def _address(root: Path) -> str:
 
 
 def _split(text: str, preset: Preset, root: Path) -> Iterator[tuple[str, str, bool]]:
-    """The cells of a text: kind, source, and whether the source is folded away."""
+    """Split a text into cells: kind, source, and whether the source is folded away."""
     networks = dict.fromkeys(member.train.network for member in preset.members)
     end = 0
     for found in CELLS.finditer(text):
@@ -124,7 +121,7 @@ def _split(text: str, preset: Preset, root: Path) -> Iterator[tuple[str, str, bo
 
 
 def _cell(position: int, kind: str, source: str, hidden: bool) -> dict[str, Any]:
-    """One cell in the notebook format."""
+    """Return a cell in the notebook format."""
     folded = {"_kg_hide-input": True, "jupyter": {"source_hidden": True}} if hidden else {}
     cell: dict[str, Any] = {"cell_type": kind, "id": f"cell-{position}", "metadata": folded}
     if kind == "code":

@@ -18,32 +18,17 @@ LINE = 100  # characters
 
 
 def package(root: Path) -> dict[str, bytes]:
-    """Collect the files of the package that are needed to run it: code, presets, pages.
-
-    Args:
-        root: the project's folder, which contains `pipeline/`.
-
-    Returns:
-        Contents by path relative to `root`, with forward slashes, in alphabetical order.
-    """
+    """Read the files that the package in `root` needs to run, by path: "pipeline/split.py"."""
     folder = root / "pipeline"
-    paths = {
-        path
-        for pattern in PATTERNS
-        for path in folder.glob(pattern)
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    }
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(paths)}
+    paths = {path for pattern in PATTERNS for path in folder.glob(pattern)}
+    visible = [path for path in paths if "/." not in path.relative_to(root).as_posix()]
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(visible)}
 
 
 def pack(files: Mapping[str, bytes]) -> str:
-    """Zip files, and encode the zip as base64 in lines of 100 characters.
+    """Zip files, by path, and encode the zip as base64 in lines; equal files give equal text.
 
-    Equal files give equal text. To unpack it, with nothing but the standard library:
-    `zipfile.ZipFile(io.BytesIO(base64.b64decode(text))).extractall(folder)`.
-
-    Args:
-        files: contents by path, with forward slashes.
+    To unpack it: `zipfile.ZipFile(io.BytesIO(base64.b64decode(text))).extractall(folder)`.
     """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:

@@ -85,7 +85,7 @@ def train_folds(
 
         train_on_ray(due, tasks, force, jobs or 1, address, accelerator)
     elif engine == "kaggle":
-        from pipeline.train.kaggle import train_on_kaggle
+        from pipeline.remote.kaggle import train_on_kaggle
 
         kind = FREE_ON_KAGGLE if accelerator in (ACCELERATOR, "gpu") else accelerator
         train_on_kaggle(due, tasks, force, kind)

@@ -9,7 +9,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from conftest import PACKAGE
+from conftest import PACKAGE, run_digits
 
 from pipeline.kaggle.pack import LINE, pack, package
 
@@ -48,23 +48,13 @@ def test_equal_files_give_equal_text_whatever_their_dates_and_order(project: Pat
     assert pack({"a": b"1"}) != pack({"a": b"2"})
 
 
-def test_what_arrives_can_be_imported(tmp_path: Path) -> None:
-    text = pack({**package(PACKAGE.parent), "more/fold_ids.npy": b"\0\1"})
+def test_what_arrives_runs(tmp_path: Path) -> None:
+    """Also a command of the benchmarks, which says what is wrong with its argument."""
+    text = pack(package(PACKAGE.parent))
     with zipfile.ZipFile(io.BytesIO(base64.b64decode(text))) as archive:
         archive.extractall(tmp_path)
-    assert (tmp_path / "more" / "fold_ids.npy").read_bytes() == b"\0\1"
-    command = "from pipeline import config, stages; print(stages.ROOT, config.load('best').name)"
-    done = subprocess.run(
-        [sys.executable, "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == [str(tmp_path), "best"]
-    # A command of the benchmarks is there, and says what is wrong with its argument.
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline", "reproduce", "--config", "mpl"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_digits(tmp_path, "config", "--config", "best")
+    assert done.returncode == 0, done.stderr
+    done = run_digits(tmp_path, "reproduce", "--config", "mpl")
     assert done.returncode == 2
     assert "'mpl'" in done.stderr

@@ -30,7 +30,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from kaggle_service import (
@@ -46,7 +45,7 @@ from kaggle_service import (
     _json,
 )
 
-IMAGE = Path(__file__).parents[1] / "system" / "kaggle_image.py"
+IMAGE = Path(__file__).parent / "system" / "kaggle_image.py"
 ENDED = ("COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED")
 DENIED = "Permission 'kernels.get' was denied"
 
@@ -88,20 +87,17 @@ class KernelService(KaggleService):
         # Called in place of running the script, to write the output and the log in no time.
         self.runner: Callable[[Session], None] | None = None
         self.owner = USERNAME
+        self.refuses_deletion = ""  # why
+        self.flattens = False  # the output's files are listed without their folders
         self.cut_after: list[int] = []  # the next log streams are cut after so many lines
         self.output_survives_errors = False
         self.kill_at_end = ""  # why a session ends with ERROR although its script did not fail
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for session in (each for versions in self.kernels.values() for each in versions):
             if session.process and session.process.poll() is None:
                 os.killpg(session.process.pid, signal.SIGKILL)
-        super().__exit__(kind, error, traceback)
+        super().__exit__(*error)
 
     def pushes(self) -> int:
         """How many sessions were started."""
@@ -134,14 +130,15 @@ class KernelService(KaggleService):
             if asked.get("userName") != self.owner or slug not in self.kernels:
                 return _error(403, DENIED)
             if request.call == "DeleteKernel":
-                del self.kernels[slug]
-                return _json({})
-            session = self.kernels[slug][-1]
+                if not self.refuses_deletion:
+                    del self.kernels[slug]
+                return _json({"errorMessage": self.refuses_deletion})
+            session = self.kernels[slug][int(asked.get("versionLabel") or 0) - 1]
             if request.call == "GetKernelSessionStatus":
                 session.polls += 1
                 self._advance(session)
                 return _json({"status": session.status, "failureMessage": session.failure})
-            return self._output(slug, session, asked)
+            return self._output(session, asked)
 
     def _save(self, asked: dict[str, Any]) -> Answer:
         owner, _, slug = str(asked["slug"]).partition("/")
@@ -266,7 +263,7 @@ class KernelService(KaggleService):
                 return
             time.sleep(0.02)
 
-    def _output(self, slug: str, session: Session, asked: dict[str, Any]) -> Answer:
+    def _output(self, session: Session, asked: dict[str, Any]) -> Answer:
         files = []
         if session.status == "COMPLETE" or self.output_survives_errors:
             found = sorted(path for path in session.working.rglob("*") if path.is_file())
@@ -274,10 +271,10 @@ class KernelService(KaggleService):
             size = 5  # every listing has several pages
             for path in found[start : start + size]:
                 name = path.relative_to(session.working).as_posix()
-                stored = f"{slug}-{len(self.kernels[slug])}-{name.replace('/', '-')}"
+                stored = str(path.relative_to(self.folder)).replace("/", "-")
                 self._stored[stored] = path.read_bytes()
                 url = f"http://localhost/storage/{stored}?X-Goog-Signature={SIGNATURE}"
-                files.append({"fileName": name, "url": url})
+                files.append({"fileName": path.name if self.flattens else name, "url": url})
             more = str(start + size) if start + size < len(found) else ""
         else:
             more = ""

@@ -3,30 +3,21 @@
     with KaggleService(files, solution) as service:
         subprocess.run([...], env=service.environment(home))
 
-How the client (2.2.4) gets here: `KAGGLE_API_ENVIRONMENT=LOCALHOST` makes it call
-`http://localhost` (port 80), and the proxy variables bring those calls to this server's own
-port. So requests arrive with absolute URLs, and a request for any other host arrives too: it is
-refused with 502 and kept in `service.strays`, instead of leaving the machine.
-
-What is said on the wire:
+`KAGGLE_API_ENVIRONMENT=LOCALHOST` makes the client (2.2.4) call `http://localhost`, and the proxy
+variables bring those calls to this server's own port. A request for any other host arrives too: it
+is refused with 502 and kept in `service.strays`, instead of leaving the machine.
 
 - A call is `POST /api/v1/<service>/<Method>` with JSON both ways. Auth is Basic `user:key` or
   Bearer token. An error is `{"code": >= 400, "message": text}` under the same HTTP status.
-- A download is two requests: the call answers 302, and a GET of that URL brings the bytes with
-  Content-Length, Last-Modified, ETag and Accept-Ranges. A resume of it is another GET, with
-  Range and If-Range, answered 206, or 200 and the whole file when the validator does not match.
-  The client writes blocks of 1 MiB, and a block cut short is lost: only an archive of more than
-  2 MiB, cut half-way, is resumed from anywhere but its first byte.
+- A download is two requests: the call answers 302, and a GET of that URL brings the bytes. A resume
+  is another GET, with Range and If-Range. The client writes blocks of 1 MiB, and a block cut short
+  is lost: only an archive of more than 2 MiB, cut half-way, is resumed from after its first byte.
 - A submission is three requests: StartSubmissionUpload gives a URL and a token, PUT brings the
   bytes to that URL, CreateSubmission turns the token into a submission.
-- A score is found by asking ListSubmissions until the status is no longer PENDING.
 - A connection that breaks before the answer is a `requests` ProxyError here, since this server
   poses as a proxy; from the real service it is another kind of ConnectionError.
 - The URLs for bytes carry a signature: whoever logs one leaks it. `SECRETS` lists every text
   that must appear in no output.
-
-What the real service does beyond this (a limit per team, a score on a part of the test set) is
-left out: tests need the protocol and its failures.
 """
 
 from __future__ import annotations
@@ -45,16 +36,17 @@ import socketserver
 import threading
 import zipfile
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+
+from pipeline.kaggle import client, credentials
 
 COMPETITION = "digit-recognizer"
 ARCHIVE = f"{COMPETITION}.zip"
@@ -80,7 +72,7 @@ SERVED_CALLS = (
     "ListSubmissions",
     "GetSubmissionLimits",
 )
-# Those of tests/kaggle/kernel_service.py.
+# Those of kernel_service.py.
 STREAM_LOG = "stream log"
 KERNEL_CALLS = (
     "SaveKernel",
@@ -93,16 +85,8 @@ KERNEL_CALLS = (
 )
 NEED_RULES = ("DownloadDataFiles", "StartSubmissionUpload", "CreateSubmission")
 
-# What can go wrong, and where. "resume" is a GET with Range; it falls back on "download".
-COMMON_KINDS = ("status", "html", "drop", "lost", "stall")
-FILE_KINDS = ("status", "html", "drop", "stall", "truncate", "short", "corrupt")
-KINDS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys((*SERVED_CALLS, *KERNEL_CALLS), COMMON_KINDS),
-    "CreateSubmission": (*COMMON_KINDS, "refused"),
-    "download": FILE_KINDS,
-    "resume": FILE_KINDS,
-    "upload": COMMON_KINDS,
-}
+# What can be made to fail: a method, or the GET of a file, one with Range, the PUT.
+FAULTS = (*SERVED_CALLS, *KERNEL_CALLS, "download", "resume", "upload")
 REFUSED = "Could not submit to competition"
 HTML = b"<!DOCTYPE html><html><body><h1>Please sign in</h1></body></html>\n"
 
@@ -143,7 +127,6 @@ class Fault:
     status: int
     headers: dict[str, str]
     message: str
-    seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -185,7 +168,7 @@ class KaggleService:
         self.rules_accepted = True
         self.list_lag = 0  # in how many lists a new submission is missing
         self.scores_hidden = False  # COMPLETE comes before the score
-        self.faults: dict[str, deque[Fault]] = {name: deque() for name in KINDS}
+        self.faults: dict[str, deque[Fault]] = {name: deque() for name in FAULTS}
 
         self.closing = threading.Event()  # releases stalled answers
         self._lock = threading.RLock()
@@ -204,7 +187,6 @@ class KaggleService:
         status: int = 503,
         headers: Mapping[str, str] | None = None,
         message: str = "",
-        seconds: float | None = None,
         times: int = 1,
     ) -> None:
         """Make the next `times` requests of `name` fail; later ones behave normally again.
@@ -216,16 +198,13 @@ class KaggleService:
         - html: 200 and a web page, as from a login wall or a proxy
         - drop: the connection is closed without an answer, and nothing was done
         - lost: the same, but what was asked for has been done
-        - stall: a file stops half-way, anything else before its first byte; goes on after
-          `seconds`, or never
+        - stall: a file stops half-way, anything else before its first byte
         - refused (CreateSubmission): no error, but no submission either: ref 0
         - truncate (files): half the bytes, then the end of the connection
         - short (files): half the bytes, but announced as the whole
         - corrupt (files): bytes flipped near the end, in a zip's last member
         """
-        if kind not in KINDS.get(name, ()):
-            raise ValueError(f"no fault {kind!r} for {name!r}; known: {KINDS.get(name, KINDS)}")
-        fault = Fault(kind, status, dict(headers or {}), message, seconds)
+        fault = Fault(kind, status, dict(headers or {}), message)
         with self._lock:
             self.faults[name].extend([fault] * times)
 
@@ -283,18 +262,10 @@ class KaggleService:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop at once, whatever is still open or stalled. Safe to call twice."""
-        if self._server is None or self._thread is None or self.closing.is_set():
-            return
+    def __exit__(self, *error: object) -> None:
+        """Stop at once, whatever is still open or stalled."""
+        assert self._server
+        assert self._thread
         self.closing.set()
         self._server.shutdown()
         self._server.hang_up_all()
@@ -512,6 +483,24 @@ def _accuracy(content: bytes, solution: Mapping[int, int]) -> float:
     return sum(labels[image] == label for image, label in solution.items()) / len(solution)
 
 
+# ---- how a test talks to it
+
+REAL_CALL = client.call
+
+
+def call_in_process(
+    method: str, arguments: Mapping[str, object], progress: Callable[[], int] = lambda: 0
+) -> Any:
+    """Do as `client.call`, without a process of its own unless that has to be killed."""
+    if client.STALL < 60:
+        return REAL_CALL(method, arguments, progress)
+    credentials.require(client.HOME)
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(io.StringIO()):
+        client._main(method, json.dumps(arguments))
+    return client._parse(output.getvalue(), 0)
+
+
 # ---- how it is sent
 
 
@@ -644,7 +633,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault.kind in ("short", "corrupt"):
             self._send(service.answer(request, damage=fault.kind))
         elif fault.kind == "stall":
-            self._stall(request, fault.seconds)
+            self._stall(request)
         elif fault.kind == "truncate":
             self._send_half(service.answer(request))
         else:
@@ -652,21 +641,13 @@ class _Handler(BaseHTTPRequestHandler):
                 service.answer(request)
             self.close_connection = True  # drop, lost: no answer
 
-    def _send_half(self, answer: Answer) -> int:
-        half = len(answer.body) // 2
-        self._send(answer, upto=half)
+    def _send_half(self, answer: Answer) -> None:
+        self._send(answer, upto=len(answer.body) // 2)
         self.close_connection = True
-        return half
 
-    def _stall(self, request: Request, seconds: float | None) -> None:
-        service = self.server.service
-        if request.call != GET_FILE:
-            if service.closing.wait(seconds):
-                self.close_connection = True
-            else:
-                self._send(service.answer(request))
-            return
-        answer = service.answer(request)
-        half = self._send_half(answer)
-        if not service.closing.wait(seconds):
-            self.wfile.write(answer.body[half:])
+    def _stall(self, request: Request) -> None:
+        """Send half a file, or nothing, until the service closes."""
+        if request.call == GET_FILE:
+            self._send_half(self.server.service.answer(request))
+        self.close_connection = True
+        self.server.service.closing.wait()

@@ -12,7 +12,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,9 @@ from pipeline import endings, files, installed
 from pipeline.errors import ExternalError, UserError
 from pipeline.kaggle import HOME, inside
 from pipeline.kaggle.credentials import SETTINGS
+from pipeline.remote.job import JOB, RESULT, place, reads, unpacked
 from pipeline.task import Task
 
-JOB = "job.json"
-# How the session ended, in the output: the "line" and "code" of a command, and whether it is
-# "final", because the same job would end like this again.
-RESULT = "result.json"
 CSVS = ("train", "test", "sample_submission")
 ARRAYS = ("train_images", "train_labels", "test_images")
 # Folds at a time without GPUs: Kaggle's machines have four cores.
@@ -34,90 +30,47 @@ JOBS = 2
 MARGIN = 300
 
 
-def packed(task: Task) -> dict[str, Any]:
-    """A fold's task as JSON, with paths relative to the project."""
-    reads = {name: path for name, path in task.reads.items() if isinstance(path, Path)}
-    return {
-        "name": task.name,
-        "manifest": task.label(task.manifest),
-        "function": task.function,
-        "reads": {name: task.label(path) for name, path in reads.items()},
-        "writes": {name: task.label(path) for name, path in task.writes.items()},
-        "fold": task.fold,
-        "params": asdict(task.preset.train),
-        "modules": dict(task.modules),
-    }
-
-
-def unpacked(values: Mapping[str, Any], root: Path) -> Task:
-    """The task that `packed` described, in the project at `root`."""
-    from pipeline.config import Preset, Train
-
-    train = Train(**values["params"])
-    return Task(
-        name=values["name"],
-        stage="train",
-        root=root,
-        manifest=root / values["manifest"],
-        function=values["function"],
-        reads={name: root / path for name, path in values["reads"].items()},
-        writes={name: root / path for name, path in values["writes"].items()},
-        preset=Preset(train=train),
-        fold=values["fold"],
-        params={"fold": values["fold"], "params": train},
-        modules=values["modules"],
-    )
-
-
-def output(task: Task) -> Path:
-    """The folder of a fold in a session's output, relative to it: "best/fold-0"."""
-    return Path(*task.folder.relative_to(task.root).parts[2:])
-
-
 def run(job: Mapping[str, Any], root: Path) -> None:
     """Train the folds of a job; whatever happens, leave RESULT.
 
     Args:
-        job: what `pipeline.train.kaggle.job` returns.
+        job: from `pipeline.remote.job.job`.
         root: the folder that the script unpacked to; it has `pipeline/` and the folds' numbers.
     """
     working = inside.KAGGLE / "working"
     folds = [unpacked(values, root) for values in job["folds"]]
     for task in folds:
-        place = working / output(task)
-        place.mkdir(parents=True)
+        folder = working / place(task)
+        folder.mkdir(parents=True)
         task.folder.parent.mkdir(parents=True, exist_ok=True)
-        task.folder.symlink_to(place)
-    line, code, final, trained = "", 0, False, False
+        task.folder.symlink_to(folder)
+    line, code, final, checked = "", 0, False, False
     try:
-        _check_packages(root)
-        _make_arrays(job, folds)
-        if job["gpus"]:
-            _check_gpus()
-        trained = True  # what is wrong with the job itself shows only now
-        _train(folds, None if job["gpus"] else min(JOBS, len(folds)))
+        _check(job, folds, root)
+        checked = True  # what is wrong with the job itself shows only now
+        from pipeline.train.local import train_here
+
+        train_here(folds, [], False, None if job["gpus"] else min(JOBS, len(folds)))
     except KeyboardInterrupt:
         line, code = "the session's time was over", 1
         final = not any(task.manifest.exists() for task in folds)
     except Exception as error:
         line, code = endings.ending(error)
-        final = trained and code == 2
+        final = checked and code == 2
         if not isinstance(error, UserError | ExternalError):
             traceback.print_exc(file=sys.stdout)
     if line:
         print(line, flush=True)
-    result = {"line": line, "code": code, "final": final}
+    trained = [place(task) for task in folds if task.manifest.exists()]
+    result = {"line": line, "code": code, "folds": trained, "final": final}
     files.write_json(working / RESULT, result)
 
 
-def _check_packages(root: Path) -> None:
+def _check(job: Mapping[str, Any], folds: list[Task], root: Path) -> None:
+    """Check the packages, turn the attached CSVs into arrays, compare these, look for a GPU."""
     lacking, _ = installed.compare(root)
     if lacking:
         raise ExternalError(f"Kaggle's image lacks {', '.join(lacking)}; ENGINE=local trains here")
-
-
-def _make_arrays(job: Mapping[str, Any], folds: list[Task]) -> None:
-    """Turn the attached CSVs into arrays, and compare what the folds read with what they should."""
     attached = inside.competition()
     if attached is None:
         raise UserError(
@@ -126,30 +79,21 @@ def _make_arrays(job: Mapping[str, Any], folds: list[Task]) -> None:
         )
     from pipeline.preprocess import preprocess
 
-    reads: Mapping[str, Any] = folds[0].reads
-    for path in reads.values():
-        path.parent.mkdir(parents=True, exist_ok=True)
+    paths = reads(folds)
+    paths[ARRAYS[0]].parent.mkdir(parents=True, exist_ok=True)
     csvs = {name: attached / f"{name}.csv" for name in CSVS}
-    preprocess(**csvs, **{name: reads[name] for name in ARRAYS})
-    for name, path in reads.items():
+    preprocess(**csvs, **{name: paths[name] for name in ARRAYS})
+    for name, path in paths.items():
         if files.fingerprint(path) != job["inputs"][name]:
             raise UserError(
                 f"{name} here and on Kaggle differ: the files here are not the competition's; "
                 "DATASET=kaggle downloads those"
             )
+    if job["gpus"]:
+        from pipeline.backend import tf
 
-
-def _check_gpus() -> None:
-    from pipeline.backend import tf
-
-    if not tf.config.list_physical_devices("GPU"):
-        raise UserError(f"the run has no GPU; verify your phone at {SETTINGS}")
-
-
-def _train(folds: list[Task], jobs: int | None) -> None:
-    from pipeline.train.local import train_here
-
-    train_here(folds, [], False, jobs)
+        if not tf.config.list_physical_devices("GPU"):
+            raise UserError(f"the run has no GPU; verify your phone at {SETTINGS}")
 
 
 def main() -> None:
