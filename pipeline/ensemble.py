@@ -39,9 +39,7 @@ def ensemble(
         metrics: to be written, JSON: what this function returns.
 
     Returns:
-        Metadata: the out-of-fold accuracy, its standard error, the number of rows it is based on,
-        the accuracy of each fold and of each member, the temperature of the test rows, and the
-        expected calibration error of the held-out rows before and after calibration.
+        Metadata: accuracies and calibration errors of the held-out rows, and the temperature.
 
     Raises:
         UserError: a probability is not finite.
@@ -80,10 +78,7 @@ def ensemble(
 
 
 def gather(paths: Sequence[Path], folds: NDArray[np.int8]) -> NDArray[np.float32]:
-    """Put the predictions of a preset's folds in the order of the rows, float32 (n, 10).
-
-    Rows that no fold holds out are NaN.
-    """
+    """Put the predictions of a preset's folds in the order of the rows; NaN where there is none."""
     oof = np.full((len(folds), 10), np.nan, dtype=np.float32)
     for fold, path in enumerate(paths):
         oof[folds == fold] = estimate.load(path)
