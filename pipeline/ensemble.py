@@ -17,6 +17,7 @@ def ensemble(
     fold_test: Mapping[str, Sequence[Path]],
     train_labels: Path,
     fold_ids: Path,
+    remarks: Path,
     oof: Path,
     test: Path,
     metrics: Path,
@@ -33,6 +34,7 @@ def ensemble(
         fold_test: for each preset, a file per fold with the test probabilities, float32 (m, 10).
         train_labels: uint8 (n,).
         fold_ids: int8 (n,).
+        remarks: those of split, JSON; they belong to the estimate, and so to the metrics.
         oof: to be written, float32 (n, 10): each row predicted by networks that have not seen it,
             one for each member; NaN where no fold holds out the row.
         test: to be written, float32 (m, 10): from the mean over members and folds.
@@ -72,6 +74,7 @@ def ensemble(
         "temperature": temperature,
         "calibration_error_before": before,
         "calibration_error": after,
+        "remarks": json.loads(remarks.read_text(encoding="utf-8")),
     }
     metrics.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return found
