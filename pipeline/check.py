@@ -30,7 +30,6 @@ def check_submission(path: Path, sample: Path) -> int:
         UserError: header, line ends, ids, their order, or a label are wrong; the message says
             where.
     """
-    csvs.read_labels(path)  # in which no number may be in quotes
     rows, deviations = compare_submission(path, sample)
     if deviations:
         raise UserError(deviations[0])
@@ -46,7 +45,7 @@ def compare_submission(path: Path, sample: Path) -> tuple[int, list[str]]:
     Raises:
         UserError: a column, an id or a label is wrong; the message says where.
     """
-    ids, _ = csvs.read_labels(path, quoted=True)
+    ids, _ = csvs.read_labels(path)
     wanted, _ = csvs.read_labels(sample)
     csvs.check_count(path, ids, wanted, sample)
     unknown = np.flatnonzero(~np.isin(ids, wanted))

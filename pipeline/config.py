@@ -5,9 +5,11 @@ short list of differences from the defaults below, or from the preset that `base
 `presets/*.toml`, or a file of your own.
 """
 
+import contextlib
 import dataclasses
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ def _param(default: Any, meaning: str, *limits: float, choices: tuple[str, ...] 
 
 @dataclass(frozen=True)
 class Split:
-    """How the labelled images are divided; presets with the same values share one split."""
+    """The division of the labelled images; presets with the same values share one split."""
 
     folds: int = _param(5, "number of folds; 1 means a single hold-out", 1, 100)
     holdout: float = _param(0.15, "share of the rows held out if folds = 1", 0.01, 0.9)
@@ -48,7 +50,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Train:
-    """How one fold is trained. The folds differ only in their rows and their random numbers."""
+    """The training of one fold. The folds differ only in their rows and their random numbers."""
 
     network: str = _param("strided", "name of a module in train/networks/")
     width: int = _param(32, "channels of the network's first layers", 1, 1024)
@@ -110,7 +112,7 @@ class Train:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Whose predictions are averaged."""
+    """The presets whose predictions are averaged."""
 
     members: tuple[str, ...] = _param(
         (), "presets whose folds are averaged, all with the same [split]; [] = this one"
@@ -119,7 +121,7 @@ class Ensemble:
 
 @dataclass(frozen=True)
 class About:
-    """What is known of a preset. It is not inherited, and changes nothing."""
+    """Facts about a preset. They are not inherited, and change nothing."""
 
     use: str = _param("", "what it is for")
     accuracy: float = _param(0.0, "measured on held-out rows; 0 = not measured", 0, 1)
@@ -155,7 +157,7 @@ TYPES: dict[type, str] = {
 
 
 def preset_names() -> list[str]:
-    """The names of the presets that come with the pipeline."""
+    """List the presets that come with the pipeline."""
     return sorted(path.stem for path in PRESETS.glob("*.toml"))
 
 
@@ -166,16 +168,15 @@ def network_names() -> list[str]:
 
 
 def load(word: str) -> Preset:
-    """Load a preset.
+    """Load a preset, by its name or from a TOML file.
 
-    Args:
-        word: the name of a preset that comes with the pipeline, or a path to a TOML file.
+        load("fast").split.folds  # 1
 
     Raises:
         UserError: there is no such preset, or something in it is unknown or out of range.
     """
     path = _path(word)
-    tables = _merged(_lineage(path))
+    tables, _ = _read(path)
     preset = parse(tables, path.stem, str(path))
     if path.parent != PRESETS:
         preset = dataclasses.replace(preset, path=path.resolve())
@@ -201,125 +202,102 @@ def load(word: str) -> Preset:
     return dataclasses.replace(preset, split=first.split, others=tuple(members))
 
 
-def _path(word: str) -> Path:
-    """The file of a preset, by its name or path; the file may be missing."""
-    path = PRESETS / f"{word}.toml"
-    if not word.endswith(".toml"):
-        if word not in preset_names():
-            if Path(f"{word}.toml").exists():
-                raise UserError(f"there is no preset {word!r}, did you mean {word}.toml?")
-            names = ", ".join(preset_names())
-            near = nearest(word, preset_names())
-            raise UserError(
-                f"there is no preset {word!r}{near} (choose from {names}, or a .toml file)"
-            )
-    else:
-        path = Path(word).expanduser()
-        if path.stem in preset_names() and path.resolve().parent != PRESETS.resolve():
-            raise UserError(
-                f"{word}: choose another name; {path.stem} is a preset that comes with the "
-                "pipeline, and their results would share one folder"
-            )
-        if path.stem in RESERVED:
-            raise UserError(f"{word}: a preset cannot be named {path.stem}; data/ uses that name")
-    if not path.stem.replace("-", "").replace("_", "").isalnum() or not path.stem.isascii():
-        raise UserError(f"{word}: a preset's name may only contain letters, digits, - and _")
-    return path
-
-
 def load_named(word: str, path: Path, key: str) -> Preset:
-    """The preset that `key` in the file at `path` names; paths are relative to that file.
-
-    Its own members, if any, are not loaded: it might be one of them.
-
-    Raises:
-        UserError: as `load`, with file and key in front.
-    """
-    try:
-        place = _beside(path, word)
-        return parse(_merged(_lineage(place)), place.stem, str(place))
-    except UserError as error:
-        raise UserError(f"{path}: {key}: {error}") from error
+    """Load the preset that `key` in the file at `path` names, but not its members, as `load`."""
+    with _named(f"{path}: {key}"):
+        place = _path(word, path.parent)
+        return parse(_read(place)[0], place.stem, str(place))
 
 
 def origins(word: str) -> dict[str, str]:
-    """Which preset sets each parameter: from "train.width" to a name; without those not set."""
-    found: dict[str, str] = {}
-    for name, tables in reversed(_lineage(_path(word))):
-        found |= {f"{table}.{key}": name for table, keys in tables.items() for key in keys}
-    return found
+    """Find which preset sets each parameter: {"train.width": "demo", …}, without those not set."""
+    return _read(_path(word))[1]
 
 
-def _lineage(path: Path, heirs: tuple[Path, ...] = ()) -> list[tuple[str, dict[str, Any]]]:
-    """Name and tables of a preset's file, then of its base, and so on; each is checked.
+def _path(word: str, folder: Path = Path()) -> Path:
+    """Find the file of a preset, by its name or its path, relative to `folder`; it may be missing.
 
-    Args:
-        path: the preset's file.
-        heirs: the files that inherit from it.
+    Raises UserError if no preset can have this name.
+    """
+    names = preset_names()
+    if word in names:
+        return PRESETS / f"{word}.toml"
+    if not word.endswith(".toml"):
+        if Path(f"{word}.toml").exists():
+            raise UserError(f"there is no preset {word!r}, did you mean {word}.toml?")
+        raise UserError(
+            f"there is no preset {word!r}{nearest(word, names)} (choose from {', '.join(names)}, "
+            "or a .toml file)"
+        )
+    path = folder / Path(word).expanduser()
+    if path.stem in names and path.resolve().parent != PRESETS.resolve():
+        raise UserError(
+            f"{path}: choose another name; {path.stem} is a preset that comes with the pipeline, "
+            "and their results would share one folder"
+        )
+    if path.stem in RESERVED:
+        raise UserError(f"{path}: a preset cannot be named {path.stem}; data/ uses that name")
+    if not re.fullmatch("[A-Za-z0-9_-]+", path.stem):
+        raise UserError(f"{path}: a preset's name may only contain letters, digits, - and _")
+    return path
+
+
+@contextlib.contextmanager
+def _named(place: str) -> Iterator[None]:
+    """Put the place that named a file before the message about the file."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from error
+
+
+def _read(
+    path: Path, heirs: tuple[Path, ...] = ()
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Read a preset's tables, and which preset sets each parameter: {"train.width": "demo", …}.
+
+    A table has what it inherits, too. `heirs` are the files that inherit from this one.
     """
     tables = read_toml(path)
     if tables.keys() & VARYING:
         raise UserError(f"{path}: this is a sweep, not a preset: run `digits sweep {path}`")
     base = tables.pop("base", None)
     parse(tables, path.stem, str(path))
-    lineage = [(path.stem, tables)]
+    origins = {f"{table}.{key}": path.stem for table, keys in tables.items() for key in keys}
     if base is None:
-        return lineage
+        return tables, origins
     if not isinstance(base, str):
         raise UserError(f'{path}: base must name a preset: base = "fast"')
     heirs = (*heirs, path.resolve())
-    try:
-        place = _beside(path, base)
+    with _named(f"{path}: base"):
+        place = _path(base, path.parent)
         if place.resolve() in heirs:
             raise UserError(f"{place}: a preset cannot inherit from itself")
-        return lineage + _lineage(place, heirs)
-    except UserError as error:
-        raise UserError(f"{path}: base: {error}") from error
-
-
-def _merged(lineage: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
-    """The tables of a preset, with what it inherits."""
-    merged: dict[str, Any] = {}
-    for _, tables in reversed(lineage):
-        for table, values in tables.items():
-            merged[table] = {**merged.get(table, {}), **values}
-    merged["about"] = lineage[0][1].get("about", {})
-    return merged
-
-
-def _beside(path: Path, word: str) -> Path:
-    """The file of a preset that the file at `path` names."""
-    return _path(str(path.parent / word) if word.endswith(".toml") else word)
+        inherited, set_by = _read(place, heirs)
+    inherited.pop("about", None)
+    merged = {table: inherited.get(table, {}) | keys for table, keys in tables.items()}
+    return inherited | merged, set_by | origins
 
 
 def trial(preset: Preset, **changes: int | None) -> Preset:
-    """The same preset with fewer epochs or rows, under a name that keeps its files separate."""
+    """Return a preset with fewer epochs or rows, under a name that keeps its files separate."""
     changes = {key: value for key, value in changes.items() if value is not None}
     others = tuple(trial(member, **changes) for member in preset.others)
     return dataclasses.replace(variant(preset, f"scratch/{preset.name}", changes), others=others)
 
 
 def variant(base: Preset, name: str, changes: Mapping[str, Any], where: str = "") -> Preset:
-    """The same preset with another name and some [train] parameters changed.
-
-    Raises:
-        UserError: an unknown key, a wrong type, a value out of range; it names `where`, the file.
-    """
+    """Return a preset with another name and some [train] parameters changed, checked as `parse`."""
     train = parse({"train": dict(changes)}, name, where).train
     changed = {key: getattr(train, key) for key in changes}
     return dataclasses.replace(base, name=name, train=dataclasses.replace(base.train, **changed))
 
 
 def parse(tables: Mapping[str, Any], name: str, where: str) -> Preset:
-    """Check the content of a TOML file against the parameters above.
-
-    Args:
-        tables: the file as `tomllib` gives it.
-        name: the preset's name.
-        where: the file's name, for messages.
+    """Make a preset of the tables of a TOML file, checked against the parameters above.
 
     Raises:
-        UserError: an unknown table or key, a wrong type, a value out of range.
+        UserError: an unknown table or key, a wrong type, a value out of range; it names `where`.
     """
     parameters = {table: {p.name: p for p in fields(kind)} for table, kind in TABLES.items()}
     homes = {key: table for table, keys in parameters.items() for key in keys}
@@ -332,28 +310,21 @@ def parse(tables: Mapping[str, Any], name: str, where: str) -> Preset:
         if not isinstance(values, dict):
             raise UserError(f"{where}: {table} must be a table: write [{table}] above its keys")
         known = parameters[table]
-        for key, value in values.items():
+        for key in values:
             if key not in known and key in homes:
                 raise UserError(f"{where}: put {key} under [{homes[key]}], not [{table}]")
             if key not in known:
                 raise UserError(f"{where}: unknown key {table}.{key}{nearest(key, known)}")
-            values[key] = _checked(known[key], value, f"{where}: {table}.{key}")
-        if "network" in values and values["network"] not in (names := network_names()):
-            near = nearest(values["network"], names)
-            raise UserError(
-                f"{where}: train.network: train/networks/ has no network "
-                f"{values['network']!r}{near}; it has {', '.join(names)}"
-            )
-        parts[table] = TABLES[table](**values)
+        checked = {
+            key: _checked(known[key], value, f"{where}: {table}.{key}")
+            for key, value in values.items()
+        }
+        parts[table] = TABLES[table](**checked)
     return Preset(name=name, **parts)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
-
-    Raises:
-        UserError: there is no such file, or it is not valid TOML.
-    """
+    """Read a TOML file; raise UserError if there is none, or it is not valid TOML."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -365,37 +336,39 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def _checked(parameter: "Field[Any]", value: Any, where: str) -> Any:
-    wanted = type(parameter.default)
+    wanted, choices = type(parameter.default), _choices(parameter)
     if wanted is float and type(value) is int:
         value = float(value) if abs(value) < 2**53 else float("inf")  # outside every range
     if wanted is tuple and type(value) is list and all(type(item) is str for item in value):
         value = tuple(value)
-    low, high, choices = (parameter.metadata[limit] for limit in ("low", "high", "choices"))
-    right = type(value) is wanted
-    fits = right and (not choices or value in choices)
-    if fits and (wanted not in (int, float) or low <= value <= high):
-        return value
-    text = repr(value)
+    expected, near, text = TYPES[wanted], "", repr(value)
+    if type(value) is wanted:
+        low, high = parameter.metadata["low"], parameter.metadata["high"]
+        if value in choices if choices else wanted not in (int, float) or low <= value <= high:
+            return value
+        expected, near = allowed(parameter), nearest(text, choices)
     short = text if len(text) <= 60 else f"{text[:60]}…"
-    expected = allowed(parameter) if right else TYPES[wanted]
-    raise UserError(f"{where} must be {expected}, not {short}")
+    raise UserError(f"{where} must be {expected}, not {short}{near}")
+
+
+def _choices(parameter: "Field[Any]") -> Sequence[str]:
+    choices: tuple[str, ...] = parameter.metadata["choices"]
+    return network_names() if parameter.name == "network" else choices
 
 
 def allowed(parameter: "Field[Any]") -> str:
-    """The values that a parameter may have, in words: "between 1 and 1024"."""
-    low, high, choices = (parameter.metadata[limit] for limit in ("low", "high", "choices"))
-    if parameter.name == "network":
-        choices = network_names()
-    if choices:
+    """Say which values a parameter may have: "between 1 and 1024"."""
+    low, high = parameter.metadata["low"], parameter.metadata["high"]
+    if choices := _choices(parameter):
         return f"one of {', '.join(choices)}"
     if type(parameter.default) not in (int, float):
         return TYPES[type(parameter.default)]
     return f"between {low} and {high}" if high < float("inf") else f"at least {low}"
 
 
-def nearest(word: str, known: Any) -> str:
-    """Ask whether the most similar known word was meant."""
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Ask whether the most similar known word was meant, if one is near."""
     import difflib
 
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.0)
+    near = difflib.get_close_matches(word, list(known), n=1)
     return f", did you mean {near[0]}?" if near else ""

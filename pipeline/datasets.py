@@ -13,7 +13,7 @@ from pipeline.errors import UserError
 
 @dataclass(frozen=True)
 class Source:
-    """What the rest of the pipeline needs to know about a source."""
+    """A source, as the rest of the pipeline needs to know it."""
 
     labels_public: bool  # whether the labels of its test set are known, so that solution.csv exists
     class_names: tuple[str, ...] = tuple("0123456789")
@@ -45,13 +45,9 @@ class Dataset:
 
 
 def dataset(word: str) -> Dataset:
-    """The dataset that `DATASET=word` names.
+    """Find the dataset that `DATASET=word` names; raise UserError if there is none.
 
-    Args:
-        word: the name of a source, or the path of a folder or zip.
-
-    Raises:
-        UserError: it is neither.
+    dataset("sample"), dataset("~/Downloads/digit-recognizer.zip")
     """
     if word in NAMED:
         return Dataset(word, word)
@@ -71,7 +67,7 @@ def dataset(word: str) -> Dataset:
 
 
 def user_files(data: Dataset) -> Mapping[str, Path]:
-    """The user's own files that a dataset is made from; raises UserError if one is missing."""
+    """Find the user's own files that a dataset is made from; raise UserError if one is missing."""
     if data.path is None:
         return {}
     from pipeline.download import local

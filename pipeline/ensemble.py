@@ -17,6 +17,7 @@ def ensemble(
     fold_test: Mapping[str, Sequence[Path]],
     train_labels: Path,
     fold_ids: Path,
+    remarks: Path,
     oof: Path,
     test: Path,
     metrics: Path,
@@ -33,15 +34,14 @@ def ensemble(
         fold_test: for each preset, a file per fold with the test probabilities, float32 (m, 10).
         train_labels: uint8 (n,).
         fold_ids: int8 (n,).
+        remarks: those of split, JSON; they belong to the estimate, and so to the metrics.
         oof: to be written, float32 (n, 10): each row predicted by networks that have not seen it,
             one for each member; NaN where no fold holds out the row.
         test: to be written, float32 (m, 10): from the mean over members and folds.
         metrics: to be written, JSON: what this function returns.
 
     Returns:
-        Metadata: the out-of-fold accuracy, its standard error, the number of rows it is based on,
-        the accuracy of each fold and of each member, the temperature of the test rows, and the
-        expected calibration error of the held-out rows before and after calibration.
+        Metadata: accuracies and calibration errors of the held-out rows, and the temperature.
 
     Raises:
         UserError: a probability is not finite.
@@ -74,16 +74,14 @@ def ensemble(
         "temperature": temperature,
         "calibration_error_before": before,
         "calibration_error": after,
+        "remarks": json.loads(remarks.read_text(encoding="utf-8")),
     }
     metrics.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return found
 
 
 def gather(paths: Sequence[Path], folds: NDArray[np.int8]) -> NDArray[np.float32]:
-    """Put the predictions of a preset's folds in the order of the rows, float32 (n, 10).
-
-    Rows that no fold holds out are NaN.
-    """
+    """Put the predictions of a preset's folds in the order of the rows; NaN where there is none."""
     oof = np.full((len(folds), 10), np.nan, dtype=np.float32)
     for fold, path in enumerate(paths):
         oof[folds == fold] = estimate.load(path)

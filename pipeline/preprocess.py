@@ -33,13 +33,7 @@ def preprocess(
     Raises:
         UserError: something is wrong with a CSV; the message says what and where.
     """
-    images, labels = csvs.read_images(train, labelled=True)
-    images_to_predict, _ = csvs.read_images(test, labelled=False)
-    ids, _ = csvs.read_labels(sample_submission)
-    assert labels is not None
-
-    csvs.check_fit((train, test, sample_submission), labels, len(images_to_predict), ids)
-
+    images, labels, images_to_predict = csvs.read_dataset(train, test, sample_submission)
     np.save(train_images, images)
     np.save(train_labels, labels)
     np.save(test_images, images_to_predict)

@@ -83,8 +83,8 @@ STAGES = (
         help="assign each row to a fold. The folds go to data/DATASET/folds/.",
         function="pipeline.split:split",
         folder="data/{dataset.name}/folds/{preset.split.name}",
-        reads=("preprocess.train_labels",),
-        writes=("fold_ids.npy",),
+        reads=ARRAYS,
+        writes=("fold_ids.npy", "remarks.json"),
         params={"params": lambda dataset, preset, fold: preset.split},
     ),
     Stage(
@@ -108,7 +108,7 @@ STAGES = (
         folder="data/{dataset.name}/{preset.name}/ensemble",
         reads=(
             *("fold_oof=train.oof", "fold_test=train.test"),
-            *("preprocess.train_labels", "split.fold_ids"),
+            *("preprocess.train_labels", "split.fold_ids", "split.remarks"),
         ),
         writes=("oof.npy", "test.npy", "metrics.json"),
     ),

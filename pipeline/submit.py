@@ -98,7 +98,7 @@ def candidate_file(csv: Path, graph: Graph) -> Entry:
 
 def _by_id(csv: Path) -> NDArray[np.int64]:
     """Read the labels of a submission, in the order of their ids, int64 (n,)."""
-    ids, labels = csvs.read_labels(csv, quoted=True)
+    ids, labels = csvs.read_labels(csv)
     return labels[ids.argsort()]
 
 
@@ -143,7 +143,7 @@ def submit(
         ExternalError: the service refuses or fails, no submission is left today, or the
             competition could not score the file.
     """
-    _, labels = csvs.read_labels(csv, quoted=True)
+    _, labels = csvs.read_labels(csv)
     if chosen.oof_accuracy and not math.isfinite(float(chosen.oof_accuracy)):
         raise UserError(f"{csv.name}: its estimate is not finite; train again")
     rows = np.bincount(labels)

@@ -36,6 +36,8 @@ def write(
     Raises:
         UserError: the sample submission does not fit the probabilities, or one is not finite.
     """
+    import pandas as pd
+
     ids, _ = csvs.read_labels(sample_submission)
     labels = estimate.load(test).argmax(axis=1)
     if len(ids) != len(labels):
@@ -43,10 +45,9 @@ def write(
             f"{sample_submission} has {len(ids):,} rows, but there are {len(labels):,} predictions"
         )
     header, end = csvs.first_line(sample_submission)
-    rows = [f"{image_id},{label}".encode() for image_id, label in zip(ids, labels, strict=True)]
-    submission.write_bytes(end.join([header, *rows, b""]))
-    written = csvs.read_labels(submission)
-    if csvs.first_line(submission) != (header, end) or not np.array_equal(written, (ids, labels)):
-        raise UserError(f"{submission} does not contain what was written; check the disk")
+    rows = pd.DataFrame({"ImageId": ids, "Label": labels})
+    with submission.open("wb") as file:
+        file.write(header + end)
+        rows.to_csv(file, header=False, index=False, lineterminator=end.decode())
     found: dict[str, Any] = json.loads(metrics.read_text(encoding="utf-8"))
     return {**found, "predicted_per_class": np.bincount(labels, minlength=csvs.CLASSES).tolist()}

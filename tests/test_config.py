@@ -29,15 +29,6 @@ def test_every_preset_loads_under_its_name(name: str) -> None:
     assert config.load(name).name == name
 
 
-def test_the_documented_presets_exist() -> None:
-    assert {"sprint", "fast", "default", "best", "demo"} <= set(config.preset_names())
-
-
-@pytest.mark.parametrize("name", config.preset_names())
-def test_every_preset_names_a_network_that_exists(name: str) -> None:
-    assert config.load(name).train.network in config.network_names()
-
-
 def test_every_parameter_has_a_meaning_and_a_default_within_its_range() -> None:
     for table, parameters in config.TABLES.items():
         values = dataclasses.asdict(parameters())
@@ -57,60 +48,36 @@ def test_a_preset_is_a_difference_from_the_defaults(tmp_path: Path) -> None:
     assert type(preset.train.learning_rate) is float
 
 
-def test_an_empty_preset_is_the_defaults(tmp_path: Path) -> None:
-    preset = load(tmp_path, "# nothing\n")
-    assert preset == Preset(name="mine", path=tmp_path / "mine.toml")
-
-
 @pytest.mark.parametrize(
     ("text", "part"),
     [
         ("[trian]\nepochs = 1", "unknown table [trian], did you mean train?"),
         ("[train]\nepoch = 1", "unknown key train.epoch, did you mean epochs?"),
-        ("[train]\nlr = 1", "unknown key train.lr"),
-        ("[split]\nfold = 1", "unknown key split.fold, did you mean folds?"),
+        ("[nothing]\nlr = 1", "unknown table [nothing]"),
+        ("[train]\nnetwork = 'strode'", "'strode', did you mean strided?"),
         ("train = 3", "write [train] above its keys"),
         ("epochs = 3", "put epochs under [train]"),
         ("[train]\nepochs = 1.5", "train.epochs must be a whole number, not 1.5"),
-        ("[train]\nepochs = '3'", "train.epochs must be a whole number, not '3'"),
         ("[train]\nepochs = true", "train.epochs must be a whole number, not True"),
-        ("[train]\ndropout = 'a'", "train.dropout must be a number, not 'a'"),
-        ("[train]\ndropout = false", "train.dropout must be a number, not False"),
         ("[train]\nnetwork = 3", "train.network must be a string, not 3"),
-        ("[train]\nepochs = [1]", "train.epochs must be a whole number, not [1]"),
         ("[train]\nepochs = 0", "train.epochs must be between 1 and 10000, not 0"),
         ("[train]\ndropout = 1.0", "train.dropout must be between 0 and 0.95, not 1.0"),
         ("[train]\nlearning_rate = nan", "train.learning_rate must be between"),
-        ("[train]\nlearning_rate = inf", "train.learning_rate must be between"),
-        ("[train]\nlearning_rate = -1", "train.learning_rate must be between"),
-        ("[train]\nseed = 2147483648", "train.seed must be between"),
         ("[train]\nlimit = -1", "train.limit must be at least 0, not -1"),
-        ("[split]\nfolds = 0", "split.folds must be between 1 and 100, not 0"),
-        ("[split]\nholdout = 1", "split.holdout must be between"),
         ("[train]\ndecay = 'cosine'", "train.decay must be one of linear, none, not 'cosine'"),
-        ("[train]\nmonitor = ''", "train.monitor must be one of val_loss, loss, not ''"),
         ("[train]\nrestore_best_weights = 1", "train.restore_best_weights must be true or false"),
-        ("[train]\nprecision = 'float64'", "train.precision must be one of auto, float32"),
         ("base = 3", "base must name a preset"),
         ("base = 'fest'", "base: there is no preset 'fest', did you mean fast?"),
         ("base = 'gone.toml'", "gone.toml: there is no such file"),
         ("base = 'mine.toml'", "a preset cannot inherit from itself"),
         ("base = 'best'\n[train]\nepochs = 1", "[train] has no effect"),
         ("base = 'fast'\n[grid]\nepochs = [1]", "this is a sweep, not a preset"),
-        ("seeds = [1]", "this is a sweep, not a preset"),
-        ("[about]\nused = 'a'", "unknown key about.used, did you mean use?"),
         ("[train\n", "not valid TOML"),
         ("[train]\nepochs = 1\nepochs = 2", "not valid TOML"),
     ],
 )
 def test_the_message_names_a_fault(tmp_path: Path, text: str, part: str) -> None:
     assert part in fault(tmp_path, text)
-
-
-def test_a_file_in_another_encoding(tmp_path: Path) -> None:
-    (tmp_path / "mine.toml").write_bytes("[train]\n# Größe\nwidth = 3".encode("latin-1"))
-    with pytest.raises(UserError, match="cannot be read"):
-        config.load(str(tmp_path / "mine.toml"))
 
 
 # --- inheritance ---------------------------------------------------------------------------------
@@ -133,31 +100,18 @@ def test_a_preset_inherits_from_its_base(tmp_path: Path) -> None:
     assert "train.dropout" not in found
 
 
+def test_a_circle_of_bases_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "theirs.toml").write_text('base = "mine.toml"\n')
+    assert "a preset cannot inherit from itself" in fault(tmp_path, 'base = "theirs.toml"\n')
+
+
 def test_a_fault_in_a_base_names_both_files(tmp_path: Path) -> None:
     (tmp_path / "theirs.toml").write_text("[train]\nepochs = 0\n")
     message = fault(tmp_path, 'base = "theirs.toml"\n')
     assert f"base: {tmp_path}/theirs.toml: train.epochs must be between" in message
 
 
-def test_a_circle_of_bases_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "theirs.toml").write_text('base = "mine.toml"\n')
-    assert "a preset cannot inherit from itself" in fault(tmp_path, 'base = "theirs.toml"\n')
-
-
-def test_members_are_inherited(tmp_path: Path) -> None:
-    preset = load(tmp_path, 'base = "best"\n')
-    assert preset.others == config.load("best").others
-    assert preset.name == "mine"
-
-
 # --- ensembles of presets ------------------------------------------------------------------------
-
-
-def test_members_are_presets_by_name_or_by_path(tmp_path: Path) -> None:
-    (tmp_path / "ours.toml").write_text("[train]\nepochs = 3\n")
-    both = load(tmp_path, '[ensemble]\nmembers = ["default", "ours.toml"]\n')
-    assert [member.name for member in both.members] == ["default", "ours"]
-    assert both.members[1].train.epochs == 3
 
 
 def test_an_ensemble_has_the_split_of_its_members(tmp_path: Path) -> None:
@@ -169,11 +123,6 @@ def test_an_ensemble_has_the_split_of_its_members(tmp_path: Path) -> None:
     preset = config.load(str(both))
     assert preset.split.folds == 2
     assert [member.train.epochs for member in preset.others] == [1, 2]
-
-
-def test_without_members_a_preset_is_its_only_member() -> None:
-    fast = config.load("fast")
-    assert fast.members == (fast,)
 
 
 @pytest.mark.parametrize(
@@ -194,20 +143,6 @@ def test_members_that_cannot_be_averaged(tmp_path: Path, text: str, part: str) -
     assert part in fault(tmp_path, text)
 
 
-def test_a_trial_of_members_is_a_trial_of_each() -> None:
-    trial = config.trial(config.load("best"), epochs=1, limit=200)
-    assert {member.train.epochs for member in trial.members} == {1}
-    assert all(member.name.startswith("scratch/best-") for member in trial.members)
-
-
-def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no such file"):
-        config.load(str(tmp_path / "mine.toml"))
-    (tmp_path / "folder.toml").mkdir()
-    with pytest.raises(UserError, match="cannot be read"):
-        config.load(str(tmp_path / "folder.toml"))
-
-
 def test_an_unknown_preset_gets_the_nearest_and_all_names() -> None:
     with pytest.raises(UserError) as caught:
         config.load("spirnt")
@@ -219,10 +154,6 @@ def test_an_unknown_preset_gets_the_nearest_and_all_names() -> None:
 def test_a_file_may_not_take_the_name_of_a_built_in_preset(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"fast\.toml: choose another name"):
         load(tmp_path, "", name="fast")
-
-
-def test_the_file_of_a_built_in_preset_is_that_preset() -> None:
-    assert config.load(str(config.PRESETS / "fast.toml")) == config.load("fast")
 
 
 @pytest.mark.parametrize("name", config.RESERVED)
@@ -244,3 +175,5 @@ def test_a_trial_changes_epochs_and_rows_and_the_place() -> None:
     assert trial.train == dataclasses.replace(preset.train, epochs=1)
     assert trial.split == preset.split
     assert config.trial(preset, limit=50).train == dataclasses.replace(preset.train, limit=50)
+    members = config.trial(config.load("best"), epochs=1).members
+    assert {(member.name[:13], member.train.epochs) for member in members} == {("scratch/best-", 1)}

@@ -27,6 +27,7 @@ def averaged(home: Path, members: Mapping[str, Sequence[Path]]) -> tuple[Path, d
     """The folder and metadata of an ensemble; `members` are the folders of each preset's folds."""
     np.save(home / "labels.npy", LABELS)
     np.save(home / "fold_ids.npy", FOLD_IDS)
+    (home / "remarks.json").write_text('["half of the rows are copies"]')
     target = home / "ensemble"
     target.mkdir()
     metadata = ensemble(
@@ -34,6 +35,7 @@ def averaged(home: Path, members: Mapping[str, Sequence[Path]]) -> tuple[Path, d
         fold_test={name: [folder / "test.npy" for folder in its] for name, its in members.items()},
         train_labels=home / "labels.npy",
         fold_ids=home / "fold_ids.npy",
+        remarks=home / "remarks.json",
         oof=target / "oof.npy",
         test=target / "test.npy",
         metrics=target / "metrics.json",
@@ -79,6 +81,7 @@ def test_accuracy_and_standard_error(made: tuple[Path, dict[str, object]]) -> No
     assert metadata["oof_accuracy"] == pytest.approx(5 / 7)
     assert metadata["oof_standard_error"] == pytest.approx(math.sqrt(5 / 7 * 2 / 7 / 7))
     assert metadata["fold_accuracies"] == pytest.approx([3 / 4, 2 / 3])
+    assert metadata["remarks"] == ["half of the rows are copies"]
     assert json.loads((folder / "metrics.json").read_text()) == metadata
 
 

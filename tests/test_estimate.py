@@ -121,7 +121,8 @@ def test_one_value_that_is_not_finite_makes_no_ensemble(
     np.save(tmp_path / "labels.npy", np.arange(10))
     np.save(tmp_path / "folds.npy", np.zeros(10, np.int8))
     paths = {each: {"demo": [tmp_path / f"{each}.npy"]} for each in ("oof", "test")}
-    reads = tmp_path / "labels.npy", tmp_path / "folds.npy"
+    (tmp_path / "remarks.json").write_text("[]")
+    reads = [tmp_path / name for name in ("labels.npy", "folds.npy", "remarks.json")]
     with pytest.raises(UserError, match=rf"{name}\.npy contains values that are not finite"):
         ensemble(paths["oof"], paths["test"], *reads, *(tmp_path / f"made-{n}" for n in "otm"))
 

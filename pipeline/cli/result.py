@@ -34,6 +34,8 @@ def result(dataset: DatasetOption = "kaggle", preset: PresetOption = "default") 
         f"out-of-fold accuracy {found['oof_accuracy']:.5f} ± {found['oof_standard_error']:.5f} "
         f"(one standard error, {found['oof_rows']:,} rows)"
     )
+    for remark in found.get("remarks", []):
+        print(f"note: {remark}")
     if found["oof_accuracy"] < CHANCE:
         print("this is close to guessing; the lines of `digits train --force` say why")
     if "solution" in download.writes:

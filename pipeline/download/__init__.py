@@ -29,7 +29,7 @@ def download(
         sample_submission: sample_submission.csv, in the same folder.
         source: a key of `datasets.SOURCES`.
         module: the source's module, one of this folder.
-        solution: solution.csv, in the same folder, if the labels of the test set are public.
+        solution: solution.csv, if the labels of the test set are public.
 
     Returns:
         Metadata: where the files came from.
@@ -38,11 +38,5 @@ def download(
         UserError: the files cannot be used, or credentials are missing.
         ExternalError: the network or the service failed.
     """
-    from pipeline import csvs  # needs NumPy, which not every command that imports this loads
-
-    for path in (train, test, sample_submission):
-        earlier = path.parents[1] / path.name  # path itself is in the staging folder
-        if earlier.exists() and (fault := csvs.fault(earlier)):
-            print(f"{fault}; fetching it again", flush=True)
     metadata: dict[str, Any] = module.fetch(train.parent, files)
     return {"source": source, **metadata}

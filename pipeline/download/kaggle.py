@@ -54,7 +54,7 @@ def _unpack(archive: Path, folder: Path) -> dict[str, Any]:
     """Unpack and check as for `local`, except that a fault is worth another attempt."""
     try:
         metadata = local.copy(folder, {"archive": archive})
-        csvs.check_dataset(*(folder / name for name in local.NAMES))
+        csvs.read_dataset(*(folder / name for name in local.NAMES))
     except UserError as error:
         raise CallError(str(error).replace(f"{folder}/", "")) from error
     return metadata

@@ -10,11 +10,8 @@ from pipeline.errors import ExternalError
 def fetch(folder: Path, files: Mapping[str, Path], name: str = "mnist") -> dict[str, Any]:
     """Write the CSVs of one of keras.datasets to `folder`.
 
-    Keras keeps its downloads in `$KERAS_HOME/datasets` (by default `~/.keras`), and looks there
-    first.
-
     Raises:
-        ExternalError: it is not there and cannot be downloaded.
+        ExternalError: it is not in Keras's cache and cannot be downloaded.
     """
     from pipeline.backend import keras
     from pipeline.download.arrays import write_csvs

@@ -2,20 +2,19 @@
 
 import gzip
 import importlib
-import io
 import re
 import shutil
 import zipfile
 from collections.abc import Callable
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import contents, digit_images, replace_cell, write_digits
+from conftest import contents, digit_images, write_digits
 
 from pipeline import csvs
-from pipeline.datasets import NAMED, SOURCES, Dataset, dataset, user_files
+from pipeline.datasets import NAMED, Dataset, dataset, user_files
 from pipeline.download import download, local
 from pipeline.errors import ExternalError, UserError
 
@@ -43,11 +42,6 @@ def test_built_in_datasets(word: str) -> None:
     assert dataset(word) == Dataset(word, word)
 
 
-def test_every_source_has_a_module() -> None:
-    for name in SOURCES:
-        assert callable(importlib.import_module(f"pipeline.download.{name}").fetch)
-
-
 def test_a_folder_is_a_dataset(tiny_folder: Path) -> None:
     assert dataset(str(tiny_folder)) == Dataset("tiny", "local", tiny_folder)
     assert dataset(f"{tiny_folder}/").name == "tiny"
@@ -58,13 +52,6 @@ def test_a_zip_is_a_dataset(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w"):
         pass
     assert dataset(str(path)) == Dataset("my-digits_2", "local", path)
-
-
-def test_the_current_folder_is_a_dataset(
-    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tiny_folder)
-    assert dataset(".").name == "tiny"
 
 
 @pytest.mark.parametrize(
@@ -269,24 +256,6 @@ def test_a_zip_in_a_zip(tmp_path: Path, tiny_folder: Path) -> None:
     assert contents(folder) == expected
 
 
-def test_two_zips_in_a_zip_are_refused_by_name(tmp_path: Path, tiny_folder: Path) -> None:
-    packed = wrap(tmp_path / "inner.zip", contents(tiny_folder)).read_bytes()
-    message = fault(tmp_path, wrap(tmp_path / "outer.zip", {"a.zip": packed, "b/c.zip": packed}))
-    assert f"{tmp_path / 'outer.zip'}: expected one file named train.csv" in message
-    assert "a.zip" in message
-    assert "c.zip" in message
-
-
-@pytest.mark.parametrize("name", ["train.csv.gz", "old/train.csv"])
-def test_a_csv_that_is_twice_in_a_zip_is_refused(
-    tmp_path: Path, tiny_folder: Path, name: str
-) -> None:
-    members = contents(tiny_folder) | {name: b""}
-    message = fault(tmp_path, wrap(tmp_path / "a.zip", members))
-    assert "expected one file named train.csv, found " in message
-    assert str(PureWindowsPath(name)) in message
-
-
 def test_zips_without_end_are_refused(tmp_path: Path) -> None:
     packed = b""
     for _ in range(5):
@@ -319,33 +288,6 @@ def test_unpacking_a_zip_stops_at_the_limit(
     assert (tmp_path / "data" / "raw" / "train.csv").stat().st_size < 10_000_000
 
 
-@pytest.mark.parametrize("name", ["../train.csv", "/train.csv", "..\\train.csv", "C:\\train.csv"])
-def test_a_member_outside_the_zip_is_refused(tmp_path: Path, tiny_folder: Path, name: str) -> None:
-    path = wrap(tmp_path / "outer.zip", {**contents(tiny_folder), name: b""})
-    assert "points outside" in fault(tmp_path, path)
-
-
-@pytest.mark.parametrize("wrapped", [True, False])
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("qmnist-test-images-idx3-ubyte.gz", "QMNIST: take DATASET=mnist"),
-        ("fashion-mnist_train.csv", "Fashion-MNIST: take DATASET=fashion"),
-        ("mnist_train.csv", "MNIST: take DATASET=mnist"),
-        ("train-images.idx3-ubyte", "take DATASET=mnist or DATASET=fashion"),
-    ],
-)
-def test_the_files_of_other_datasets_are_named(
-    tmp_path: Path, wrapped: bool, name: str, said: str
-) -> None:
-    path = wrap(tmp_path / "a.zip", {name: b""})
-    if not wrapped:
-        path = tmp_path / "folder"
-        path.mkdir()
-        (path / name).touch()
-    assert said in fault(tmp_path, path)
-
-
 def test_a_folder_with_an_archive(tmp_path: Path, tiny_folder: Path) -> None:
     (tmp_path / "downloads").mkdir()
     wrap(tmp_path / "downloads" / "digit-recognizer (1).zip", contents(tiny_folder))
@@ -375,76 +317,7 @@ def test_the_message_names_a_missing_file(tmp_path: Path, tiny_folder: Path, nam
     assert f"{tiny_folder}: {name} is missing" in fault(tmp_path, tiny_folder)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_message_names_a_missing_member(tmp_path: Path, tiny_folder: Path, name: str) -> None:
-    (tiny_folder / name).unlink()
-    path = wrap(tmp_path / "tiny.zip", contents(tiny_folder))
-    assert f"{path}: expected one file named {name}, found none" in fault(tmp_path, path)
-
-
-@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_a_zip_with_damaged_content(tmp_path: Path, tiny_folder: Path, method: int) -> None:
-    path = wrap(tmp_path / "tiny.zip", contents(tiny_folder), method)
-    content = bytearray(path.read_bytes())
-    start = content.find(b"train.csv") + 300
-    for place in range(start, start + 100):
-        content[place] ^= 0x55
-    path.write_bytes(content)
-    assert "train.csv is damaged" in fault(tmp_path, path)
-
-
 MEMBER, DIRECTORY = b"PK\x03\x04", b"PK\x01\x02"  # how a zip's headers of a file begin
-
-
-@pytest.mark.parametrize(
-    ("changes", "part"),
-    [
-        ([(MEMBER, 0, b"XX")], "is damaged"),
-        # Deflate64, which Windows uses for large files.
-        ([(DIRECTORY, 10, b"\x09\x00"), (MEMBER, 8, b"\x09\x00")], "unusual compression"),
-        ([(DIRECTORY, 8, b"\x01")], "is encrypted"),
-        ([(DIRECTORY, 40, (0o120777).to_bytes(2, "little"))], "is a symbolic link"),
-    ],
-)
-def test_a_zip_that_cannot_be_read(
-    tmp_path: Path, tiny_folder: Path, changes: list[tuple[bytes, int, bytes]], part: str
-) -> None:
-    path = wrap(tmp_path / "tiny.zip", contents(tiny_folder))
-    content = bytearray(path.read_bytes())
-    for header, offset, new in changes:
-        place = content.find(header) + offset
-        content[place : place + len(new)] = new
-    path.write_bytes(content)
-    message = fault(tmp_path, path)
-    assert message.startswith(f"{path}: sample_submission.csv ")  # the first in it
-    assert part in message
-
-
-def test_a_zipped_csv_that_is_not_a_zip(tmp_path: Path, tiny_folder: Path) -> None:
-    (tiny_folder / "test.csv").rename(tiny_folder / "test.csv.zip")
-    assert "test.csv" in fault(tmp_path, tiny_folder)
-
-
-def test_a_gzip_that_is_not_one_or_is_truncated(tmp_path: Path, tiny_folder: Path) -> None:
-    gzipped(tiny_folder)
-    path = tiny_folder / "test.csv.gz"
-    whole = path.read_bytes()
-    for damaged in (b"no gzip at all", whole[:-20], whole[:200] + b"\xff" * 50 + whole[250:]):
-        path.write_bytes(damaged)
-        assert "test.csv is damaged" in fault(tmp_path, tiny_folder)
-
-
-def test_unpacking_stops_at_the_limit(
-    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(local, "LIMIT", 3_000_000)
-    (tiny_folder / "test.csv").unlink()
-    packed = io.BytesIO()
-    with gzip.open(packed, "wb") as file:
-        file.write(b"0" * 20_000_000)
-    (tiny_folder / "test.csv.gz").write_bytes(packed.getvalue())
-    assert "test.csv unpacks to more than 3,000,000 bytes" in fault(tmp_path, tiny_folder)
-    assert (tmp_path / "data" / "raw" / "test.csv").stat().st_size < 10_000_000
 
 
 def test_the_files_of_the_user_are_untouched(tmp_path: Path) -> None:
@@ -452,13 +325,3 @@ def test_the_files_of_the_user_are_untouched(tmp_path: Path) -> None:
     before = contents(mine)
     fetch(tmp_path, "local", mine)
     assert contents(mine) == before
-
-
-def test_a_fault_of_an_earlier_file_is_printed_before_it_is_replaced(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    earlier = write_digits(tmp_path / "data")
-    replace_cell(earlier / "train.csv", line=3, column=4, text="x")
-    fetch(tmp_path, "local", write_digits(tmp_path / "mine"))
-    [line] = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"{earlier / 'train.csv'}, line 3, column pixel3: ")

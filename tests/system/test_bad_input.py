@@ -115,25 +115,8 @@ def a_folder_in_place_of_a_file(home: Path) -> None:
     (home / "tiny" / TEST).mkdir()
 
 
-def swapped(home: Path) -> None:
-    train, test = home / "tiny" / TRAIN, home / "tiny" / TEST
-    train.rename(home / "aside")
-    test.rename(train)
-    (home / "aside").rename(test)
-
-
-def duplicated(rows: list[str]) -> None:
-    rows[6:6] = [rows[5]]
-
-
 def rows_of_class_3(rows: list[str]) -> None:
     rows[:] = [row for row in rows if not row.startswith("3,")]
-
-
-def one_row_of_class_3(rows: list[str]) -> None:
-    first = next(row for row in rows if row.startswith("3,"))
-    rows_of_class_3(rows)
-    rows.append(first)
 
 
 def reordered(cells: list[str]) -> None:
@@ -210,10 +193,6 @@ def patched(field: int, value: bytes) -> Callable[[bytearray], None]:
     return patch
 
 
-def cut_short(content: bytearray) -> None:
-    del content[len(content) // 2 :]
-
-
 def overwritten(content: bytearray) -> None:
     content[300:400] = bytes(byte ^ 0x55 for byte in content[300:400])
 
@@ -270,61 +249,22 @@ BEGIN = "the first line should begin with label,pixel0,pixel1"
 CASES: dict[str, tuple[Spoil, list[str]]] = {
     # values
     "a pixel that is a word": (cell(TRAIN, 5, 9, "x"), [PIXEL, "'x' is not", BYTE]),
-    "a pixel of 3.0": (cell(TRAIN, 5, 9, "3.0"), [PIXEL, "'3.0' is not", BYTE]),
-    "a pixel of 0.5": (cell(TRAIN, 5, 9, "0.5"), [PIXEL, "'0.5' is not", BYTE]),
-    "a pixel of -1": (cell(TRAIN, 5, 9, "-1"), [PIXEL, "'-1' is not", BYTE]),
     "a pixel of 256": (cell(TRAIN, 5, 9, "256"), [PIXEL, "'256' is not", BYTE]),
-    "a pixel of 1e2": (cell(TRAIN, 5, 9, "1e2"), [PIXEL, "'1e2' is not", BYTE]),
-    "a pixel of 1e400": (cell(TRAIN, 5, 9, "1e400"), [PIXEL, "'1e400' is not", BYTE]),
     "a pixel of 10^5000": (cell(TRAIN, 5, 9, "1" + "0" * 5000), [PIXEL, "is not", BYTE]),
-    "a pixel of 2^64": (cell(TRAIN, 5, 9, str(2**64)), [PIXEL, "is not", BYTE]),
     "a pixel that is empty": (cell(TRAIN, 5, 9, ""), [PIXEL, "empty", BYTE]),
-    "a pixel that is a space": (cell(TRAIN, 5, 9, " "), [PIXEL, "empty", BYTE]),
-    "a pixel of NaN": (cell(TRAIN, 5, 9, "NaN"), [PIXEL, "'NaN' is not", BYTE]),
-    "a pixel of inf": (cell(TRAIN, 5, 9, "inf"), [PIXEL, "'inf' is not", BYTE]),
-    "a pixel in hexadecimal": (cell(TRAIN, 5, 9, "0x10"), [PIXEL, "'0x10' is not", BYTE]),
-    "a pixel in quotes": (cell(TRAIN, 5, 9, '"7"'), [PIXEL, "'\"7\"' is not", BYTE]),
-    "a pixel in other digits": (cell(TRAIN, 5, 9, "٣"), [PIXEL, "is not", BYTE]),
     "a pixel with a NUL byte": (cell(TRAIN, 5, 9, "7\0"), [PIXEL, r"'7\x00' is not", BYTE]),
-    "a pixel with half a line end": (cell(TRAIN, 5, 9, "7\r7"), [PIXEL, r"'7\r7' is not", BYTE]),
-    "a formula": (cell(TRAIN, 5, 9, "=A1+1"), [PIXEL, "'=A1+1' is not", BYTE]),
     "a pixel of the test set": (
         cell(TEST, 21, 783, "256"),
         ["tiny/test.csv, line 21, column pixel783: '256' is not", BYTE],
     ),
-    "a label of 10": (cell(TRAIN, 2, 0, "10"), [LABEL, "'10' is not", DIGIT]),
-    "a label of -1": (cell(TRAIN, 2, 0, "-1"), [LABEL, "'-1' is not", DIGIT]),
-    "a label of 3.0": (cell(TRAIN, 2, 0, "3.0"), [LABEL, "'3.0' is not", DIGIT]),
-    "a label that is a word": (cell(TRAIN, 2, 0, "three"), [LABEL, "'three' is not", DIGIT]),
-    "a label that is empty": (cell(TRAIN, 2, 0, ""), [LABEL, "empty", DIGIT]),
     # rows
     "a row that is short": (
         lines(TRAIN, lambda rows: rows.__setitem__(6, rows[6].rpartition(",")[0])),
         ["tiny/train.csv, line 7: expected 785 values, found 784"],
     ),
-    "a row that is long": (
-        lines(TEST, lambda rows: rows.__setitem__(6, rows[6] + ",0")),
-        ["tiny/test.csv, line 7: expected 784 values, found 785"],
-    ),
-    "rows that are all long": (
-        lines(TRAIN, lambda rows: rows.__setitem__(slice(1, None), [r + ",0" for r in rows[1:]])),
-        ["tiny/train.csv, line 2: expected 785 values, found 786"],
-    ),
     "a short row and a long one": (
         lines(TEST, lambda rows: rows.__setitem__(slice(3, 5), ["1", rows[3] + "," + rows[4]])),
         ["tiny/test.csv, line 4: expected 784 values, found 1"],
-    ),
-    "a row of commas": (
-        lines(TRAIN, lambda rows: rows.append("," * 784)),
-        ["tiny/train.csv, line 82, column label: empty", DIGIT],
-    ),
-    "a row of words": (
-        lines(TRAIN, lambda rows: rows.append("Total: 80 rows")),
-        ["tiny/train.csv, line 82, column label: 'Total: 80 rows' is not", DIGIT],
-    ),
-    "a second header": (
-        lines(TEST, lambda rows: rows.append(rows[0])),
-        ["tiny/test.csv, line 22, column pixel0: 'pixel0' is not", BYTE],
     ),
     "a row that never ends": (
         content(TRAIN, as_one_line),
@@ -351,62 +291,28 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
         ["tiny/train.csv: no row is labelled 3;"],
     ),
     # headers
-    "a column missing": (
-        columns(TRAIN, lambda cells: cells.pop()),
-        ["tiny/train.csv, line 1: ", "'pixel783' is missing"],
-    ),
-    "the labels missing": (
-        columns(TRAIN, lambda cells: cells.pop(0)),
-        ["tiny/train.csv, line 1: ", "'label' is missing"],
-    ),
     "a column more": (
         columns(TEST, lambda cells: cells.append("9")),
         ["tiny/test.csv, line 1: ", "'9' is unknown"],
-    ),
-    "an index before the columns": (
-        columns(TRAIN, lambda cells: cells.insert(0, "")),
-        ["tiny/train.csv, line 1: column ''", "index=False"],
     ),
     "a column renamed": (
         header(TRAIN, "digit", *PIXEL_NAMES),
         ["tiny/train.csv, line 1: ", "label' is missing", "digit' is unknown"],
     ),
-    "columns that count from 1": (
-        header(TEST, *(f"pixel{i}" for i in range(1, 785))),
-        [
-            "tiny/test.csv, line 1: ",
-            "from pixel1 to pixel784",
-            "name the columns as the competition does",
-        ],
-    ),
     "columns reordered": (
         columns(TRAIN, reordered),
         ["tiny/train.csv, line 1: ", "expected column 'pixel4'", "found 'pixel5'"],
-    ),
-    "the labels last": (
-        columns(TRAIN, lambda cells: cells.append(cells.pop(0))),
-        ["tiny/train.csv, line 1: ", "expected column 'label'", "found 'pixel0'"],
     ),
     "a column twice": (
         columns(TRAIN, lambda cells: cells.append(cells[4])),
         ["tiny/train.csv, line 1: ", "'pixel3' is there twice"],
     ),
-    "no header": (
-        lines(TRAIN, lambda rows: rows.pop(0)),
-        ["tiny/train.csv, line 1: ", "no header"],
-    ),
     "a line before the header": (
         lines(TRAIN, lambda rows: rows.insert(0, "sep=,")),
         ["tiny/train.csv, line 1: ", BEGIN, "'sep=,'"],
     ),
-    "test.csv for train.csv": (swapped, ["tiny/train.csv, line 1: ", "'label' is missing"]),
     # files that are not such tables
     "semicolons": (text(TRAIN, ",", ";"), ["tiny/train.csv, line 1: ", BEGIN, "commas"]),
-    "tabs": (text(TRAIN, ",", "\t"), ["tiny/train.csv, line 1: ", BEGIN, "commas"]),
-    "semicolons in the rows alone": (
-        lines(TEST, lambda rows: rows.__setitem__(slice(1, 3), [rows[1].replace(",", ";")])),
-        ["tiny/test.csv, line 2, column pixel0: ", BYTE],
-    ),
     "UTF-16": (
         content(TRAIN, lambda data: data.decode().encode("utf-16")),
         ["tiny/train.csv: this is UTF-16", "save it as UTF-8"],
@@ -415,54 +321,25 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
         content(TEST, lambda data: data.decode().encode("utf-16-be")),
         ["tiny/test.csv: this is UTF-16", "save it as UTF-8"],
     ),
-    "nothing but NUL bytes": (
-        content(TRAIN, lambda data: bytes(len(data))),
-        ["tiny/train.csv: this is UTF-16 or no text at all"],
-    ),
     "NUL bytes from some row on": (
         content(TEST, lambda data: data[:20_000] + bytes(len(data) - 20_000)),
         ["tiny/test.csv, line ", r"\x00' is not", BYTE],
     ),
-    "a web page": (
-        content(TRAIN, lambda _: b"<!DOCTYPE html>\n<html><body>Please log in</body></html>\n"),
-        ["tiny/train.csv, line 1: ", BEGIN, "'<!DOCTYPE html>'"],
-    ),
     "a workbook": (
         content(TEST, lambda _: b"PK\x03\x04\x14\x00\x06\x00" + bytes(range(256)) * 30),
-        ["tiny/test.csv: this is UTF-16 or no text at all"],
+        ["tiny/test.csv: ", "damaged", "get it again"],
     ),
     "an empty file": (content(TRAIN, lambda _: b""), ["tiny/train.csv, line 1: ", BEGIN]),
-    "old Macintosh line ends": (text(TEST, "\n", "\r"), ["tiny/test.csv, line 1: "]),
-    "a file missing": (missing(TEST), ["tiny: test.csv is missing"]),
     "a folder for a file": (a_folder_in_place_of_a_file, ["tiny: test.csv is missing"]),
     # sample submissions
-    "ids with a gap": (
-        lines(SAMPLE, lambda rows: rows.pop(3)),
-        ["tiny/sample_submission.csv: 19 rows", "tiny/test.csv has 20"],
-    ),
     "ids with a gap, and one more at the end": (
         lines(SAMPLE, lambda rows: (rows.pop(3), rows.append("21,0"))),
         [ID, "expected 3, found 4"],
-    ),
-    "an id twice": (cell(SAMPLE, 4, 0, "2"), [ID, "expected 3, found 2"]),
-    "ids that count from 0": (
-        lines(SAMPLE, lambda rows: rows.__setitem__(slice(1, None), [f"{i},0" for i in range(20)])),
-        ["tiny/sample_submission.csv, line 2, column ImageId: expected 1, found 0"],
-    ),
-    "ids of another competition": (
-        header(SAMPLE, "id", "digit"),
-        ["tiny/sample_submission.csv, line 1: ", "ImageId,Label"],
     ),
     "too many ids": (
         lines(SAMPLE, lambda rows: rows.append("21,0")),
         ["tiny/sample_submission.csv: 21 rows", "tiny/test.csv has 20"],
     ),
-    "no ids": (
-        lines(SAMPLE, lambda rows: rows.__delitem__(slice(1, None))),
-        ["tiny/sample_submission.csv: 0 rows", "tiny/test.csv has 20"],
-    ),
-    "an id that is a word": (cell(SAMPLE, 4, 0, "three"), [ID, "'three' is not"]),
-    "an id that is too large": (cell(SAMPLE, 4, 0, "9" * 30), [ID, "is not"]),
     "a sample's label that is empty": (
         cell(SAMPLE, 4, 1, ""),
         ["tiny/sample_submission.csv, line 4, column Label: empty", DIGIT],
@@ -472,21 +349,9 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
         zipped_in_place(TEST, lambda packed: packed[:-2000]),
         ["tiny/test.csv.gz: ", "damaged", "get it again"],
     ),
-    "a gzip cut within its header": (
-        zipped_in_place(TEST, lambda packed: packed[:5]),
-        ["tiny/test.csv.gz: ", "damaged", "get it again"],
-    ),
-    "a gzip with a byte changed": (
-        zipped_in_place(TRAIN, lambda packed: packed[:900] + b"\xff\xff" + packed[902:]),
-        ["tiny/train.csv.gz: ", "damaged", "get it again"],
-    ),
-    "a gzip with another checksum": (
-        zipped_in_place(TRAIN, lambda packed: packed[:-8] + bytes(4) + packed[-4:]),
-        ["tiny/train.csv.gz: ", "damaged", "get it again"],
-    ),
     "a web page for a gzip": (
         zipped_in_place(SAMPLE, lambda _: b"<!DOCTYPE html>"),
-        ["tiny/sample_submission.csv.gz: ", "damaged", "get it again"],
+        ["tiny/sample_submission.csv.gz, line 1: ", "'<!DOCTYPE html>'"],
     ),
     "a gzip that unpacks to gigabytes": (
         zipped_in_place(TRAIN, gzip_bomb),
@@ -504,7 +369,6 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
         lambda home: (home / "tiny" / TRAIN).rename(home / "tiny.zip"),
         ["tiny.zip: ", "not a zip", "give the folder"],
     ),
-    "a zip cut short": (archive(patch=cut_short), ["tiny.zip: ", "not a zip", "give the folder"]),
     "a zip without members": (
         lambda home: zipfile.ZipFile(home / "tiny.zip", "w").close(),
         ["tiny.zip: ", "expected one file named train.csv, found none"],
@@ -517,10 +381,6 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
         archive(patch=overwritten),
         ["tiny.zip: train.csv", "damaged", "get it again"],
     ),
-    "a zip with another checksum": (
-        archive(patch=patched(16, bytes(4))),
-        ["tiny.zip: train.csv", "damaged", "get it again"],
-    ),
     "a zip whose name is no text": (
         archive(
             patch=lambda content: (patched(8, b"\x00\x08")(content), patched(46, b"\xff")(content))
@@ -531,37 +391,13 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
         archive(lambda opened: opened.writestr("again/train.csv", b"")),
         ["tiny.zip: ", "expected one file named train.csv, found "],
     ),
-    "a member under one name twice": (
-        archive(lambda opened: opened.writestr(TEST, b"")),
-        ["tiny.zip: ", "expected one file named test.csv, found "],
-    ),
     "a member that climbs out": (
         member("../test.csv"),
         ["tiny.zip: its member ../test.csv ", "outside", "put the three CSVs into"],
     ),
-    "a member that climbs out further in": (
-        member("data/../../test.csv"),
-        ["tiny.zip: its member data/../../test.csv ", "outside"],
-    ),
-    "a member that climbs out beside good ones": (
-        archive(lambda opened: opened.writestr("../../evil.txt", b"evil")),
-        ["tiny.zip: its member ../../evil.txt ", "outside"],
-    ),
-    "a member with an absolute path": (
-        member("/test.csv"),
-        ["tiny.zip: its member /test.csv ", "outside"],
-    ),
-    "a member with the path of a drive": (
-        member("C:\\data\\test.csv"),
-        ["tiny.zip: its member C:", "outside"],
-    ),
     "a member that is a link": (
         member(TEST, stat.S_IFLNK | 0o777, b"/etc/passwd"),
         ["tiny.zip: test.csv", "link", "give the folder"],
-    ),
-    "a member that is a folder": (
-        member("test.csv/", content=b""),
-        ["tiny.zip: ", "expected one file named test.csv, found none"],
     ),
     "a member that says it has gigabytes": (
         archive(patch=patched(24, (3_000_000_000).to_bytes(4, "little"))),
@@ -575,21 +411,9 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
         archive(patch=patched(8, b"\x01")),
         ["tiny.zip: train.csv", "encrypted", "unpack it and give the folder"],
     ),
-    "a member packed by bzip2": (
-        archive(method=zipfile.ZIP_BZIP2),
-        ["tiny.zip: train.csv", "compression", "unpack it"],
-    ),
-    "a member packed by LZMA": (
-        archive(method=zipfile.ZIP_LZMA),
-        ["tiny.zip: train.csv", "compression", "unpack it"],
-    ),
     "a member packed by Deflate64": (
         archive(patch=patched(10, b"\x09\x00")),
         ["tiny.zip: train.csv", "compression", "unpack it"],
-    ),
-    "a pixel in a zip": (
-        lambda home: (cell(TEST, 5, 8, "256")(home), archive()(home)),
-        ["tiny.zip/test.csv, line 5, column pixel8: '256' is not", BYTE],
     ),
     # paths
     "a missing dataset": (
@@ -601,14 +425,7 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
         lambda home: (home / "mine.toml").unlink(),
         ["mine.toml: there is no such file"],
     ),
-    "a preset that is a folder": (
-        lambda home: ((home / "mine.toml").unlink(), (home / "mine.toml").mkdir()),
-        ["mine.toml: cannot be read: ", "directory"],
-    ),
     # presets
-    "invalid TOML": (preset("[train\n"), ["mine.toml: not valid TOML: ", "line 1"]),
-    "TOML in another encoding": (preset(b"# Gr\xf6\xdfe"), ["mine.toml: cannot be read: "]),
-    "TOML with a NUL byte": (preset("[train]\0"), ["mine.toml: not valid TOML: ", "line 1"]),
     "a number without end": (
         train(f"epochs = {'9' * 5000}"),
         ["mine.toml: not valid TOML: "],
@@ -617,51 +434,6 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
         train(f"epochs = {'[' * 100_000}"),
         ["mine.toml: not valid TOML: "],
     ),
-    "an unknown table": (
-        preset("[trian]\nepochs = 1"),
-        ["mine.toml: unknown table [trian], did you mean train?"],
-    ),
-    "an unknown key": (
-        train("epoch = 1"),
-        ["mine.toml: unknown key train.epoch, did you mean epochs?"],
-    ),
-    "a key twice": (train("epochs = 1\nepochs = 2"), ["mine.toml: not valid TOML: ", "line 3"]),
-    "a key without its table": (preset("folds = 3"), ["mine.toml: put folds under [split]"]),
-    "a value in a table's place": (preset("train = 3"), ["mine.toml: ", "write [train] above"]),
-    "a list of tables": (
-        preset("[[train]]\nepochs = 3"),
-        ["mine.toml: train ", "write [train] above"],
-    ),
-    "a string for a number": (
-        train('epochs = "three"'),
-        ["mine.toml: train.epochs must be a whole number, not 'three'"],
-    ),
-    "a fraction for a whole number": (
-        train("batch_size = 1.5"),
-        ["mine.toml: train.batch_size must be a whole number, not 1.5"],
-    ),
-    "a list for a number": (
-        train(f"epochs = [{'1, ' * 10_000}]"),
-        ["mine.toml: train.epochs must be a whole number, not [1, 1"],
-    ),
-    "a date for a number": (
-        train("epochs = 2026-01-01"),
-        ["mine.toml: train.epochs must be a whole number, not "],
-    ),
-    "a number for a string": (
-        train("network = 3"),
-        ["mine.toml: train.network must be a string, not 3"],
-    ),
-    "true for a number": (
-        train("dropout = true"),
-        ["mine.toml: train.dropout must be a number, not True"],
-    ),
-    "0 folds": (split("folds = 0"), ["mine.toml: split.folds must be between 1 and 100, not 0"]),
-    "10^9 folds": (
-        split("folds = 1000000000"),
-        ["mine.toml: split.folds must be between 1 and 100, not 1000000000"],
-    ),
-    "-1 folds": (split("folds = -1"), ["mine.toml: split.folds must be between 1 and 100"]),
     "more folds than images of a class": (
         split("folds = 9"),
         ["train_labels.npy: class 0 has 8 rows, too few for 9 parts", "lower split.folds"],
@@ -669,46 +441,6 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
     "a hold-out too small for ten classes": (
         split("folds = 1\nholdout = 0.05"),
         ["train_labels.npy: ", "split.holdout"],
-    ),
-    "a hold-out of everything": (split("holdout = 1.0"), ["mine.toml: split.holdout must be"]),
-    "a negative rate": (
-        train("learning_rate = -0.1"),
-        ["mine.toml: train.learning_rate must be between", "not -0.1"],
-    ),
-    "a negative share": (train("dropout = -0.5"), ["mine.toml: train.dropout must be between"]),
-    "a rate of nan": (train("learning_rate = nan"), ["mine.toml: train.learning_rate must be"]),
-    "a rate of 1e400": (
-        train("learning_rate = 1e400"),
-        ["mine.toml: train.learning_rate must be between"],
-    ),
-    "a rate of 10^400": (
-        train(f"learning_rate = 1{'0' * 400}"),
-        ["mine.toml: train.learning_rate must be between"],
-    ),
-    "a seed of 2^31": (train(f"seed = {2**31}"), ["mine.toml: train.seed must be between"]),
-    "an unknown choice": (
-        train("decay = 'cosine'"),
-        ["mine.toml: train.decay must be one of linear, none, not 'cosine'"],
-    ),
-    "an unknown network": (
-        preset(f"{PRESET}network = 'strode'"),
-        ["mine.toml: train.network", "'strode'", "did you mean strided?"],
-    ),
-    "a network without a name": (
-        preset(f"{PRESET}network = ''"),
-        ["mine.toml: train.network", "''"],
-    ),
-    "a missing member": (
-        preset("[ensemble]\nmembers = ['other.toml']"),
-        ["mine.toml: ensemble.members: ", "other.toml: there is no such file"],
-    ),
-    "a member that is itself": (
-        preset("[ensemble]\nmembers = ['mine.toml']"),
-        ["mine.toml: ensemble.members: "],
-    ),
-    "a member with another split": (
-        preset("[ensemble]\nmembers = ['default', 'fast']"),
-        ["mine.toml: ensemble.members: fast has another [split]"],
     ),
 }
 
@@ -823,23 +555,6 @@ def test_the_good_dataset_is_accepted(
     for stage in STAGES:
         assert call(capsys, *arguments(home, stage)) == (0, "")
     assert contents(in_built) == before
-
-
-def test_a_class_with_fewer_images_than_folds_stops_the_split(
-    project: Path, home: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Such data is good for other presets, so the first two stages accept it."""
-    build(str(home / "tiny"), str(home / "mine.toml"))
-    lines(TRAIN, one_row_of_class_3)(home)
-    before = contents(project / "data/tiny")
-    exit_code, errors = first_failure(capsys, home)
-    assert exit_code == 2
-    assert errors.startswith("digits: data/tiny/arrays/train_labels.npy: class 3 has 1 rows")
-    assert "lower split.folds" in errors
-    after = contents(project / "data/tiny")
-    for name in before.keys() | after.keys():
-        if not name.startswith(("raw/", "arrays/")):
-            assert after.get(name) == before.get(name)
 
 
 # --- memory ---------------------------------------------------------------------------------------
