@@ -229,15 +229,6 @@ def test_the_same_files_under_other_names(
     assert found([exchanged(done[0])]) == [OTHER_NAMES]
 
 
-def test_two_files_of_equal_content_that_are_exchanged(done: list[Task]) -> None:
-    x, y = done[0].writes["x"], done[0].writes["y"]
-    one = replace(done[1], reads={"a": x, "b": y})
-    assert run(one, [], force=True, work=work_of(one))
-    assert found([one]) == [FRESH]
-    assert found([replace(one, reads={"b": y, "a": x})]) == [FRESH], "their order means nothing"
-    assert found([replace(one, reads={"a": y, "b": x})]) == [OTHER_NAMES]
-
-
 def forget_parameters(task: Task, *names: str) -> None:
     """Change a manifest into one of a time before these parameters."""
     manifest = read_json(task.manifest)
@@ -275,16 +266,6 @@ def test_a_task_that_does_not_age_is_never_stale_by_its_code(root: Path) -> None
     (root / "pipeline/first.py").write_text("def f():\n    return 2\n")
     assert found([task]) == [FRESH]
     assert [cause for *_, cause in found([replace(task, ages=True)])] == ["code"]
-
-
-def test_equal_files_of_a_second_run_leave_the_next_task_fresh(
-    done: list[Task], root: Path
-) -> None:
-    (root / "pipeline/first.py").write_text("def f():\n    return 2\n")
-    done[0].writes["y"].unlink()
-    assert run(done[0], done, work=work_of(done[0]))
-    assert not run(done[1], done, work=work_of(done[1]))
-    assert found(done) == [FRESH, FRESH]
 
 
 def test_the_first_that_is_due_is_named_with_its_reason(done: list[Task]) -> None:
@@ -532,31 +513,26 @@ def wait_for(path: Path) -> None:
         time.sleep(0.02)
 
 
-def test_a_second_process_waits_and_does_not_repeat_the_work(slow: Path) -> None:
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_second_process_waits_and_works_only_if_the_first_is_killed(
+    slow: Path, killed: bool
+) -> None:
     first = start(slow)
     wait_for(slow / "begun")
     second = start(slow)
     assert second.stderr is not None
-    message = second.stderr.readline()
-    (slow / "go").touch()
-    assert "slow: done in" in first.communicate(timeout=PATIENCE)[0]
-    assert second.communicate(timeout=PATIENCE)[0] == "slow: fresh\n"
-    assert message.startswith(f"slow: waiting for process {first.pid}")
-    assert (slow / "times").read_text() == "worked\n"
-    assert (slow / "out/made.txt").read_text() == "made"
-
-
-def test_when_the_first_process_is_killed_the_second_does_the_work(slow: Path) -> None:
-    first = start(slow)
-    wait_for(slow / "begun")
-    second = start(slow)
-    assert second.stderr is not None
-    assert "waiting" in second.stderr.readline()
-    first.kill()
+    assert second.stderr.readline().startswith(f"slow: waiting for process {first.pid}")
+    if killed:
+        first.kill()
+    else:
+        (slow / "go").touch()
     first.communicate(timeout=PATIENCE)
     (slow / "go").touch()
-    assert "slow: done in" in second.communicate(timeout=PATIENCE)[0]
-    assert (slow / "times").read_text() == "worked\nworked\n"
+    printed = second.communicate(timeout=PATIENCE)[0]
+    assert ("slow: done in" in printed) == killed
+    assert (printed == "slow: fresh\n") != killed
+    assert (slow / "times").read_text() == "worked\n" * (1 + killed)
+    assert (slow / "out/made.txt").read_text() == "made"
 
 
 # --- remembered fingerprints ---------------------------------------------------------------------

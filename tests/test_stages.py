@@ -188,19 +188,6 @@ def from_stage(graph: Graph, first: str | None) -> list[str]:
     return names[names.index(graph.all(first)[0].name) :] if first else []
 
 
-def test_a_changed_training_parameter_trains_again_and_keeps_the_split(
-    project: Path, tiny_folder: Path
-) -> None:
-    (project / "mine.toml").write_text("[split]\nfolds = 2\n[train]\nepochs = 2\n")
-    assert due(build(str(tiny_folder), "mine.toml")) == []
-    (project / "mine.toml").write_text("[split]\nfolds = 2\n[train]\nepochs = 3\n")
-    graph = stages.load(str(tiny_folder), "mine.toml")
-    assert due(graph) == from_stage(graph, "train")
-    found = states(graph.tasks)
-    assert found["train fold 0"].reason == "parameter train.epochs was 2 and is now 3"
-    assert (found["ensemble"].word, found["report"].word) == ("waiting", "stale")
-
-
 # --- the code of a stage -------------------------------------------------------------------------
 
 

@@ -111,17 +111,6 @@ def test_a_shear_moves_rows_sideways_and_leaves_their_height(
         assert y == pytest.approx(row, abs=0.1)
 
 
-def test_never_flips() -> None:
-    """Three spots go round in the same sense, whatever the augmentation."""
-    spots = [np.repeat(blob(x, y), 200, axis=0) for x, y in ((9, 9), (18, 9), (9, 18))]
-    turns = []
-    moved = [augmented(layer(**STRONG), spot) for spot in spots]
-    for one, two, three in zip(*moved, strict=True):
-        a, b, c = (np.array(centre(image)) for image in (one, two, three))
-        turns.append(np.linalg.det(np.stack([b - a, c - a])))
-    assert min(turns) > 0
-
-
 def test_the_border_comes_in_as_background(monkeypatch: pytest.MonkeyPatch) -> None:
     augmentation = layer_that_draws(monkeypatch, [0, 0, 0, 0, 1, 0], shift=3.0)
     result = augmented(augmentation, np.full((1, 28, 28, 1), 200, np.uint8))[0, :, :, 0]

@@ -38,21 +38,14 @@ def test_takes_pixels_and_returns_logits(name: str) -> None:
     assert without == (name == "notebook"), "which has some between its convolutions"
 
 
-@pytest.mark.parametrize(
-    ("name", "width", "parameters"),
-    [
-        ("strided", 32, 243_114),
-        ("mlp", 128, 101_770),
-        ("cnn_5x5", 32, 592_074),
-        ("cnn_batchnorm", 10, 48_520),
-        ("cnn_fashion", 32, 333_526),
-        ("notebook", 32, 887_530),
-    ],
-)
-def test_the_documented_numbers_of_parameters(name: str, width: int, parameters: int) -> None:
-    network = import_module(f"pipeline.train.networks.{name}")
-    assert f"{parameters:,} parameters at width {width}." in str(network.__doc__)
-    assert made(name, width).count_params() == parameters
+def test_the_documented_numbers_of_parameters() -> None:
+    documented = 0
+    for name in network_names():
+        text = str(import_module(f"pipeline.train.networks.{name}").__doc__)
+        if found := re.search(r"([\d,]+) parameters at width (\d+)\.", text):
+            assert f"{made(name, int(found[2])).count_params():,}" == found[1], name
+            documented += 1
+    assert documented >= 6
 
 
 @every_network
