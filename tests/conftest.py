@@ -62,13 +62,13 @@ def prepare(precision: str, devices: int = 1, jobs: int = 1):
     return environment("CPU", "it is instant", ("float32", "it is instant"))
 """,
     "train/networks/__init__.py": "",
-    "train/networks/instant.py": "",
+    "train/networks/mlp.py": "",
     "report/page.py": """def report(page, **rest):
     page.write_text("<!doctype html>")
     return {"oof_errors": 0}
 """,
 }
-PAIR = "[split]\nfolds = 2\n\n[train]\nnetwork = 'instant'\n"
+PAIR = "[split]\nfolds = 2\n\n[train]\nnetwork = 'mlp'\n"
 
 # A network that only the driver's copy of the package has; a worker that has it got it from there.
 LITTLE_NETWORK = '''"""A linear model on 49 averages; trains in no time."""

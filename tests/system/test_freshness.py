@@ -221,7 +221,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     return (home / str(number) for number in range(1_000_000))  # type: ignore[return-value]
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(actions=ACTIONS)
 @example(actions=[("kill", 0, moment) for moment in range(1, 20)])
 @example(actions=[("make", 0, 0), ("param", 0, 1), ("kill", 0, 16), ("param", 0, 0)])

@@ -1,30 +1,26 @@
 """Kills, damage and concurrent runs, task by task: the bytes are those of an undisturbed run."""
 
 import ast
-import io
 import itertools
 import multiprocessing
 import os
-import pickle
 import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from conftest import CODE_READ_ONCE, PACKAGE, PATIENCE, contents, killed_at, settle, works
 
 from pipeline import artifacts, files, fingerprints
 from pipeline.artifacts import run, states
 from pipeline.config import Preset
-from pipeline.errors import UserError
 from pipeline.files import atomic, fingerprint
 from pipeline.task import Task, Work
 
@@ -124,25 +120,11 @@ def test_a_kill_at_any_moment_costs_at_most_an_epoch(tmp_path: Path, before: int
     assert moment > 30
 
 
-def test_kills_one_after_the_other_lose_nothing(tmp_path: Path) -> None:
-    """Each run is killed a moment later than the one before, and resumes from what that left."""
-    undisturbed = long_task(project(tmp_path / "undisturbed"))
-    run_long(undisturbed)
-    task = long_task(project(tmp_path / "disturbed"))
-    moments = itertools.count(1)
-    while killed_at(next(moments), lambda: run_long(task)):
-        pass
-    assert next(moments) > 15
-    assert made(task) == made(undisturbed)
-    assert no_leftovers(task)
-
-
 def staleness(tasks: Iterable[Task], cache: files.Cache | None = None) -> dict[str, str | None]:
     """For each task, by name, why it is not fresh; None if it is."""
     return {name: None if it.fresh else it.reason for name, it in states(tasks, cache).items()}
 
 
-STAGES = ("download", "preprocess", "split", "train", "ensemble", "write", "report")
 Works = list[tuple[Task, Work | None]]
 
 
@@ -166,8 +148,8 @@ def built(project: Path, tiny_folder: Path, _code_is_read_once: None) -> tuple[P
     return project, its_works
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_every_stage_may_be_killed_at_every_moment(built: tuple[Path, Works], stage: str) -> None:
+@pytest.mark.parametrize("stage", ["train", "write"])  # one with many files, one in a shared folder
+def test_a_stage_may_be_killed_at_every_moment(built: tuple[Path, Works], stage: str) -> None:
     folder, its_works = built
     tasks = [task for task, _ in its_works]
     task, work = next((task, work) for task, work in its_works if task.stage == stage)
@@ -202,15 +184,6 @@ def test_a_staging_folder_that_was_partly_removed_is_not_resumed_from(tmp_path: 
         shutil.rmtree(task.staging)
         copy.rename(task.staging)
     assert files.read_json(task.staging / artifacts.ORIGIN) is None
-
-
-def test_the_staging_folder_of_a_fresh_task_is_removed(tmp_path: Path) -> None:
-    task = long_task(project(tmp_path))
-    run_long(task)
-    assert killed_at(30, lambda: run_long(long_task(tmp_path, size=3)))
-    assert task.staging.exists(), "a run with the same parameters would resume from it"
-    assert not run_long(task)
-    assert no_leftovers(task)
 
 
 def dead_process() -> int:
@@ -272,46 +245,7 @@ def exit_codes(*processes: ForkProcess) -> list[int | None]:
     return [process.exitcode for process in processes]
 
 
-def test_processes_that_run_the_same_task_share_the_work(tmp_path: Path) -> None:
-    task = long_task(project(tmp_path))
-    processes = [forked(lambda: run_long(task)) for _ in range(4)]
-    assert sorted(exit_codes(*processes)) == [0, 0, 0, 10]
-    assert (tmp_path / "diary.txt").read_text() == "012"
-
-
 # --- damage --------------------------------------------------------------------------------------
-
-
-def test_an_input_that_changes_while_it_is_read_is_noticed(tmp_path: Path) -> None:
-    task = long_task(project(tmp_path))
-
-    def work(writes: Mapping[str, Path]) -> Mapping[str, Any]:
-        metadata = long_work(task)(writes)
-        (tmp_path / "source.txt").write_text("b")
-        return metadata
-
-    with pytest.raises(UserError, match=r"source\.txt changed while long was reading it"):
-        run(task, [task], work=work)
-    assert made(task) == {}
-    assert not task.staging.exists(), "files made from two sources are useless"
-    assert run_long(task)
-    assert made(task)["x.txt"] == b"x.txtbbbbbb"
-
-
-def test_damage_to_an_input_is_found_before_it_is_used(built: tuple[Path, Works]) -> None:
-    folder, its_works = built
-    tasks = [task for task, _ in its_works]
-    before = contents(folder / "data")
-    [ensemble] = [task for task in tasks if task.stage == "ensemble"]
-    flipped_with_its_dates(folder / "data/tiny/sprint/fold-0/oof.npy")
-    with pytest.raises(
-        UserError, match=r"^train fold 0: data/tiny/sprint/fold-0/oof\.npy was changed after `"
-    ):
-        run(ensemble, tasks)
-    assert run_all(its_works)[0] == "train fold 0"
-    after = contents(folder / "data")
-    changed = {name for name in before if after[name] != before[name]}
-    assert changed <= {"tiny/sprint/fold-0/manifest.json"}, "which records its seconds"
 
 
 def test_an_input_that_is_just_being_written_is_waited_for(tmp_path: Path) -> None:
@@ -343,54 +277,31 @@ def test_an_input_that_is_just_being_written_is_waited_for(tmp_path: Path) -> No
 
 
 def swap(one: Path, other: Path) -> None:
-    content = one.read_bytes()
-    one.write_bytes(other.read_bytes())
-    other.write_bytes(content)
+    aside = one.with_name("aside")
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "first"),
-    [
-        ("raw/train.csv", "raw/test.csv", "download"),
-        ("arrays/train_images.npy", "arrays/test_images.npy", "preprocess"),
-        ("arrays/manifest.json", "raw/manifest.json", "download"),
-        ("demo/fold-0/oof.npy", "demo/fold-1/oof.npy", "train fold 0"),
-        ("demo/fold-0/test.npy", "demo/fold-0/oof.npy", "train fold 0"),
-        ("demo/fold-0/manifest.json", "demo/fold-1/manifest.json", "train fold 0"),
-        ("demo/fold-1/manifest.json", "demo/ensemble/manifest.json", "train fold 1"),
-        ("demo/ensemble/oof.npy", "demo/ensemble/test.npy", "ensemble"),
-        ("demo/ensemble/metrics.json", "demo/ensemble/manifest.json", "ensemble"),
-    ],
-)
-def test_files_in_each_others_place_are_noticed(
-    project: Path, tiny_folder: Path, _code_is_read_once: None, one: str, other: str, first: str
-) -> None:
-    its_works = works(str(tiny_folder), "demo")
-    run_all(its_works)
-    tasks = [task for task, _ in its_works]
-    before = {path: path.read_bytes() for task in tasks for path in task.writes.values()}
-    home = project / "data" / "tiny"
-    swap(home / one, home / other)
-    stale = [name for name, reason in staleness(tasks).items() if reason]
-    assert stale[0] == first
-    assert stale[-2:] == ["write", "report"]
-    run_all(its_works)
-    assert {path: path.read_bytes() for path in before} == before
-    assert set(staleness(tasks).values()) == {None}
-
-
-def test_whole_folders_in_each_others_place_are_noticed(
+def test_files_and_folders_in_each_others_place_are_noticed(
     project: Path, tiny_folder: Path, _code_is_read_once: None
 ) -> None:
     its_works = works(str(tiny_folder), "demo")
     run_all(its_works)
-    home = project / "data" / "tiny" / "demo"
-    (home / "fold-0").rename(home / "x")
-    (home / "fold-1").rename(home / "fold-0")
-    (home / "x").rename(home / "fold-1")
-    reasons = staleness([task for task, _ in its_works])
-    assert reasons["train fold 0"] and reasons["train fold 1"]
-    assert reasons["train fold 2"] is None
+    tasks, home = [task for task, _ in its_works], project / "data" / "tiny"
+    for one, other, first in (
+        ("raw/train.csv", "raw/test.csv", "download"),
+        ("arrays/manifest.json", "raw/manifest.json", "download"),
+        ("demo/fold-0/oof.npy", "demo/fold-1/oof.npy", "train fold 0"),
+        ("demo/fold-1/manifest.json", "demo/ensemble/manifest.json", "train fold 1"),
+        ("demo/fold-0", "demo/fold-1", "train fold 0"),
+    ):
+        swap(home / one, home / other)
+        stale = [name for name, reason in staleness(tasks).items() if reason]
+        assert stale[0] == first
+        assert stale[-2:] == ["write", "report"]
+        swap(home / one, home / other)
+        assert set(staleness(tasks).values()) == {None}
 
 
 def test_the_artifacts_of_another_project_are_not_taken(tmp_path: Path) -> None:
@@ -428,9 +339,8 @@ def test_every_byte_of_a_manifest_counts(tmp_path: Path) -> None:
         assert staleness([task])["long"] is not None
 
 
-def test_a_flipped_bit_with_the_old_dates_is_found_and_silent_corruption_by_verifying(
-    tmp_path: Path,
-) -> None:
+def test_silent_corruption_is_found_by_verifying(tmp_path: Path) -> None:
+    """It changes no timestamp. Here, the cache claims that a changed file is the intact one."""
     task = long_task(project(tmp_path))
     run_long(task)
     path = task.writes["x"]
@@ -439,29 +349,18 @@ def test_a_flipped_bit_with_the_old_dates_is_found_and_silent_corruption_by_veri
         with artifacts.stat_cache(tmp_path, trusted) as cache:
             return staleness([task], cache)["long"]
 
-    settle(path)
-    assert reason() is None
     flipped_with_its_dates(path)
-    assert reason() == "data/set/long/x.txt was changed after `long` wrote it"
-
-    # Silent corruption changes no timestamp at all. It cannot be produced here, but the cache can
-    # be made to hold the fingerprint of the intact file for this very one.
     settle(path)
-    reason()
-    file, manifest = (
-        tmp_path / "data" / artifacts.STAT_CACHE,
-        files.read_json(task.manifest),
-    )
-    known = files.read_json(file)
+    assert reason() == "data/set/long/x.txt was changed after `long` wrote it"
+    cache, manifest = tmp_path / "data" / artifacts.STAT_CACHE, files.read_json(task.manifest)
+    known = files.read_json(cache)
     assert known is not None
     assert manifest is not None
     known[str(path)][4] = manifest["outputs"]["data/set/long/x.txt"]
-    files.write_json(file, known)
+    files.write_json(cache, known)
     assert reason() is None
     assert reason(trusted=False) is not None
     assert reason() is not None, "what was found is remembered"
-    run_long(task)
-    assert reason(trusted=False) is None
 
 
 def test_a_cache_of_fingerprints_with_a_flipped_bit_is_not_used(tmp_path: Path) -> None:
@@ -481,42 +380,6 @@ def test_a_cache_of_fingerprints_with_a_flipped_bit_is_not_used(tmp_path: Path) 
 
 
 # --- nothing is unpickled ------------------------------------------------------------------------
-
-
-class Payload:
-    """Unpickling it creates a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)
-
-
-def arrays_that_have_to_be_unpickled(path: Path) -> Iterator[bytes]:
-    """An array of objects, and a pickle under an array's name."""
-    content = io.BytesIO()
-    np.save(content, np.array([Payload(path)], dtype=object), allow_pickle=True)
-    yield content.getvalue()
-    yield pickle.dumps(Payload(path))
-
-
-def test_no_stage_unpickles_what_it_reads(built: tuple[Path, Works], tmp_path: Path) -> None:
-    _, its_works = built
-    harmed, tasks = tmp_path / "harmed", [task for task, _ in its_works]
-    for task in [task for task, work in its_works if work is None]:
-        for path in (path for path in task.inputs if path.suffix == ".npy"):
-            intact = path.read_bytes()
-            for content in arrays_that_have_to_be_unpickled(harmed):
-                path.write_bytes(content)
-                with pytest.raises(UserError, match="was changed after `"):
-                    run(task, tasks)
-                with pytest.raises(ValueError, match="allow_pickle="):  # without that check
-                    task.work({name: tmp_path / path.name for name, path in task.writes.items()})
-            path.write_bytes(intact)
-    assert not harmed.exists()
-    np.load(io.BytesIO(next(arrays_that_have_to_be_unpickled(harmed))), allow_pickle=True)
-    assert harmed.exists(), "it is as harmful as it should be"
 
 
 def test_nothing_in_the_package_could_unpickle() -> None:
