@@ -51,7 +51,7 @@ def run(dataset: str, *words: str) -> None:
     only = [right[0] & ~right[1], right[1] & ~right[0]]
 
     rows = {
-        preset.name: its.columns() | {"only this one right": mine.sum(), "seed": seeds(preset)}
+        preset.name: its.columns() | {"only this one right": mine.sum()}
         for preset, its, mine in zip((first, second), measured, only, strict=True)
     }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(columns="preset")
@@ -91,11 +91,6 @@ def conclusion(difference: float, uncertainty: float, names: tuple[str, str]) ->
         return "within two standard errors, which may be chance"
     better = names[difference > 0]
     return f"{better} is better, by more than two standard errors"
-
-
-def seeds(preset: Preset) -> str:
-    """List the seeds of a preset's networks."""
-    return ", ".join(sorted({str(member.train.seed) for member in preset.members}, key=int))
 
 
 def changes(first: Preset, second: Preset) -> pd.DataFrame:
