@@ -1,6 +1,5 @@
 """The commands for running on Kaggle's machines."""
 
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -25,9 +24,11 @@ def notebook(
     It contains the code. Import it on Kaggle and attach the competition: it needs no internet and
     installs nothing.
     """
+    from pipeline.kaggle import notebook
+
     chosen = config.load(preset)
     file = path or stages.ROOT / "submissions" / f"kaggle-{chosen.name}.ipynb"
-    size = import_module("pipeline.kaggle.notebook").write(file, chosen, stages.ROOT)
+    size = notebook.write(file, chosen, stages.ROOT)
     print(f"notebook {file} ({size / 1000:.0f} kB)")
     print("next: on Kaggle, choose Create, Notebook, then File, Import Notebook")
 
