@@ -1,0 +1,1 @@
+"""Training elsewhere: on a Ray cluster, or on Kaggle."""
