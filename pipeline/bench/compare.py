@@ -75,9 +75,9 @@ def run(dataset: str, *words: str) -> None:
         TEMPLATE,
         title=f"{data.name}: {first.name} and {second.name}",
         names=names,
-        table=table.to_html(border=0),
+        table=html_table(table),
         verdict=verdict,
-        changed=changed.to_html(border=0) if len(changed) else "",
+        changed=html_table(changed) if len(changed) else "",
         galleries=[_gallery(images, labels, oof, held_out[mine], classes) for mine in only],
     )
     with files.atomic(page) as temporary:
@@ -111,6 +111,12 @@ def changes(first: Preset, second: Preset) -> pd.DataFrame:
         }
     table = pd.DataFrame(columns)
     return table[table[first.name] != table[second.name]]
+
+
+def html_table(table: pd.DataFrame) -> str:
+    """Return a table for the page, with every value in full."""
+    with pd.option_context("display.max_colwidth", None):
+        return table.to_html(border=0)
 
 
 def _gallery(

@@ -81,7 +81,10 @@ def test_a_difference_of_more_than_two_standard_errors_is_named() -> None:
 
 def test_ensembles_differ_in_their_members() -> None:
     best, strided = config.load("best"), config.load("best-strided")
-    assert list(compare.changes(best, strided).index) == ["ensemble.members"]
+    changed = compare.changes(best, strided)
+    assert list(changed.index) == ["ensemble.members"]
+    changed["best"] *= 3
+    assert compare.html_table(changed).count("best-halved") == 3  # however long a value is
     fast, default = config.load("fast"), config.load("default")
     assert list(compare.changes(fast, default).itertuples(name=None)) == [("split.folds", "1", "5")]
 
