@@ -102,7 +102,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 # The files that take longest come first, so that no worker is left alone with one of them.
-LONGEST = ("test_make", "test_cluster", "test_kaggle", "test_fold", "test_machine")
+LONGEST = ("test_make", "test_ray", "test_kaggle", "test_fold", "test_machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,14 +2,11 @@
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 from pipeline import stages
 from pipeline.errors import UserError
 from pipeline.stages import Graph
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def make(last: str, dataset: str, preset: str) -> Graph:
@@ -26,7 +23,8 @@ def make(last: str, dataset: str, preset: str) -> Graph:
     return stages.load(dataset, preset)
 
 
-def markdown(table: "pd.DataFrame") -> str:
-    """Format a table of texts in Markdown."""
-    lines = [table.columns, ["---"] * len(table.columns), *table.to_numpy()]
+def markdown(rows: Sequence[Mapping[str, str]]) -> str:
+    """Format a table in Markdown; the first row has all columns."""
+    lines = [[row.get(name, "") for name in rows[0]] for row in rows]
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -51,7 +51,7 @@ def run(dataset: str, *words: str) -> None:
     only = [right[0] & ~right[1], right[1] & ~right[0]]
 
     rows = {
-        preset.name: its.columns() | {"only this one right": mine.sum(), "seed": seeds(preset)}
+        preset.name: its.columns() | {"only this one right": mine.sum()}
         for preset, its, mine in zip((first, second), measured, only, strict=True)
     }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(columns="preset")
@@ -75,9 +75,9 @@ def run(dataset: str, *words: str) -> None:
         TEMPLATE,
         title=f"{data.name}: {first.name} and {second.name}",
         names=names,
-        table=table.to_html(border=0),
+        table=html_table(table),
         verdict=verdict,
-        changed=changed.to_html(border=0) if len(changed) else "",
+        changed=html_table(changed) if len(changed) else "",
         galleries=[_gallery(images, labels, oof, held_out[mine], classes) for mine in only],
     )
     with files.atomic(page) as temporary:
@@ -91,11 +91,6 @@ def conclusion(difference: float, uncertainty: float, names: tuple[str, str]) ->
         return "within two standard errors, which may be chance"
     better = names[difference > 0]
     return f"{better} is better, by more than two standard errors"
-
-
-def seeds(preset: Preset) -> str:
-    """List the seeds of a preset's networks."""
-    return ", ".join(sorted({str(member.train.seed) for member in preset.members}, key=int))
 
 
 def changes(first: Preset, second: Preset) -> pd.DataFrame:
@@ -116,6 +111,12 @@ def changes(first: Preset, second: Preset) -> pd.DataFrame:
         }
     table = pd.DataFrame(columns)
     return table[table[first.name] != table[second.name]]
+
+
+def html_table(table: pd.DataFrame) -> str:
+    """Return a table for the page, with every value in full."""
+    with pd.option_context("display.max_colwidth", None):
+        return table.to_html(border=0)
 
 
 def _gallery(

@@ -86,7 +86,7 @@ def measured(
     return found
 
 
-def tabulate(runs: Runs, notebook: Run, limits: Mapping[str, float]) -> pd.DataFrame:
+def tabulate(runs: Runs, notebook: Run, limits: Mapping[str, float]) -> list[dict[str, str]]:
     """Tabulate the presets: accuracy, time, and both relative to the notebook.
 
     Args:
@@ -128,7 +128,7 @@ def tabulate(runs: Runs, notebook: Run, limits: Mapping[str, float]) -> pd.DataF
             "peak memory": f"{notebook['peak_bytes'] / 2**30:.1f} GiB",
         }
     )
-    return pd.DataFrame(lines).fillna("")
+    return lines
 
 
 def draw(path: Path, runs: Runs, notebook: Run) -> None:

@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from pipeline import artifacts, csvs
 from pipeline.bench import make, markdown
@@ -48,7 +47,7 @@ def main(preset: str, dataset: str) -> None:
     for name, place in places.items():
         print(f"--- {name} on {place}", flush=True)
         lines += _lines(name, make("ensemble", place, name))
-    print(f"\n{markdown(pd.DataFrame(lines))}")
+    print(f"\n{markdown(lines)}")
 
 
 def _lines(name: str, graph: Graph) -> list[dict[str, str]]:

@@ -120,12 +120,10 @@ def run(
         for name, presets in sweep.arms.items()
     }
     every = [
-        # Only the base's own folds lack the preset in their name.
-        dataclasses.replace(task, name=f"train {name} fold {task.params['fold']}")
-        if name == "base" and preset is sweep.base
-        else task
-        for name, runs in folds.items()
-        for preset, tasks in zip(sweep.arms[name], runs, strict=True)
+        # The base's own folds say whose they are, too.
+        dataclasses.replace(task, name=f"train {Path(task.preset.name).name} fold {task.fold}")
+        for runs in folds.values()
+        for tasks in runs
         for task in tasks
     ]
     train_folds(every, shared + every, False, jobs, engine, address, accelerator)

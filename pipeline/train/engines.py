@@ -81,7 +81,7 @@ def train_folds(
     _announce(due, states)
     # Each needs TensorFlow or Ray, whose imports take seconds.
     if engine == "ray":
-        from pipeline.train.cluster import train_on_ray
+        from pipeline.remote.ray import train_on_ray
 
         train_on_ray(due, tasks, force, jobs or 1, address, accelerator)
     elif engine == "kaggle":

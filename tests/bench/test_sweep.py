@@ -134,7 +134,7 @@ def test_the_command_trains_what_is_due_and_prints_the_comparison(
     # Every line says whose fold it is.
     (project / "data" / "tiny" / "pair" / "fold-1" / "manifest.json").unlink()
     ended = digits("sweep", str(path), "--dataset", "tiny")
-    assert any(line.startswith("train base fold 1: it has not run yet") for line in ended.lines)
+    assert any(line.startswith("train pair fold 1: it has not run yet") for line in ended.lines)
 
 
 def test_a_sweep_needs_the_split_of_its_base(project: Path, digits: Digits) -> None:

@@ -12,7 +12,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -28,8 +27,9 @@ from pipeline import artifacts, files
 from pipeline.endings import RESUMES, ending, ran_out
 from pipeline.environment import CHECKPOINTS
 from pipeline.errors import ExternalError, UserError
+from pipeline.remote import node
 from pipeline.task import Task
-from pipeline.train import checkpoint, node
+from pipeline.train import checkpoint
 from pipeline.train.local import await_all, follow_the_parent
 from pipeline.train.progress import Board
 from pipeline.train.tensorboard import Events
@@ -44,47 +44,30 @@ class TokenError(UserError):
 
 
 def train_on_ray(
-    folds: list[Task],
-    tasks: list[Task],
-    force: bool,
-    jobs: int,
-    address: str | None,
-    accelerator: str,
+    folds: list[Task], tasks: list[Task], force: bool, jobs: int, address: str | None, kind: str
 ) -> None:
     """Train folds on a Ray cluster, as many at a time as fit on it (see `engines.train_folds`).
 
     A process of its own is connected to Ray, which ends it a minute after the head is lost. It
-    sends a token only in the second attempt: a cluster without one never answers a process that
+    sends a token only in a second attempt: a cluster without one never answers a process that
     sends it, and a process cannot change its mind.
-
-    Raises:
-        UserError: Ray, the token or packages are missing, the address is not that of a cluster, or
-            a fold's parameters have to be fixed.
-        ExternalError: nothing answers at the address, the head is lost, or a fold failed too often.
     """
-    train = partial(_in_a_process, _train, folds, tasks, force, jobs, address, accelerator)
-    try:
-        try:
-            train()
-        except TokenError:
-            if "RAY_AUTH_MODE" in os.environ:
-                raise
-            os.environ["RAY_AUTH_MODE"] = "token"
-            train()
-    except BrokenProcessPool as error:
-        lost = f"the head of the Ray cluster at {address}" if address else "the Ray process"
-        raise ExternalError(
-            f"{lost} is lost, or memory ran out here; make sure that it runs, {RESUMES}"
-        ) from error
-
-
-def _in_a_process(*call: Any) -> None:
-    """Call a function in a process of its own. If it is killed, Ray cancels its tasks."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, spawn, initializer=_prepare) as pool:
         try:
-            pool.submit(*call).result()
-        except KeyboardInterrupt:
+            pool.submit(_train, folds, tasks, force, jobs, address, kind).result()
+        except TokenError:
+            if "RAY_AUTH_MODE" in os.environ:
+                raise
+            pool.shutdown()
+            os.environ["RAY_AUTH_MODE"] = "token"
+            train_on_ray(folds, tasks, force, jobs, address, kind)
+        except BrokenProcessPool as error:
+            lost = f"the head of the Ray cluster at {address}" if address else "the Ray process"
+            raise ExternalError(
+                f"{lost} is lost, or memory ran out here; make sure that it runs, {RESUMES}"
+            ) from error
+        except KeyboardInterrupt:  # Ray cancels the tasks of a process that is killed
             for child in multiprocessing.active_children():
                 child.kill()
             raise
@@ -114,28 +97,26 @@ def _train(
         with cluster.board, ThreadPoolExecutor(len(folds)) as pool:
             run = partial(artifacts.run, tasks=tasks, force=force, elsewhere=True)
             await_all([pool.submit(run, task, work=partial(cluster.train, task)) for task in folds])
-    except Exception as error:
-        raise _final("Ray", error) from error
+    except Exception as error:  # raised anew as a class that every process can import
+        message, code = ending(error)
+        if isinstance(error, ray.exceptions.RayError):
+            message, code = f"Ray: {_why(error)}", 1
+        raise (UserError if code == 2 else ExternalError)(message) from error
     finally:
         ray.shutdown()
 
 
 def connect(address: str | None) -> Any:
-    """Connect to a Ray cluster, or start one here; return the module `ray`.
-
-    Raises:
-        UserError: Ray is not installed, the address has another form, the cluster requires a token
-            (TokenError), or it has other versions of Ray and Python.
-        ExternalError: nothing answers at the address.
-    """
+    """Connect to a Ray cluster, or start one here; return the module `ray`."""
     if not find_spec("ray"):
         raise UserError("Ray is not installed: `make train ENGINE=ray` installs it")
-    if address and address not in ("auto", "local"):
-        _check(address)
-        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # 20 by default, of 40 s each
     import ray
 
     try:
+        if address and address not in ("auto", "local"):
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=DEADLINE).close()
+            os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # 20 by default, of 40 s each
         ray.init(
             address=address or "local",
             runtime_env=runtime_env(),
@@ -153,25 +134,14 @@ def connect(address: str | None) -> Any:
                 "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
             ) from error
         if "Version mismatch" in why:
-            versions = why.partition("Version mismatch: ")[2]
-            raise UserError(f"{address}: {versions}; install the same on both") from error
-        failed = f"no Ray cluster answers at {address}" if address else "Ray did not start"
-        raise ExternalError(f"{failed}: {error}") from error
+            raise UserError(f"{address}: {why}; install the same versions on both") from error
+        if not address:
+            raise ExternalError(f"Ray did not start: {error}") from error
+        raise ExternalError(
+            f"no Ray cluster answers at {address}: {error}; run the command on a node of the "
+            "cluster, with its head's host:6379 or with auto (ray:// does not work)"
+        ) from error
     return ray
-
-
-def _check(address: str) -> None:
-    """Raise an error if an address has another form, or if nothing listens there."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or "://" in address:
-        raise UserError(
-            f"{address} is not an address that works here: run the command on a node of the "
-            "cluster, with the head's address, host:6379, or with auto (ray:// does not work)"
-        )
-    try:
-        socket.create_connection((host, int(port)), timeout=DEADLINE).close()
-    except OSError as error:
-        raise ExternalError(f"no Ray cluster answers at {address}: {error}") from error
 
 
 def runtime_env() -> dict[str, Any]:
@@ -183,13 +153,10 @@ def runtime_env() -> dict[str, Any]:
 
     try:
         theirs = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+        if not isinstance(theirs, dict) or theirs.keys() & ours.keys():
+            raise ValueError(f"it must have keys such as pip, but not {' and '.join(ours)}")
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"RAY_RUNTIME_ENV: {name} cannot be read: {error}") from error
-    if not isinstance(theirs, dict) or theirs.keys() & ours.keys():
-        raise UserError(
-            f"RAY_RUNTIME_ENV: {name} must be a mapping such as {{pip: requirements.lock}}, "
-            f"without {' and '.join(ours)}"
-        )
+        raise UserError(f"RAY_RUNTIME_ENV: {name} is no runtime_env in YAML: {error}") from error
     return theirs | ours
 
 
@@ -202,12 +169,11 @@ class Cluster:
         self.places: dict[str, dict[str, Any]] = {}  # where folds are trained, by their names
         self.said, self.lock = set[str](), threading.Lock()
         nodes = self.nodes().values()
-        self.gpus = accelerator != "none" and (
-            accelerator != "auto" or any(each.get("GPU") for each in nodes)
-        )
+        some = any(each.get("GPU") for each in nodes)
+        self.gpus = some if accelerator == "auto" else accelerator != "none"
         # As many cores for a fold as it would have locally, but no more than fit on every node.
         self.cores = max(1, int(min((each.get("CPU", 1) for each in nodes), default=1)) // jobs)
-        nodes_have = f"{len(nodes)} node{'s' * (len(nodes) != 1)}"
+        nodes_have = f"{len(nodes)} node{'s' if len(nodes) != 1 else ''}"
         print(f"Ray: {nodes_have}, {_words(**self.needs(folds[0]))} for each fold", flush=True)
         paths = {path for task in folds for path in task.inputs if path.exists()}
         self.files = {path: ray.put(np.fromfile(path, np.uint8)) for path in paths}
@@ -231,45 +197,38 @@ class Cluster:
     def train(self, task: Task, writes: Mapping[str, Path]) -> dict[str, Any]:
         """Have a fold trained on some node, again and again until it is; return its metadata."""
         folder = writes["weights"].parent
-        attempts, spent, failed_on = 0, 0.0, set[str]()
+        attempts, failed_on = 0, set[str]()
         while True:
             before = _epochs(folder)
             try:
-                metadata = self.receive(self.send(task, folder, failed_on), task, writes)
-                return metadata | {"seconds": round(metadata["seconds"] + spent, 2)}
+                return self.receive(self.send(task, folder, failed_on), task, writes)
             except self.ray.exceptions.RayError as error:
                 cause = getattr(error, "cause", None) or error  # what was raised in the task
-                on = ""
-                if where := self.places.get(task.name):
-                    on = f" on {where['node']} ({where['ray_node'][:8]})"
-                    spent += time.monotonic() - where["since"]
-                    failed_on.add(where["ray_node"])
-                    if isinstance(cause, ImportError) and not ran_out(cause):
-                        self.set_aside(where["ray_node"], f"{cause}{on}")
-                        continue
-                if not retryable(cause):
-                    raise _final(task.name, cause) from error
-                reached = _epochs(folder)
-                attempts = 1 if reached > before else attempts + 1
-                if attempts == ATTEMPTS:
-                    raise ExternalError(
-                        f"{task.name}: failed {ATTEMPTS} times in a row, most recently with "
-                        f"{_why(cause)}; run the same command again to continue from its last "
-                        "checkpoint"
-                    ) from error
-                self.board.print(
-                    f"{task.name}: {_why(cause)}{on}; trying again after epoch {reached}"
-                )
             finally:
-                self.places.pop(task.name, None)
-
-    def set_aside(self, ray_node: str, why: str) -> None:
-        """Train nothing more on a node that lacks packages; raise UserError if no other is left."""
-        remedy = "install requirements.lock there, or name a runtime_env in RAY_RUNTIME_ENV"
-        self.unfit.add(ray_node)
-        if not self.nodes():
-            raise UserError(f"{why}; {remedy}")
-        self.say_once(f"Ray: {why}, which gets no more folds; {remedy}")
+                where = self.places.pop(task.name, None)
+            on = f" on {where['node']} ({where['ray_node'][:8]})" if where else ""
+            if where:
+                failed_on.add(where["ray_node"])
+                if isinstance(cause, ImportError) and not ran_out(cause):
+                    self.unfit.add(where["ray_node"])
+                    line = (
+                        f"Ray: {cause}{on}, which gets no more folds; install requirements.lock "
+                        "there, or name a runtime_env in RAY_RUNTIME_ENV"
+                    )
+                    if not self.nodes():
+                        raise UserError(line)
+                    self.say_once(line)
+                    continue
+            if not retryable(cause):
+                raise cause
+            reached = _epochs(folder)
+            attempts = 1 if reached > before else attempts + 1
+            if attempts == ATTEMPTS:
+                raise ExternalError(
+                    f"{task.name}: failed {ATTEMPTS} times in a row without another epoch, "
+                    f"most recently with {_why(cause)}; mend that, {RESUMES}"
+                )
+            self.board.print(f"{task.name}: {_why(cause)}{on}; trying again after epoch {reached}")
 
     def send(self, task: Task, folder: Path, failed_on: set[str]) -> Any:
         """Start the Ray task of a fold, with the checkpoints in a folder; return its stream."""
@@ -305,7 +264,7 @@ class Cluster:
                 )
                 return dict(content)
             if name == "where":
-                self.places[task.name] = {**content, "since": time.monotonic()}
+                self.places[task.name] = content
                 self.board.show(task, [], content)
                 continue
             path = writes.get(name) or folder / name
@@ -321,23 +280,20 @@ class Cluster:
 
     def explain_the_wait(self, task: Task) -> None:
         """Say what a fold waits for, unless it only waits for others to end."""
-        if self.places:
-            return
-        there, free = self.ray.cluster_resources(), self.ray.available_resources()
-        have, room = (_words(each.get("CPU", 0), each.get("GPU", 0)) for each in (there, free))
-        self.say_once(
-            f"Ray: a fold waits for {_words(**self.needs(task))} on one node; all nodes have {have}"
-            f", of which {room} are free; it starts when a node has room and is ready (an "
-            "autoscaling cluster may add one)"
-        )
+        if not self.places:
+            there = self.ray.cluster_resources()
+            self.say_once(
+                f"Ray: a fold waits for {_words(**self.needs(task))} on one node; all nodes have "
+                f"{_words(there.get('CPU', 0), there.get('GPU', 0))}; it starts when a node has "
+                "room and is ready (an autoscaling cluster may add one)"
+            )
 
     def say_once(self, line: str) -> None:
         """Print a line, unless the thread of another fold has."""
         with self.lock:
-            new = line not in self.said
-            self.said.add(line)
-        if new:
-            self.board.print(line)
+            if line not in self.said:
+                self.said.add(line)
+                self.board.print(line)
 
 
 def _epochs(folder: Path) -> int:
@@ -354,23 +310,13 @@ def _words(num_cpus: float, num_gpus: float = 0, accelerator_type: str = "") -> 
 def _why(cause: Exception) -> str:
     """Return the class of an error and the sentence that says most."""
     lines = str(cause).strip().splitlines() or [""]
-    if type(cause).__name__ == "RuntimeEnvSetupError":
-        return f"RuntimeEnvSetupError: {lines[-1]}"
-    return f"{type(cause).__name__}: {lines[0].partition('. ')[0]}"
-
-
-def _final(title: str, cause: Exception) -> Exception:
-    """Return the error that ends the command, of a class that every process can import."""
-    if type(cause).__module__.startswith("ray."):
-        return ExternalError(f"{title}: {_why(cause)}")
-    message, code = ending(cause)
-    return UserError(message) if code == 2 else ExternalError(message)
+    setup = type(cause).__name__ == "RuntimeEnvSetupError"
+    return f"{type(cause).__name__}: {lines[-1] if setup else lines[0].partition('. ')[0]}"
 
 
 def retryable(cause: Exception) -> bool:
     """Return whether a worker, a node or memory was lost, and nothing was wrong in the code."""
     from ray import exceptions as ray
 
-    lost = (ray.WorkerCrashedError, ray.NodeDiedError, ray.LocalRayletDiedError)
-    full = (ray.OutOfMemoryError, ray.OutOfDiskError, ray.ObjectStoreFullError)
-    return isinstance(cause, (*lost, *full, ray.ObjectLostError)) or ran_out(cause)
+    wrong = (ray.RayTaskError, ray.RuntimeEnvSetupError)
+    return (isinstance(cause, ray.RayError) and not isinstance(cause, wrong)) or ran_out(cause)

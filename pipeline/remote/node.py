@@ -34,7 +34,7 @@ def train_fold(
         task: the fold's; its paths are those of another machine.
         reads: Ray's references to the contents of the files to read, uint8 (bytes,), by name.
         cores: how many the task may keep busy; 0 if it trains on GPUs.
-        checkpoints: by their names, the bytes of those that earlier attempts left.
+        checkpoints: the bytes of those that earlier attempts left, by name.
     """
     import ray
 
@@ -48,8 +48,7 @@ def train_fold(
     from pipeline.train.fold import Progress
 
     params = task.preset.train
-    jobs = max(1, CORES // cores) if cores else 1
-    found = runtime.prepare(params.precision, params.devices, jobs)
+    found = runtime.prepare(params.precision, params.devices, max(1, CORES // (cores or CORES)))
     with tempfile.TemporaryDirectory() as home, ThreadPoolExecutor(1) as pool:
         for name, content in reads.items():
             ray.get(content).tofile(Path(home, name))
@@ -58,11 +57,11 @@ def train_fold(
         here = replace(task, root=ROOT, reads={name: Path(home, name) for name in reads})
         writes = {name: Path(home, path.name) for name, path in task.writes.items()}
         path, done = Path(home, found.checkpoint), False
-        seen = _changed(path)
+        seen = path.stat().st_mtime_ns if path.exists() else 0
         future = pool.submit(here.work, writes, environment=found, progress=Progress())
         while not done:
             done = bool(wait([future], timeout=0.1).done)
-            if (changed := _changed(path)) != seen:
+            if path.exists() and (changed := path.stat().st_mtime_ns) != seen:
                 seen = changed
                 yield path.name, path.read_bytes()
         metadata = future.result()
@@ -70,8 +69,3 @@ def train_fold(
             yield name, output.read_bytes()
     seconds, ran = round(time.perf_counter() - began, 2), here.fingerprints()
     yield "metadata", {**metadata, "ray_node": ray_node, "seconds": seconds, "code": ran}
-
-
-def _changed(path: Path) -> int:
-    """Return when a file last changed, in nanoseconds; 0 if there is none."""
-    return path.stat().st_mtime_ns if path.exists() else 0
