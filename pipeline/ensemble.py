@@ -24,31 +24,28 @@ def ensemble(
 ) -> dict[str, Any]:
     """Average the test probabilities of all networks, and the out-of-fold ones row by row.
 
-    All members weigh the same: weights fitted out of fold gained nothing (train/EXPERIMENTS.md).
-    The means are calibrated (see estimate.py): the test rows with the temperature fitted on all
-    held-out rows, the rows of each fold with the one fitted on the other folds.
+    All members weigh the same: fitted weights gained nothing (train/EXPERIMENTS.md). The means are
+    calibrated: test rows with a temperature fitted on all held-out rows, the rows of each fold with
+    one fitted on the others.
 
     Args:
-        fold_oof: for each preset, a file per fold with the probabilities of its held-out rows,
-            float32 (held-out rows, 10).
-        fold_test: for each preset, a file per fold with the test probabilities, float32 (m, 10).
+        fold_oof: for each preset, a file per fold, float32 (held-out rows, 10).
+        fold_test: for each preset, a file per fold, float32 (m, 10).
         train_labels: uint8 (n,).
         fold_ids: int8 (n,).
-        remarks: those of split, JSON; they belong to the estimate, and so to the metrics.
-        oof: to be written, float32 (n, 10): each row predicted by networks that have not seen it,
-            one for each member; NaN where no fold holds out the row.
+        remarks: those of split, JSON, which belong to the estimate.
+        oof: to be written, float32 (n, 10): predictions of rows by networks that have not seen
+            them; NaN where no fold holds out the row.
         test: to be written, float32 (m, 10): from the mean over members and folds.
         metrics: to be written, JSON: what this function returns.
 
     Returns:
         Metadata: accuracies and calibration errors of the held-out rows, and the temperature.
-
-    Raises:
-        UserError: a probability is not finite.
+        Raises UserError if a probability is not finite.
     """
     labels, folds = np.load(train_labels), np.load(fold_ids)
     held_out = folds >= 0
-    members = {name: gather(paths, folds) for name, paths in fold_oof.items()}
+    members = {name: estimate.gather(paths, folds) for name, paths in fold_oof.items()}
     mean = _mean(list(members.values()))
     temperature = estimate.fit(mean[held_out], labels[held_out])
     calibrated = estimate.apply_out_of_fold(mean, labels, folds)
@@ -80,14 +77,5 @@ def ensemble(
     return found
 
 
-def gather(paths: Sequence[Path], folds: NDArray[np.int8]) -> NDArray[np.float32]:
-    """Put the predictions of a preset's folds in the order of the rows; NaN where there is none."""
-    oof = np.full((len(folds), 10), np.nan, dtype=np.float32)
-    for fold, path in enumerate(paths):
-        oof[folds == fold] = estimate.load(path)
-    return oof
-
-
 def _mean(members: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    mean = np.mean(members, axis=0, dtype=np.float64)
-    return np.asarray(mean, dtype=np.float32)
+    return np.asarray(np.mean(members, axis=0, dtype=np.float64), dtype=np.float32)

@@ -6,6 +6,7 @@ number, fitted on rows that the networks have not seen. It changes no label.
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,14 @@ def load(path: Path) -> NDArray[np.float32]:
             "train.learning_rate and train again"
         )
     return probabilities
+
+
+def gather(paths: Sequence[Path], folds: NDArray[np.int8]) -> NDArray[np.float32]:
+    """Put the predictions of a preset's folds in the order of the rows; NaN where there is none."""
+    oof = np.full((len(folds), 10), np.nan, dtype=np.float32)
+    for fold, path in enumerate(paths):
+        oof[folds == fold] = load(path)
+    return oof
 
 
 def standard_error(accuracy: float, rows: int) -> float:

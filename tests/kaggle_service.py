@@ -76,6 +76,7 @@ SERVED_CALLS = (
 STREAM_LOG = "stream log"
 KERNEL_CALLS = (
     "SaveKernel",
+    "GetKernel",
     "GetKernelSessionStatus",
     "ListKernelSessionOutput",
     "ListKernels",

@@ -133,6 +133,9 @@ class KernelService(KaggleService):
                 if not self.refuses_deletion:
                     del self.kernels[slug]
                 return _json({"errorMessage": self.refuses_deletion})
+            if request.call == "GetKernel":
+                text = self.kernels[slug][-1].asked["text"]
+                return _json({"metadata": {}, "blob": {"slug": slug, "source": text}})
             session = self.kernels[slug][int(asked.get("versionLabel") or 0) - 1]
             if request.call == "GetKernelSessionStatus":
                 session.polls += 1

@@ -17,9 +17,8 @@ from pipeline import artifacts, config, stages
 from pipeline.bench import paired
 from pipeline.config import Preset
 from pipeline.datasets import Dataset
-from pipeline.ensemble import gather
 from pipeline.errors import UserError
-from pipeline.estimate import apply_out_of_fold
+from pipeline.estimate import apply_out_of_fold, gather
 from pipeline.stages import Graph
 from pipeline.task import Task
 from pipeline.train.engines import Engine, train_folds

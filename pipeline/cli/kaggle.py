@@ -9,10 +9,13 @@ import typer
 
 from pipeline import config, stages
 from pipeline.cli.options import PresetOption
-from pipeline.errors import UserError
+from pipeline.errors import ExternalError, UserError
 
 if TYPE_CHECKING:
     from pipeline.remote.kernels import Runs, State
+
+# Seconds after which Kaggle ends the run of a notebook.
+SECONDS = 9 * 3600
 
 app = typer.Typer(help="Run on Kaggle's machines.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -24,11 +27,16 @@ def notebook(
         typer.Argument(help="The file to write or replace; by default in submissions/."),
     ] = None,
     preset: PresetOption = "fast",
+    push: Annotated[bool, typer.Option("--push", help="Run it on Kaggle, private.")] = False,
+    accelerator: Annotated[
+        str, typer.Option(help="With --push: none, or NvidiaTeslaT4, which uses GPU hours.")
+    ] = "none",
+    yes: Annotated[bool, typer.Option("--yes", help="Replace an edited one.")] = False,
 ) -> None:
     """Write a notebook that runs and explains each stage.
 
-    It contains the code. Import it on Kaggle and attach the competition: it needs no internet and
-    installs nothing.
+    It contains the code, needs no internet and installs nothing. Import it on Kaggle and attach the
+    competition; or let --push do both, which needs a token.
     """
     from pipeline.kaggle import notebook
 
@@ -36,7 +44,31 @@ def notebook(
     file = path or stages.ROOT / "submissions" / f"kaggle-{chosen.name}.ipynb"
     size = notebook.write(file, chosen, stages.ROOT)
     print(f"notebook {file} ({size / 1000:.0f} kB)")
-    print("next: on Kaggle, choose Create, Notebook, then File, Import Notebook")
+    if push:
+        _push(file, re.sub(r"[^a-z0-9]+", "-", chosen.name.lower()).strip("-"), accelerator, yes)
+    else:
+        print("next: on Kaggle, choose Create, Notebook, then File, Import Notebook; or add --push")
+
+
+def _push(file: Path, name: str, accelerator: str, yes: bool) -> None:
+    """Make a notebook the newest version of the user's private one, and let Kaggle run it."""
+    from pipeline.kaggle.client import with_retries
+    from pipeline.kaggle.notebook import edited
+    from pipeline.remote import kernels
+
+    slug, text = f"{kernels.PREFIX}notebook-{name}", file.read_text(encoding="utf-8")
+    address = with_retries("the list of notebooks", partial(kernels.runs, slug)).address(slug)
+    there = with_retries(address, partial(kernels.source, slug))
+    if there and edited(there) and not yes:
+        typer.confirm(f"{address} was edited on Kaggle. Replace it?", abort=True)
+
+    def arrived() -> str | None:  # the answer to a push may have been lost
+        return "" if kernels.source(slug) == text else None
+
+    push = partial(kernels.push, slug, text, accelerator, SECONDS, "notebook")
+    if refused := with_retries(address, push, between=arrived):
+        raise ExternalError(f"Kaggle refuses the notebook: {refused}")
+    print(f"Kaggle runs it: {address}")
 
 
 @app.command("list")

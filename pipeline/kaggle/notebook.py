@@ -5,10 +5,11 @@ becomes a cell that writes this module as it is in this repository, and everythi
 Markdown. The format is described at https://nbformat.readthedocs.io.
 """
 
+import hashlib
 import json
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,16 @@ def write(path: Path, preset: Preset, root: Path) -> int:
         "<address>": _address(root),
     }.items():
         text = text.replace(name, value)
+    cells = [
+        (kind, source.strip("\n").replace("<code>", code), hidden)
+        for kind, source, hidden in _split(text, preset, root)
+        if source.strip()
+    ]
+    digest = _digest(source.replace("<digest>", "") for _, source, _ in cells)
     content = {
         "cells": [
-            _cell(position, kind, source.replace("<code>", code), hidden)
-            for position, (kind, source, hidden) in enumerate(_split(text, preset, root))
-            if source.strip()
+            _cell(position, kind, source.replace("<digest>", digest), hidden)
+            for position, (kind, source, hidden) in enumerate(cells)
         ],
         "metadata": {
             "kaggle": {
@@ -72,6 +78,21 @@ def write(path: Path, preset: Preset, root: Path) -> int:
     with files.atomic(path) as new:
         new.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path.stat().st_size
+
+
+def edited(notebook: str) -> bool:
+    """Check whether a notebook, as text, differs from what `write` wrote, or is another's."""
+    try:
+        sources = ["".join(cell["source"]) for cell in json.loads(notebook)["cells"]]
+    except (ValueError, KeyError, TypeError):
+        return True
+    return f'"{_digest(sources)}"' not in "".join(sources)
+
+
+def _digest(sources: Iterable[str]) -> str:
+    """Return the SHA-256 of the cells' sources, in which the digest itself does not count."""
+    text = "\n".join(source.strip() for source in sources)
+    return hashlib.sha256(re.sub(r"[0-9a-f]{64}", "", text).encode()).hexdigest()
 
 
 def _files(preset: Preset, root: Path) -> dict[str, bytes]:
@@ -126,4 +147,4 @@ def _cell(position: int, kind: str, source: str, hidden: bool) -> dict[str, Any]
     cell: dict[str, Any] = {"cell_type": kind, "id": f"cell-{position}", "metadata": folded}
     if kind == "code":
         cell |= {"execution_count": None, "outputs": []}
-    return cell | {"source": source.strip("\n").splitlines(keepends=True)}
+    return cell | {"source": source.splitlines(keepends=True)}

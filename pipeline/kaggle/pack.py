@@ -5,6 +5,7 @@ Standard library only, and free of Kaggle's client: what runs on Kaggle may impo
 
 import base64
 import io
+import lzma
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,15 +27,16 @@ def package(root: Path) -> dict[str, bytes]:
 
 
 def pack(files: Mapping[str, bytes]) -> str:
-    """Zip files, by path, and encode the zip as base64 in lines; equal files give equal text.
+    """Zip files, by path, compress the zip as a whole, which halves it, and encode it as base64.
 
-    To unpack it: `zipfile.ZipFile(io.BytesIO(base64.b64decode(text))).extractall(folder)`.
+    Equal files give equal text. To unpack it:
+    `zipfile.ZipFile(io.BytesIO(lzma.decompress(base64.b64decode(text)))).extractall(folder)`.
     """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name in sorted(files):
             info = zipfile.ZipInfo(name, DATE)
             info.external_attr = 0o644 << 16
-            archive.writestr(info, files[name], zipfile.ZIP_DEFLATED, compresslevel=9)
-    text = base64.b64encode(buffer.getvalue()).decode("ascii")
+            archive.writestr(info, files[name])
+    text = base64.b64encode(lzma.compress(buffer.getvalue(), preset=9)).decode("ascii")
     return "".join(f"{text[start : start + LINE]}\n" for start in range(0, len(text), LINE))

@@ -127,13 +127,14 @@ lists all scripts like this one, and `digits kaggle delete` deletes them.
 
 JOB   says which networks to train ({len(folds)}), and on which files: SHA-256 of each.
 CODE  is the Python package `pipeline`, {size:,} bytes in {len(code)} files, and the fold of
-      each row: a zip in base64.
+      each row: a compressed zip in base64.
 
 The output is a folder for each network, and {RESULT}, which says how it ended.
 """
 
 import base64
 import io
+import lzma
 import subprocess
 import sys
 import tempfile
@@ -149,7 +150,7 @@ CODE = """
 
 if __name__ == "__main__":
     folder = Path(tempfile.mkdtemp(prefix="digits-"))  # not in the output
-    zipfile.ZipFile(io.BytesIO(base64.b64decode(CODE))).extractall(folder)
+    zipfile.ZipFile(io.BytesIO(lzma.decompress(base64.b64decode(CODE)))).extractall(folder)
     (folder / "{JOB}").write_text(JOB)
     words = [sys.executable, "-u", "-m", "pipeline.remote.session"]
     sys.exit(subprocess.run(words, cwd=folder).returncode)

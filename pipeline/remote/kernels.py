@@ -73,7 +73,7 @@ def state(slug: str) -> State | None:
         raise
 
 
-def push(slug: str, script: str, accelerator: str, seconds: int) -> str:
+def push(slug: str, script: str, accelerator: str, seconds: int, kind: str = "script") -> str:
     """Save a private script and run it, with the competition attached; return why it is refused.
 
     With status 0 in the error, the run may exist nevertheless.
@@ -83,12 +83,23 @@ def push(slug: str, script: str, accelerator: str, seconds: int) -> str:
         script: its source.
         accelerator: in Kaggle's words, "NvidiaTeslaT4"; or "none".
         seconds: after which Kaggle ends it.
+        kind: "script" or "notebook".
     """
     with TemporaryDirectory() as folder:
-        path = Path(folder, "script.py")
+        path = Path(folder, "script")
         path.write_text(script, encoding="utf-8")
-        asked = {"path": str(path), "accelerator": accelerator, "seconds": seconds}
+        asked = {"path": str(path), "accelerator": accelerator, "seconds": seconds, "kind": kind}
         return str(_call("_push", slug=slug, **asked))
+
+
+def source(slug: str) -> str:
+    """Return the newest version of one of the user's scripts or notebooks; "" if there is none."""
+    try:
+        return str(_call("_source", slug=slug))
+    except CallError as error:
+        if error.status in (403, 404):
+            return ""
+        raise
 
 
 def follow(slug: str, start: int, handle: Callable[[str], None]) -> None:
@@ -204,7 +215,11 @@ def _state(api: Any, slug: str) -> tuple[str, str]:
     return answer.status.name, answer.failure_message or ""
 
 
-def _push(api: Any, slug: str, path: str, accelerator: str, seconds: int) -> str:
+def _source(api: Any, slug: str) -> str:
+    return _ask(api, "get_kernel", **_of(api, slug)).blob.source or ""
+
+
+def _push(api: Any, slug: str, path: str, accelerator: str, seconds: int, kind: str) -> str:
     gpu = accelerator != "none"
     answer = _ask(
         api,
@@ -213,7 +228,7 @@ def _push(api: Any, slug: str, path: str, accelerator: str, seconds: int) -> str
         new_title=slug,
         text=Path(path).read_text(encoding="utf-8"),
         language="python",
-        kernel_type="script",
+        kernel_type=kind,
         is_private=True,
         enable_gpu=gpu,
         enable_internet=False,

@@ -17,15 +17,7 @@ if TYPE_CHECKING:
 
 
 def compiled(params: "Train", module: ModuleType, rate: Any, steps: int, seed: int) -> Any:
-    """Compile augmentation and network into the model that is trained.
-
-    Args:
-        params: how to train.
-        module: the network's.
-        rate: the learning rate's schedule.
-        steps: of an epoch.
-        seed: of the augmentation.
-    """
+    """Compile augmentation and network into the model that is trained; steps are an epoch's."""
     network = build(module, params.width, params.dropout)
     augmentation = RandomAffine(params.rotation, params.zoom, params.shift, params.shear, seed)
     model = keras.Sequential([keras.Input((28, 28, 1), dtype="uint8"), augmentation, network])

@@ -3,21 +3,25 @@
 import base64
 import io
 import json
+import lzma
 import os
 import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
-from conftest import PACKAGE, Digits, build
+from conftest import PACKAGE, Digits, Ended, build, contents
+from kaggle_service import call_in_process
+from kernel_service import KernelService
 
 from pipeline import config
 from pipeline.errors import UserError
-from pipeline.kaggle import notebook
+from pipeline.kaggle import client, notebook
 from pipeline.kaggle.pack import package
 
 ROOT = PACKAGE.parent
@@ -37,7 +41,7 @@ def unpacked(content: dict[str, Any], folder: Path) -> Path:
     """The code that a notebook carries, unpacked."""
     [cell] = [source for source in sources(content) if "CODE = " in source]
     text = cell.partition('CODE = "')[2].partition('"')[0]
-    zipfile.ZipFile(io.BytesIO(base64.b64decode(text))).extractall(folder)
+    zipfile.ZipFile(io.BytesIO(lzma.decompress(base64.b64decode(text)))).extractall(folder)
     return folder
 
 
@@ -182,6 +186,65 @@ def test_every_cell_runs(project: Path, tiny_folder: Path, mistakes: int) -> Non
     for said in ("write: fresh", "80 labelled digits", "submission submissions/"):
         assert said in done.stdout
     assert "fold 0 holds out" in done.stdout
+
+
+@pytest.fixture
+def service(
+    project: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[KernelService]:
+    """A Kaggle on which notebooks do nothing."""
+    for name in notebook.BESIDE:
+        (project / name).write_bytes((ROOT / name).read_bytes())
+    with KernelService(contents(tiny_folder), tmp_path / "sessions") as kaggle:
+        kaggle.runner = lambda session: None
+        kaggle.adopt(tmp_path / "home", monkeypatch)
+        monkeypatch.setattr(client, "call", call_in_process)
+        monkeypatch.setattr(client, "FIRST_PAUSE", 0.01)
+        yield kaggle
+
+
+def push(digits: Digits, *words: str, **more: str) -> Ended:
+    return digits("kaggle", "notebook", "--push", "--config", "fast", *words, **more)
+
+
+@pytest.mark.parametrize("fault", [None, "lost"])
+def test_it_is_pushed_once_as_a_private_notebook(
+    service: KernelService, digits: Digits, fault: str | None
+) -> None:
+    if fault:
+        service.fail("SaveKernel", fault)
+    done = push(digits)
+    assert done.code == 0, done.error
+    assert done.lines[-1].endswith("/digits-notebook-fast")
+    [session] = service.kernels["digits-notebook-fast"]
+    assert session.asked["kernelType"] == "notebook"
+    assert session.asked["isPrivate"]
+    assert not session.asked.get("enableGpu")
+    assert session.asked["competitionDataSources"] == ["digit-recognizer"]
+    nbformat.validate(json.loads(session.asked["text"]))
+
+
+def test_what_was_edited_there_is_replaced_only_after_asking(
+    service: KernelService, digits: Digits
+) -> None:
+    push(digits)
+    assert push(digits).code == 0, "unchanged, it is pushed again without asking"
+    session = service.newest()
+    session.asked["text"] = session.asked["text"].replace("Would you have", "Would I have")
+    service.cancel(session)
+    refused = push(digits)
+    assert refused.code != 0
+    assert "was edited on Kaggle" in "".join(refused.lines) + refused.error
+    assert service.newest() is session
+    assert push(digits, "--yes").code == 0
+    assert service.newest() is not session
+
+
+def test_a_refused_push_says_why(service: KernelService, digits: Digits) -> None:
+    service.hours_used = 30
+    refused = push(digits, "--accelerator", "NvidiaTeslaT4")
+    assert refused.code == 1
+    assert "weekly GPU quota" in refused.error
 
 
 def test_a_stage_that_fails_stops_the_notebook(project: Path, tmp_path: Path) -> None:

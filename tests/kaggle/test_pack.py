@@ -2,6 +2,7 @@
 
 import base64
 import io
+import lzma
 import os
 import shutil
 import subprocess
@@ -51,7 +52,7 @@ def test_equal_files_give_equal_text_whatever_their_dates_and_order(project: Pat
 def test_what_arrives_runs(tmp_path: Path) -> None:
     """Also a command of the benchmarks, which says what is wrong with its argument."""
     text = pack(package(PACKAGE.parent))
-    with zipfile.ZipFile(io.BytesIO(base64.b64decode(text))) as archive:
+    with zipfile.ZipFile(io.BytesIO(lzma.decompress(base64.b64decode(text)))) as archive:
         archive.extractall(tmp_path)
     done = run_digits(tmp_path, "config", "--config", "best")
     assert done.returncode == 0, done.stderr

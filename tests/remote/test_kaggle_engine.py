@@ -7,6 +7,7 @@ really do, and whole commands, are tested in test_session.py.
 import contextlib
 import io
 import json
+import lzma
 import re
 import shutil
 import sys
@@ -87,7 +88,7 @@ class Kaggle:
         root = its.folder / "unpacked"
         text = its.asked["text"]
         zipfile.ZipFile(
-            io.BytesIO(b64decode(text.split('CODE = """')[1].split('"""')[0]))
+            io.BytesIO(lzma.decompress(b64decode(text.split('CODE = """')[1].split('"""')[0])))
         ).extractall(root)
         with contextlib.chdir(root):
             session.run(job_in(text), root)
