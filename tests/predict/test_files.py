@@ -1,4 +1,4 @@
-"""files.py, networks.py: a line a picture, by the networks of an ensemble."""
+"""files.py, model.py: a line a picture, by the networks of an ensemble."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ import ridge
 from conftest import Digits
 from handwriting import encoded, from_strokes, scan
 
-from pipeline.predict.networks import Networks
+from pipeline.predict.model import Networks
 from pipeline.stages import Graph
 
 pytestmark = pytest.mark.slow
