@@ -48,8 +48,8 @@ def _build(preset: Path) -> stages.Graph:
 
 def _fit(reads: Mapping[str, Any], writes: Mapping[str, Path], fold: int) -> dict[str, Any]:
     from pipeline.backend import keras
-    from pipeline.train.fold import _save_network, predict
-    from pipeline.train.layers import over_shifts
+    from pipeline.train.fold import predict
+    from pipeline.train.saving import over_shifts, save
 
     metadata = fake_training(reads, writes, fold)
     images, labels = np.load(reads["train_images"]), np.load(reads["train_labels"])
@@ -70,5 +70,5 @@ def _fit(reads: Mapping[str, Any], writes: Mapping[str, Path], fold: int) -> dic
     whole = over_shifts(network, SHIFT)
     np.save(writes["oof"], predict(whole, images[held_out]))
     np.save(writes["test"], predict(whole, np.load(reads["test_images"])))
-    _save_network(network, writes["weights"], SHIFT)
+    save(whole, writes["weights"])
     return metadata
