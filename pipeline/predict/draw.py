@@ -25,7 +25,7 @@ from pipeline.endings import explained
 from pipeline.errors import UserError
 from pipeline.nearest import Nearest
 from pipeline.predict import find
-from pipeline.predict.networks import Networks
+from pipeline.predict.model import Networks
 from pipeline.predict.normalise import normalise
 from pipeline.stages import Graph
 

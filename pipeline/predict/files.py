@@ -16,7 +16,7 @@ from pipeline.errors import UserError
 from pipeline.files import atomic
 from pipeline.nearest import Nearest
 from pipeline.predict import find, picture
-from pipeline.predict.networks import Networks
+from pipeline.predict.model import Networks
 from pipeline.predict.normalise import Digit, digits_in
 from pipeline.stages import Graph
 

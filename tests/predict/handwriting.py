@@ -5,14 +5,12 @@ smooth edges of a pen.
 """
 
 import io
-from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
 Array = np.ndarray
-KINDS = ("scan", "photograph", "transparent", "coloured", "raw")
 
 # The digits as strokes through points (x, y) of a square of 100; y points down.
 STROKES: dict[int, list[list[list[tuple[int, int]]]]] = {
@@ -113,7 +111,7 @@ def on_page(shape: Array, height: int, width: int, random: np.random.Generator) 
 
 def scan(shape: Array, random: np.random.Generator) -> bytes:
     """Grey ink on nearly white paper, with specks of dust."""
-    page = on_page(shape, *_around(shape, random), random)
+    page = on_page(shape, *around(shape, random), random)
     paper, ink = random.uniform(235, 255), random.uniform(10, 110)
     grey = paper + (ink - paper) * page + random.normal(0, 2.5, page.shape)
     for _ in range(random.integers(0, 8)):
@@ -122,95 +120,17 @@ def scan(shape: Array, random: np.random.Generator) -> bytes:
     return encoded(grey, "PNG" if random.random() < 0.5 else "BMP")
 
 
-def photograph(shape: Array, random: np.random.Generator, side: int = 2400) -> bytes:
-    """Blue or black ink on paper: askew, in uneven light, with noise, on its side by EXIF; JPEG."""
-    page = on_page(shape, *_around(shape, random), random)
-    width, height = side, round(side * 0.75)
-    image = Image.fromarray((page * 255).astype(np.uint8))
-    corners = random.uniform(0, 0.07, (4, 2)) * [page.shape[1], page.shape[0]]
-    target = np.array([(0, 0), (width, 0), (width, height), (0, height)], float)
-    source = np.array([(0, 0), (page.shape[1], 0), page.shape[::-1], (0, page.shape[0])], float)
-    source += corners * [(1, 1), (-1, 1), (-1, -1), (1, -1)]
-    # Keep the proportions of the page: a wide photograph shows more paper at the sides.
-    middle = source.mean(axis=0)
-    wanted = page.shape[0] * width / height
-    source[:, 0] = middle[0] + (source[:, 0] - middle[0]) * wanted / page.shape[1]
-    warped = image.transform(
-        (width, height), Image.Transform.PERSPECTIVE, _perspective(target, source),
-        Image.Resampling.BICUBIC,
-    )  # fmt: skip
-    cover = np.asarray(warped, dtype=np.float32) / 255
-    cover = ndimage.gaussian_filter(cover, side / 2000)
-    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j].astype(np.float32)
-    light = 1 + random.uniform(-0.35, 0.35) * (x - 0.5) + random.uniform(-0.35, 0.35) * (y - 0.5)
-    light -= random.uniform(0, 0.35) * ((x - 0.5) ** 2 + (y - 0.5) ** 2) * 2
-    edge = x * np.cos(a := random.uniform(0, 6.3)) + y * np.sin(a) - random.uniform(-0.2, 0.9)
-    light *= 1 - random.uniform(0, 0.4) / (1 + np.exp(-edge / 0.04))  # a shadow with a soft edge
-    paper = np.array([205, 200, 185]) + random.uniform(-15, 15)
-    ink = np.array([(40, 50, 110), (45, 45, 45), (150, 40, 40)][random.integers(3)])
-    colours = (paper + (ink - paper) * cover[..., None]) * light[..., None]
-    colours += random.normal(0, random.uniform(2, 12), (height, width, 1)).astype(np.float32)
-    turned, orientation = [(0, 1), (1, 6), (2, 3), (3, 8)][random.integers(4)]
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return encoded(np.rot90(colours, turned), "JPEG", exif=exif, quality=85)
-
-
-def transparent(shape: Array, random: np.random.Generator) -> bytes:
-    """Ink of one colour on nothing."""
-    page = on_page(shape, *_around(shape, random), random)
-    colour = [(0, 0, 0), (255, 255, 255), (20, 40, 160), (200, 30, 30)][random.integers(4)]
-    pixels = np.zeros((*page.shape, 4), np.float32)
-    pixels[..., :3], pixels[..., 3] = colour, page * 255
-    return encoded(pixels, "PNG" if random.random() < 0.7 else "WEBP", lossless=True)
-
-
-PAIRS = [
-    ((250, 250, 90), (30, 30, 160)), ((40, 90, 50), (235, 235, 225)),
-    ((180, 40, 40), (250, 220, 60)),
-    ((245, 225, 235), (150, 20, 120)), ((20, 25, 60), (255, 140, 40)),
-    ((120, 200, 240), (180, 30, 30)),
-    ((200, 60, 60), (30, 145, 60)),
-]  # fmt: skip
-
-
-def coloured(shape: Array, random: np.random.Generator) -> bytes:
-    """Two colours, the darker of which is not always the ink."""
-    page = on_page(shape, *_around(shape, random), random)
-    paper, ink = (np.array(colour) for colour in PAIRS[random.integers(len(PAIRS))])
-    colours = paper + (ink - paper) * page[..., None] + random.normal(0, 3, (*page.shape, 3))
-    kinds = ("PNG", "WEBP", "JPEG", "GIF")
-    return encoded(colours, kinds[random.integers(len(kinds))])
-
-
-def raw(digit: Array, random: np.random.Generator) -> bytes:
-    """A digit as it is in the dataset, or dark on light; 28 × 28 pixels, uint8."""
-    return encoded(digit if random.random() < 0.5 else 255 - digit, "PNG")
-
-
-MAKERS: dict[str, Callable[[Array, np.random.Generator], bytes]] = {
-    "scan": scan, "photograph": photograph, "transparent": transparent, "coloured": coloured,
-}  # fmt: skip
-
-
 def encoded(pixels: Array, kind: str, **options: object) -> bytes:
     """Pixels from 0 to 255 as the bytes of a file."""
-    image = Image.fromarray(np.ascontiguousarray(pixels).round().clip(0, 255).astype(np.uint8))
+    if pixels.dtype != np.uint16:
+        pixels = pixels.round().clip(0, 255).astype(np.uint8)
+    image = Image.fromarray(np.ascontiguousarray(pixels))
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-def _around(shape: Array, random: np.random.Generator) -> tuple[int, int]:
+def around(shape: Array, random: np.random.Generator) -> tuple[int, int]:
     """The size of a page on which the shape takes between a fifth and two thirds of the height."""
     height = round(max(shape.shape) * random.uniform(1.5, 5))
     return height, round(height * random.uniform(0.9, 1.4))
-
-
-def _perspective(target: Array, source: Array) -> list[float]:
-    """The eight numbers with which Pillow takes each pixel of the target from the source."""
-    rows, values = [], []
-    for (x, y), (u, v) in zip(target, source, strict=True):
-        rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
-        values += [u, v]
-    return list(np.linalg.solve(np.array(rows), np.array(values)))

@@ -12,7 +12,8 @@ from conftest import PACKAGE, fake_training
 from pipeline import artifacts, stages
 from pipeline.task import Task
 
-PRESET = "[split]\nfolds = 2\n[train]\nepochs = 1\n"
+SHIFT = 1
+PRESET = f"[split]\nfolds = 2\n[train]\nepochs = 1\npredict_shift = {SHIFT}\n"
 
 
 @contextmanager
@@ -48,6 +49,7 @@ def _build(preset: Path) -> stages.Graph:
 def _fit(reads: Mapping[str, Any], writes: Mapping[str, Path], fold: int) -> dict[str, Any]:
     from pipeline.backend import keras
     from pipeline.train.fold import predict
+    from pipeline.train.saving import over_shifts, save
 
     metadata = fake_training(reads, writes, fold)
     images, labels = np.load(reads["train_images"]), np.load(reads["train_labels"])
@@ -65,7 +67,8 @@ def _fit(reads: Mapping[str, Any], writes: Mapping[str, Path], fold: int) -> dic
         ]
     )
     dense.set_weights([solved[:-1], solved[-1]])
-    network.save(writes["weights"])
-    np.save(writes["oof"], predict(network, images[held_out]))
-    np.save(writes["test"], predict(network, np.load(reads["test_images"])))
+    whole = over_shifts(network, SHIFT)
+    np.save(writes["oof"], predict(whole, images[held_out]))
+    np.save(writes["test"], predict(whole, np.load(reads["test_images"])))
+    save(whole, writes["weights"])
     return metadata

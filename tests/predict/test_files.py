@@ -1,4 +1,4 @@
-"""files.py, networks.py: a line a picture, by the networks of an ensemble."""
+"""files.py, model.py: a line a picture, by the networks of an ensemble."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ import ridge
 from conftest import Digits
 from handwriting import encoded, from_strokes, scan
 
-from pipeline.predict.networks import Networks
+from pipeline.predict.model import Networks
 from pipeline.stages import Graph
 
 pytestmark = pytest.mark.slow
@@ -123,13 +123,15 @@ def test_several_digits_are_told_or_read_line_by_line(
 
 
 def test_standard_input_and_what_the_networks_saw(
-    graph: Graph, choice: list[str], digits: Digits, monkeypatch: pytest.MonkeyPatch
+    choice: list[str], digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(seven(5))))
     ended = digits("predict", "-", "--show", *choice)
     assert len(ended.lines) == 29
     assert sum("█" in line for line in ended.lines[:28]) >= 15
     assert ended.lines[28].startswith("standard input  7  ")
+    ended = digits("predict", "-", "--csv", str(tmp_path), *choice)
+    assert (ended.code, f"{tmp_path} is a folder" in ended.error) == (2, True)
 
 
 def test_what_is_no_digit_is_told(
@@ -152,11 +154,3 @@ def test_without_networks_the_command_that_makes_them_is_named(
     ended = digits("predict", "any.png", "--dataset", "sample", "--config", "sprint")
     assert ended.code == 2
     assert "make ensemble DATASET=sample CONFIG=sprint" in ended.error
-
-
-def test_a_csv_that_is_a_folder_is_an_error(
-    graph: Graph, choice: list[str], digits: Digits, tmp_path: Path
-) -> None:
-    ended = digits("predict", "any.png", "--csv", str(tmp_path), *choice)
-    assert (ended.code, ended.lines) == (2, [])
-    assert f"{tmp_path} is a folder" in ended.error

@@ -25,13 +25,11 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("kind", picture.FORMATS)
-@pytest.mark.parametrize("mode", ["L", "RGB", "P", "1"])
+@pytest.mark.parametrize(
+    ("kind", "mode"), [*((kind, "RGB") for kind in picture.FORMATS), ("GIF", "P"), ("TIFF", "1")]
+)
 def test_every_format_and_mode_is_read(kind: str, mode: str) -> None:
-    image = Image.fromarray(drawing())
-    image = image.convert(mode, dither=Image.Dither.NONE)
-    if kind in ("JPEG", "WEBP") and mode in ("P", "1"):
-        image = image.convert("RGB")
+    image = Image.fromarray(drawing()).convert(mode, dither=Image.Dither.NONE)
     read = picture.read(encoded(image, kind), "it")
     assert (read.shape, read.dtype) == ((40, 60, 3), np.float32)
     assert np.abs(read - drawing()[..., np.newaxis]).mean() < 20
@@ -44,7 +42,7 @@ def test_sixteen_bits_and_grey_with_alpha() -> None:
     assert np.abs(picture.read(encoded(grey), "it")[..., 0] - drawing()).max() < 1
 
 
-@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+@pytest.mark.parametrize("bits", [8, 12])
 def test_small_values_in_sixteen_bits_are_brightened(bits: int) -> None:
     values = drawing().astype(np.float32) / 240 * (2**bits - 1)
     read = picture.read(encoded(Image.fromarray(values.astype(np.uint16))), "it")

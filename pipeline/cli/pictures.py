@@ -1,4 +1,4 @@
-"""The commands for your own handwriting."""
+"""The commands for your own pictures."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -18,7 +18,7 @@ class Digits(StrEnum):
 
 
 def predict(
-    files: Annotated[
+    pictures: Annotated[
         list[str],
         typer.Argument(
             metavar="FILE...", help="Pictures, or folders of them; - is standard input."
@@ -41,7 +41,7 @@ def predict(
     from pipeline.predict.files import predict
 
     graph = stages.load(dataset, preset)
-    if not predict(files, graph, digits is Digits.many, csv, show):
+    if not predict(pictures, graph, digits is Digits.many, csv, show):
         raise typer.Exit(2)
 
 
@@ -59,3 +59,22 @@ def draw(
 
     graph = stages.load(dataset, preset)
     draw(graph, port, browser)
+
+
+def export(
+    dataset: DatasetOption = "kaggle",
+    preset: PresetOption = "default",
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", help="The file; by default submissions/DATASET-CONFIG.keras."),
+    ] = None,
+) -> None:
+    """Write the ensemble as one model for use elsewhere.
+
+    Keras, or an ONNX runtime, loads it without this package. Pixels go in, calibrated
+    probabilities come out; pipeline/predict/EXPORT.md has the contract.
+    """
+    from pipeline.predict.export import export
+
+    graph = stages.load(dataset, preset)
+    export(graph, to or graph.task("write").writes["submission"].with_suffix(".keras"))
