@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import re
 import tomllib
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
@@ -326,13 +327,35 @@ def parse(tables: Mapping[str, Any], name: str, where: str) -> Preset:
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file; raise UserError if there is none, or it is not valid TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            start = file.read(2)
+        if start in (b"\xff\xfe", b"\xfe\xff") or b"\0" in start:
+            raise UserError(f"{path}: this is UTF-16; save it as UTF-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: cannot be read: {error}; save it as UTF-8") from error
+    except OSError as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
+    try:
+        return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also for numbers and nesting without end
+        lines, place = text.rstrip("\n").split("\n"), re.search(r"at line (\d+)", str(error))
+        number = int(place[1]) if place else len(lines)
+        _check_characters(path, number, lines[number - 1])
         raise UserError(f"{path}: not valid TOML: {error}") from error
+
+
+def _check_characters(path: Path, number: int, line: str) -> None:
+    """Raise UserError about a character that only looks like one that TOML knows."""
+    for column, character in enumerate(line, start=1):
+        plain = unicodedata.normalize("NFKC", character)
+        place = f"{path}, line {number}, column {column}: {character!r}"
+        if "QUOTATION MARK" in unicodedata.name(character, "") and character not in "\"'":
+            raise UserError(f"{place} is a curly quote; TOML takes only straight ones")
+        if plain != character and plain.isascii():
+            raise UserError(f"{place} only looks like {plain!r}; write the plain character")
 
 
 def _checked(parameter: "Field[Any]", value: Any, where: str) -> Any:

@@ -9,7 +9,7 @@ Standard library only: every command imports this module.
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,10 @@ STAGES = (
         writes=("page={dataset.name}-{preset.name}.html",),
         params={
             "title": "{dataset.name}, {preset.name}",
-            "command": lambda dataset, preset, fold: command("submission", dataset, preset, ROOT),
+            # By its name, which is the same whether the user's own files are named or gone.
+            "command": lambda dataset, preset, fold: command(
+                "submission", replace(dataset, path=None), preset, ROOT
+            ),
             "class_names": lambda dataset, preset, fold: list(SOURCES[dataset.source].class_names),
             "members": lambda dataset, preset, fold: {
                 _short(member): asdict(member.train.used) for member in preset.members
@@ -251,7 +254,7 @@ def load(dataset: str, preset: str) -> Graph:
 
     For example, `load("sample", "demo").task("split").writes["fold_ids"]` is a path in data/sample.
     """
-    return graph(find_dataset(dataset), config.load(preset))
+    return graph(find_dataset(dataset, ROOT), config.load(preset))
 
 
 def graph(dataset: Dataset, preset: Preset) -> Graph:

@@ -80,6 +80,35 @@ def test_the_message_names_a_fault(tmp_path: Path, text: str, part: str) -> None
     assert part in fault(tmp_path, text)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "latin-1"])
+def test_a_file_in_another_encoding(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes("[train]\nwidth = 3 # Größe\n".encode(encoding))
+    if encoding == "utf-8-sig":
+        assert config.load(str(path)).train.width == 3
+        return
+    with pytest.raises(UserError, match=r"mine\.toml: .*save it as UTF-8"):
+        config.load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("line", "column"),
+    [
+        ("network = “fine”", 11),
+        ("network = 'fine\u2019", 16),
+        ("epochs\u3000= 3", 7),
+        ("epochs =\u00a03", 9),
+        ("epochs \uff1d 3", 8),
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", ""])
+def test_a_character_that_only_looks_right_is_located(
+    tmp_path: Path, line: str, column: int, end: str
+) -> None:
+    message = fault(tmp_path, f"[train]\n# “Größe”\u3000\n{line}{end}")
+    assert f"line 3, column {column}: {line[column - 1]!r}" in message
+
+
 # --- inheritance ---------------------------------------------------------------------------------
 
 

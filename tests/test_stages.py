@@ -40,7 +40,7 @@ def preset(name: str, text: str, folder: Path) -> Preset:
 
 def sample(chosen: Preset) -> Graph:
     """The graph of a preset on the sample."""
-    return stages.graph(datasets.dataset("sample"), chosen)
+    return stages.graph(datasets.dataset("sample", stages.ROOT), chosen)
 
 
 def written(task: Task) -> list[Path]:
@@ -141,14 +141,17 @@ def test_a_trial_shares_no_file_with_the_real_run(tmp_path: Path) -> None:
 
 
 def test_the_command_that_makes_a_graph_can_be_typed(tmp_path: Path) -> None:
-    kaggle, sample = datasets.dataset("kaggle"), datasets.dataset("sample")
+    kaggle, sample = (
+        datasets.dataset("kaggle", stages.ROOT),
+        datasets.dataset("sample", stages.ROOT),
+    )
     assert command("submit", kaggle, config.load("default"), tmp_path) == "make submit"
     words = ("submission", sample, config.load("fast"), tmp_path)
     assert command(*words) == "make submission DATASET=sample CONFIG=fast"
     elsewhere = f"make -C {tmp_path} submission DATASET=sample CONFIG=fast"
     assert command(*words, Path("/")) == elsewhere
     digits, mine = write_digits(tmp_path / "tiny"), preset("mine", "", tmp_path / "tiny")
-    words = ("write", datasets.dataset(str(digits)), mine, tmp_path)
+    words = ("write", datasets.dataset(str(digits), stages.ROOT), mine, tmp_path)
     assert command(*words, tmp_path) == "make write DATASET=tiny CONFIG=tiny/mine.toml"
     assert f"DATASET={digits} CONFIG={digits}/mine.toml" in command(*words, Path("/"))
 

@@ -61,7 +61,7 @@ def preset(dataset: str, name: str, fold: int, seed: int) -> dict[str, Any]:
     from pipeline.train.progress import flops_per_image
 
     seeded = config.variant(config.load(name), name, {"seed": seed})
-    task = stages.graph(find_dataset(dataset), seeded).all("train")[fold]
+    task = stages.graph(find_dataset(dataset, stages.ROOT), seeded).all("train")[fold]
     params = seeded.train
     found = runtime.prepare(params.precision, params.devices, 1)
     with tempfile.TemporaryDirectory() as folder:

@@ -29,7 +29,7 @@ Runs = Mapping[str, Sequence[Run]]
 
 def main(dataset: str) -> None:
     """Measure what has not been measured yet, then print the table and draw the picture."""
-    folder = stages.ROOT / "data" / find_dataset(dataset).name / "bench"
+    folder = stages.ROOT / "data" / find_dataset(dataset, stages.ROOT).name / "bench"
     # `fast`, `sprint` and the notebook are judged on the same rows.
     planned = {
         "sprint": [(0, seed) for seed in range(5)],

@@ -117,7 +117,7 @@ def _command_per_fold(stage: Stage) -> Callable[..., None]:
         chosen = config.load(preset)
         if epochs is not None or limit is not None:
             chosen = config.trial(chosen, epochs=epochs, limit=limit)
-        graph = stages.graph(datasets.dataset(dataset), chosen)
+        graph = stages.graph(datasets.dataset(dataset, stages.ROOT), chosen)
         print_choice(graph)
         wanted = select(graph.all(stage.name), folds)
         if same:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import datasets
+from pipeline import datasets, stages
 from pipeline.cli.options import (
     AcceleratorOption,
     AddressOption,
@@ -32,7 +32,7 @@ def sweep(
     """
     from pipeline.bench.sweep import run
 
-    run(file, datasets.dataset(dataset), jobs, engine, address, accelerator)
+    run(file, datasets.dataset(dataset, stages.ROOT), jobs, engine, address, accelerator)
 
 
 def compare(

@@ -15,7 +15,7 @@ def runs(dataset: DatasetOption = "kaggle") -> None:
     from pipeline.estimate import standard_error
     from pipeline.kaggle import ledger
 
-    data = datasets.dataset(dataset)
+    data = datasets.dataset(dataset, stages.ROOT)
     scores = {entry.sha256: entry.public_score for entry in ledger.read(stages.LEDGER)}
     folders = (stages.ROOT / "data" / data.name).glob("*/")
     found = [run for run in (_run(data, folder) for folder in folders) if run]

@@ -31,7 +31,7 @@ def _sample(file: Path, dataset: str | None) -> Path:
     Without a dataset, it is that of the one that the manifest beside a CSV of our own names, or
     else the competition's.
     """
-    name = datasets.dataset(dataset or "kaggle").name
+    name = datasets.dataset(dataset or "kaggle", stages.ROOT).name
     params = (files.read_json(file.with_suffix(".json")) or {}).get("params")
     if dataset is None and isinstance(params, dict) and isinstance(params.get("dataset"), str):
         name = params["dataset"]

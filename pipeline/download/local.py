@@ -74,7 +74,7 @@ def fetch(folder: Path, files: Mapping[str, Path]) -> dict[str, Any]:
             path = files.get(name) or files["archive"] / name
             message = message.replace(str(folder / name), str(path))
         raise UserError(f"{message}; fix it there") from error
-    return metadata
+    return metadata | {"files": {name: str(path) for name, path in files.items()}}
 
 
 def copy(folder: Path, files: Mapping[str, Path]) -> dict[str, Any]:

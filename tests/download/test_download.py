@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import contents, digit_images, write_digits
+from conftest import build, contents, digit_images, write_digits
 
-from pipeline import csvs
+from pipeline import artifacts, csvs, stages
 from pipeline.datasets import NAMED, Dataset, dataset, user_files
 from pipeline.download import download, local
 from pipeline.errors import ExternalError, UserError
@@ -39,19 +39,19 @@ def fetch(tmp_path: Path, source: str, path: Path | None = None) -> tuple[Path, 
 
 @pytest.mark.parametrize("word", NAMED)
 def test_built_in_datasets(word: str) -> None:
-    assert dataset(word) == Dataset(word, word)
+    assert dataset(word, Path()) == Dataset(word, word)
 
 
 def test_a_folder_is_a_dataset(tiny_folder: Path) -> None:
-    assert dataset(str(tiny_folder)) == Dataset("tiny", "local", tiny_folder)
-    assert dataset(f"{tiny_folder}/").name == "tiny"
+    assert dataset(str(tiny_folder), Path()) == Dataset("tiny", "local", tiny_folder)
+    assert dataset(f"{tiny_folder}/", Path()).name == "tiny"
 
 
 def test_a_zip_is_a_dataset(tmp_path: Path) -> None:
     path = tmp_path / "my-digits_2.zip"
     with zipfile.ZipFile(path, "w"):
         pass
-    assert dataset(str(path)) == Dataset("my-digits_2", "local", path)
+    assert dataset(str(path), Path()) == Dataset("my-digits_2", "local", path)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_names_that_datasets_cannot_have(tmp_path: Path, name: str, part: str) -
     if name != "absent":
         (tmp_path / name).mkdir()
     with pytest.raises(UserError, match=part) as caught:
-        dataset(str(tmp_path / name))
+        dataset(str(tmp_path / name), Path())
     assert str(tmp_path / name) in str(caught.value)
 
 
@@ -85,15 +85,55 @@ def test_any_file_name_makes_a_dataset_name(tmp_path: Path, file: str, name: str
     path = tmp_path / file
     if not path.exists():
         path.touch()
-    found = dataset(str(path))
+    found = dataset(str(path), Path())
     assert re.fullmatch("[A-Za-z0-9_-]+", found.name)
     assert name in (None, found.name)
 
 
-def test_an_unknown_dataset_gets_a_list_of_those_there_are() -> None:
-    with pytest.raises(UserError, match="kaggle, sample, mnist, fashion") as caught:
-        dataset("keggle")
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("keggle", "'keggle', did you mean kaggle?"),
+        ("nothing", "'nothing' (choose from kaggle, sample, mnist, fashion"),
+        ("", "--dataset must not be empty"),
+        (" ", "--dataset must not be empty"),
+        ("tniy", "'tniy', did you mean tiny?"),
+    ],
+)
+def test_an_unknown_dataset_gets_the_nearest_and_a_list(
+    project: Path, tiny_folder: Path, word: str, said: str
+) -> None:
+    run_download(str(tiny_folder))
+    with pytest.raises(UserError, match="kaggle, sample, mnist, fashion, tiny") as caught:
+        dataset(word, project)
+    assert said in str(caught.value)
     assert "path" in str(caught.value)
+
+
+def run_download(word: str) -> bool:
+    graph = stages.load(word, "sprint")
+    return artifacts.run(graph.task("download"), graph.tasks)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_what_was_made_from_the_users_files_has_a_name(
+    project: Path, tiny_folder: Path, packed: bool
+) -> None:
+    home = wrap(project.parent / "tiny.zip", contents(tiny_folder)) if packed else tiny_folder
+    build(str(home))
+    named, again = stages.load("tiny", "sprint"), stages.load(str(home), "sprint")
+    assert {state.word for state in artifacts.states(named.tasks).values()} == {"fresh"}
+    assert {state.word for state in artifacts.states(again.tasks).values()} == {"fresh"}
+    assert not run_download("tiny")
+    home.rename(project.parent / "gone")  # and so do its files
+    assert {state.word for state in artifacts.states(named.tasks).values()} == {"fresh"}
+    with pytest.raises(UserError, match="there is no dataset"):
+        stages.load(str(home), "sprint")
+    (project / "data/tiny/raw/test.csv").write_text("damaged")
+    with pytest.raises(UserError, match=r"tiny.*is missing"):
+        run_download("tiny")
+    (project.parent / "gone").rename(home)
+    assert run_download("tiny")
 
 
 def rows(folder: Path) -> dict[str, int]:
@@ -207,7 +247,7 @@ def test_a_folder_with_the_files_packed_in_any_way(
     pack(write_digits(tmp_path / "outer" / inside))
     folder, metadata = fetch(tmp_path, "local", tmp_path / "outer")
     assert contents(folder) == contents(tiny_folder)
-    assert metadata == {"source": "local", "origin": inside or "outer"}
+    assert metadata["origin"] == (inside or "outer")
 
 
 def test_a_folder_that_each_csv_was_unpacked_to(tmp_path: Path, tiny_folder: Path) -> None:
