@@ -20,7 +20,7 @@ from pipeline.datasets import dataset as find_dataset
 from pipeline.endings import command, command_here, command_to_confirm
 from pipeline.errors import UserError
 from pipeline.files import Cache, read_json
-from pipeline.task import Files, Task
+from pipeline.task import DECLARED, Files, Task
 
 ROOT = Path(__file__).resolve().parents[1]
 LEDGER = ROOT / "submissions" / "ledger.csv"
@@ -181,6 +181,7 @@ class Graph:
     dataset: Dataset
     preset: Preset
     tasks: list[Task]
+    faults: Mapping[str, UserError]  # of stages that are declared wrongly and have no tasks
 
     def task(self, stage: str) -> Task:
         """Return the task of a stage that runs once."""
@@ -188,7 +189,9 @@ class Graph:
         return task
 
     def all(self, stage: str) -> list[Task]:
-        """Return the tasks of a stage."""
+        """Return the tasks of a stage; raise UserError if it is declared wrongly."""
+        if stage in self.faults:
+            raise self.faults[stage]
         return [task for task in self.tasks if task.stage == stage]
 
     def up_to(self, stage: str) -> list[Task]:
@@ -260,16 +263,23 @@ def load(dataset: str, preset: str) -> Graph:
 def graph(dataset: Dataset, preset: Preset) -> Graph:
     """Make the tasks for a dataset and a preset."""
     made: dict[str, list[Task]] = {}
+    faults: dict[str, UserError] = {}
     for stage in STAGES:
         choices = [(preset, 0)]
         if stage.per_fold:
             choices = [(it, fold) for it in preset.members for fold in range(preset.split.folds)]
         # The preset is part of a task's name only where several are trained at once.
         several = stage.per_fold and (preset.others or preset.name.startswith("sweeps/"))
-        made[stage.name] = [
-            _task(stage, dataset, member, fold, made, bool(several)) for member, fold in choices
-        ]
-    return Graph(dataset, preset, [task for group in made.values() for task in group])
+        try:
+            made[stage.name] = [
+                _task(stage, dataset, member, fold, made, bool(several)) for member, fold in choices
+            ]
+        except Exception as error:  # a stage of the user's own; the others can be used
+            said = (
+                str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            )
+            faults[stage.name] = UserError(f"{DECLARED}, stage {stage.name}: {said}")
+    return Graph(dataset, preset, [task for group in made.values() for task in group], faults)
 
 
 def _task(
@@ -281,7 +291,11 @@ def _task(
     several: bool,
 ) -> Task:
     def filled(template: str) -> str:
-        return template.format(dataset=dataset, preset=preset, fold=fold)
+        try:
+            return template.format(dataset=dataset, preset=preset, fold=fold)
+        except (AttributeError, LookupError, ValueError) as error:
+            names = "{dataset.name}, {preset.name}, {fold} and other fields of these"
+            raise UserError(f"{template!r}: {error}; it may name {names}") from error
 
     def present(entries: tuple[str, ...]) -> list[str]:
         return [e.removesuffix("?") for e in entries if dataset.labels_public or e[-1] != "?"]
@@ -296,6 +310,11 @@ def _task(
         name: filled(value) if isinstance(value, str) else value(dataset, preset, fold)
         for name, value in stage.params.items()
     }
+    reads = [*_reads(present(stage.reads), made), *stage.files(dataset).items()]
+    files = [(name or Path(file).stem, folder / filled(file)) for name, _, file in writes]
+    arguments = [*(name for name, _ in (*reads, *files)), *params, *stage.modules]
+    if twice := [name for name in arguments if arguments.count(name) > 1]:
+        raise UserError(f'{twice[0]!r} names two things; rename one, such as "other={twice[0]}"')
     return Task(
         name=" ".join(words),
         stage=stage.name,
@@ -304,25 +323,32 @@ def _task(
         function=stage.function,
         preset=preset,
         fold=fold,
-        writes={name or Path(file).stem: folder / filled(file) for name, _, file in writes},
-        reads={**_reads(present(stage.reads), made), **stage.files(dataset)},
+        writes=dict(files),
+        reads=dict(reads),
         params=params,
         modules={name: filled(module) for name, module in stage.modules.items()},
         ages=stage.ages(dataset),
     )
 
 
-def _reads(entries: list[str], made: Mapping[str, list[Task]]) -> dict[str, Files]:
-    reads: dict[str, Files] = {}
+def _reads(entries: list[str], made: Mapping[str, list[Task]]) -> list[tuple[str, Files]]:
+    reads: list[tuple[str, Files]] = []
     per_fold = {each.name for each in STAGES if each.per_fold}
     for entry in entries:
         name, _, source = entry.rpartition("=")
         maker, _, file = source.partition(".")
+        there = [{**task.writes, "manifest": task.manifest} for task in made.get(maker, [])]
+        if not there or file not in there[0]:
+            known = (
+                f"{maker} writes {', '.join(there[0])}"
+                if there
+                else f"before it are {', '.join(made)}"
+            )
+            raise UserError(f"it reads {entry!r}, which no stage before it writes; {known}")
         by_preset: dict[str, list[Path]] = defaultdict(list)
-        for task in made[maker]:
-            path = task.manifest if file == "manifest" else task.writes[file]
-            by_preset[_short(task.preset)].append(path)
-        reads[name or file] = dict(by_preset) if maker in per_fold else path
+        for task, files in zip(made[maker], there, strict=True):
+            by_preset[_short(task.preset)].append(files[file])
+        reads.append((name or file, dict(by_preset) if maker in per_fold else there[0][file]))
     return reads
 
 

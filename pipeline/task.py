@@ -8,15 +8,19 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pipeline import fingerprints
+from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.config import Preset
 
 # The files behind one name: a file; or one for every fold, by preset; or some of the user's own.
 Files = Path | Mapping[str, Path | list[Path]]
+# Where stages are declared; to be named where a function does not fit its declaration.
+DECLARED = "pipeline/stages.py"
 # From the paths to write to, by name, to metadata for the manifest.
 Work = Callable[[Mapping[str, Path]], Mapping[str, Any]]
 
@@ -99,14 +103,45 @@ class Task:
         return fingerprints.fingerprints(self.code, self.root) if self.ages else {}
 
     def work(self, writes: Mapping[str, Path], **more: Any) -> Mapping[str, Any]:
-        """Call the function with `reads`, `params`, `modules` and paths to write to, by name."""
+        """Call the function with `reads`, `params`, `modules` and paths to write to, by name.
+
+        Raises UserError if there is no such function, or if it does not do what is declared.
+        """
         module, _, name = self.function.partition(":")
-        function = getattr(importlib.import_module(module), name)
-        chosen = {key: importlib.import_module(each) for key, each in self.modules.items()}
-        metadata: Mapping[str, Any] = function(
-            **self.reads, **writes, **self.params, **chosen, **more
-        )
+        function = getattr(self._module(module), name, None)
+        if function is None:
+            raise self._fault(f"{module} has no function {name!r}")
+        chosen = {key: self._module(each) for key, each in self.modules.items()}
+        try:
+            metadata = function(**self.reads, **writes, **self.params, **chosen, **more)
+        except TypeError as error:
+            if error.__traceback__ and error.__traceback__.tb_next:  # within the function
+                raise
+            needed = "its arguments are what the stage reads and writes, its params and modules"
+            raise self._fault(f"{error}; {needed}") from error
+        if not isinstance(metadata, Mapping):
+            kind = type(metadata).__name__
+            raise self._fault(f"{name}() must return a dict for the manifest, not {kind}")
+        try:
+            json.dumps(dict(metadata))
+        except TypeError as error:
+            raise self._fault(f"{name}() must return what fits into JSON: {error}") from error
+        if missing := [path.name for path in writes.values() if not path.exists()]:
+            raise self._fault(
+                f"{name}() did not write {missing[0]}; write it, or do not declare it"
+            )
         return metadata
+
+    def _module(self, name: str) -> ModuleType:
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if f"{name}.".startswith(f"{error.name}."):
+                raise self._fault(f"there is no module {name}") from error
+            raise
+
+    def _fault(self, what: str) -> UserError:
+        return UserError(f"{DECLARED}, stage {self.stage}: {what}")
 
 
 def _flat(group: Files | list[Path]) -> list[Path]:

@@ -9,15 +9,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 
 import pytest
-from conftest import PACKAGE, build, fake_environment, run_digits, write_digits
+from conftest import PACKAGE, Digits, build, fake_environment, run_digits, write_digits
 
 from pipeline import artifacts, config, datasets, environment, fingerprints, stages
 from pipeline.artifacts import states
 from pipeline.config import Preset
 from pipeline.endings import command
+from pipeline.errors import UserError
 from pipeline.stages import STAGES, Graph
 from pipeline.task import Task, _flat
 from pipeline.train import fold
@@ -393,3 +394,92 @@ def test_a_stage_is_added_with_a_module_a_declaration_and_a_target(
         done = subprocess.run([*words, target], cwd=project, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert expected in done.stdout
+
+
+# --- a stage of one's own that is declared wrongly ------------------------------------------------
+
+COUNTING = stages.Stage(
+    name="count",
+    help="count the rows of each class.",
+    function="pipeline.count:count",
+    folder="data/{dataset.name}/counts",
+    reads=("preprocess.train_labels",),
+    writes=("counts.json",),
+)
+FORGETS_TO_RETURN = COUNT.replace("    return {", "    {")
+RETURNS_NUMPY = COUNT.replace("len(rows)", "np.int64(len(rows))")
+WRITES_NOTHING = COUNT.replace("    counts.write_text", "    str")
+
+
+def count_in(project: Path, monkeypatch: pytest.MonkeyPatch, code: str, **changes: object) -> None:
+    """Declare the stage `count`, with these changes, in this process and its project."""
+    module = ModuleType("pipeline.count")
+    exec(code, module.__dict__)
+    (project / "pipeline" / "count.py").write_text(code)
+    monkeypatch.setitem(sys.modules, "pipeline.count", module)
+    declared = (*stages.STAGES, replace(COUNTING, **changes))  # type: ignore[arg-type]
+    monkeypatch.setattr(stages, "STAGES", declared)
+
+
+@pytest.mark.parametrize(
+    ("code", "changes", "part"),
+    [
+        (COUNT, {"reads": ("preprocess.train_label",)}, "preprocess writes train_images, train_l"),
+        (
+            COUNT,
+            {"reads": ("preproces.train_labels",)},
+            "before it are download, preprocess, ",
+        ),
+        (COUNT, {"reads": ("train_labels",)}, "reads 'train_labels', which no stage before it"),
+        (COUNT, {"reads": ("ensemble.test", "train.test")}, 'rename one, such as "other=test"'),
+        (COUNT, {"folder": "data/{dataset.nam}"}, "no attribute 'nam'; it may name {dataset.name}"),
+        (COUNT, {"writes": ("{config}.json",)}, "'{config}.json': 'config'; it may name "),
+        (COUNT, {"params": {"size": lambda *task: task[1].trian}}, "has no attribute 'trian'"),
+        (COUNT, {"function": "pipeline.cuont:count"}, "there is no module pipeline.cuont"),
+        (COUNT, {"function": "pipeline.count:cuont"}, "pipeline.count has no function 'cuont'"),
+        (COUNT, {"modules": {"by": "pipeline.split.no"}}, "there is no module pipeline.split.no"),
+        (COUNT, {"params": {"size": "3"}}, "unexpected keyword argument 'size'; its arguments"),
+        (COUNT, {"writes": ("count=counts.json",)}, "unexpected keyword argument 'count'; its"),
+        (FORGETS_TO_RETURN, {}, "count() must return a dict for the manifest, not NoneType"),
+        (RETURNS_NUMPY, {}, "must return what fits into JSON: Object of type int64"),
+        (WRITES_NOTHING, {}, "count() did not write counts.json; write it, or do not declare it"),
+    ],
+)
+def test_a_stage_that_is_declared_wrongly_concerns_the_commands_that_need_it(
+    project: Path,
+    tiny_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    code: str,
+    changes: dict[str, object],
+    part: str,
+) -> None:
+    count_in(project, monkeypatch, code, **changes)
+    graph = stages.load(str(tiny_folder), "sprint")
+    for stage in ("download", "preprocess"):
+        assert artifacts.run(graph.task(stage), graph.tasks)
+    with pytest.raises(UserError) as caught:
+        artifacts.run(graph.task("count"), graph.tasks)
+    said = str(caught.value)
+    assert said.startswith("pipeline/stages.py, stage count: ")
+    assert part in said
+
+
+def test_an_error_within_a_stage_of_ones_own_is_its_own(
+    project: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count_in(project, monkeypatch, COUNT.replace("np.load(train_labels)", "len(3)"))
+    graph = stages.load(str(tiny_folder), "sprint")
+    for stage in ("download", "preprocess"):
+        artifacts.run(graph.task(stage), graph.tasks)
+    with pytest.raises(TypeError, match="has no len"):
+        artifacts.run(graph.task("count"), graph.tasks)
+
+
+def test_status_shows_the_other_stages_and_then_the_fault(
+    project: Path, tiny_folder: Path, digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count_in(project, monkeypatch, COUNT, reads=("preprocess.label",))
+    ended = digits("status", "--dataset", str(tiny_folder), "--config", "sprint")
+    assert ended.code == 2
+    assert any(line.startswith("report ") for line in ended.lines)
+    assert "pipeline/stages.py, stage count: it reads 'preprocess.label'" in ended.error

@@ -25,8 +25,10 @@ def result(dataset: DatasetOption = "kaggle", preset: PresetOption = "default") 
     download, write = graph.task("download"), graph.task("write")
     submission, found = write.writes["submission"], artifacts.metadata(write.manifest)
     remedy = graph.command_here("submission")
-    if not found or not submission.exists():
+    if not found:
         raise UserError(f"there is no submission yet: run `{remedy}`")
+    if wrong := artifacts.damage(write):
+        raise UserError(f"{wrong}; run `{remedy}` to write it again")
     if line := artifacts.first_due(graph.up_to("write")):
         print(f"{line}; this is the result of the earlier run, `{remedy}` brings it up to date")
     print_differences(graph)

@@ -29,6 +29,8 @@ def status(
         seconds = artifacts.metadata(task.manifest).get("seconds")
         took = " " * 10 if seconds is None else f"{seconds:8.1f} s"
         print(f"{task.name:<{width}} {word:<8}{took}  {why}".rstrip())
+    for fault in graph.faults.values():
+        raise fault
     print_differences(graph)
     print(f"`{graph.command_here('submission')}` {_next(graph.tasks, states)}")
 

@@ -74,6 +74,7 @@ def ensemble(graph: Graph) -> Any:
     temperature that the ensemble stage fitted (see `estimate.apply`).
     """
     from pipeline.backend import keras
+    from pipeline.train.saving import load
 
     layers, ops = keras.layers, keras.ops
     keras.utils.clear_session()  # it numbers layers, and equal ensembles have equal names
@@ -84,7 +85,7 @@ def ensemble(graph: Graph) -> Any:
     levels = ops.where(highest <= 1, 255 * pixels, pixels)
     each = []
     for number, task in enumerate(graph.all("train"), start=1):
-        network = _in_float32(keras.saving.load_model(task.writes["weights"], compile=False))
+        network = _in_float32(load(task.writes["weights"]))
         network.name = f"network_{number}"
         each.append(layers.Softmax(name=f"probabilities_{number}")(network(levels)))
     mean = layers.Average(name="mean")(each) if len(each) > 1 else each[0]

@@ -23,7 +23,8 @@ class Networks:
     def __init__(self, graph: Graph) -> None:
         """Load the networks of the ensemble; raises what `Graph.ensemble` does."""
         weights = graph.ensemble(quiet=True)["weights"]
-        from pipeline.backend import keras, tf
+        from pipeline.backend import tf
+        from pipeline.train.saving import load
 
         self.names = [
             f"{member} fold {fold}" if len(weights) > 1 else f"fold {fold}"
@@ -33,11 +34,7 @@ class Networks:
         self.class_names = list(SOURCES[graph.dataset.source].class_names)
         metrics = artifacts.metadata(graph.task("ensemble").manifest)
         self.temperature = float(metrics["temperature"])
-        networks = [
-            keras.saving.load_model(path, compile=False)
-            for paths in weights.values()
-            for path in paths
-        ]
+        networks = [load(path) for paths in weights.values() for path in paths]
 
         def logits(pixels: Any) -> Any:
             values = tf.cast(pixels, tf.float32)

@@ -1,11 +1,13 @@
 """A network as it is saved: of Keras' own layers, with the mean over shifts, in stable bytes."""
 
+import json
 import re
 import zipfile
 from pathlib import Path
 from typing import Any
 
 from pipeline.backend import keras
+from pipeline.errors import UserError
 from pipeline.train.layers import FusedBatchNormalization
 
 layers = keras.layers
@@ -51,6 +53,22 @@ def described(layer: Any) -> dict[str, Any]:
     """Return a layer's class, the shape of an image's features, and the number of parameters."""
     shape = list(keras.tree.flatten(layer.output)[0].shape[1:])
     return {"kind": type(layer).__name__, "shape": shape, "parameters": layer.count_params()}
+
+
+def load(path: Path) -> Any:
+    """Load a saved network; raise UserError if it is another Keras' and cannot be read here."""
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except Exception as error:
+        with zipfile.ZipFile(path) as file:
+            saved = json.loads(file.read("metadata.json"))["keras_version"]
+        if saved == keras.__version__:
+            raise
+        raise UserError(
+            f"{path} was saved by Keras {saved}, which Keras {keras.__version__} here cannot read; "
+            "install that version, or train here: `digits train --force`, with the same dataset "
+            "and preset"
+        ) from error
 
 
 def save(model: Any, path: Path) -> None:

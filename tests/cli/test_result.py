@@ -15,6 +15,7 @@ from PIL import Image
 
 from pipeline import artifacts, stages
 from pipeline.artifacts import add_metadata
+from pipeline.files import fingerprint, read_json, write_json
 from pipeline.kaggle import inside
 
 
@@ -63,7 +64,9 @@ def test_for_the_competition_the_next_step_is_to_submit(
     made = build(str(tiny_folder)).task("write")
     write = stages.load("kaggle", "sprint").task("write")
     shutil.copy(made.writes["submission"], write.writes["submission"])
-    shutil.copy(made.manifest, write.manifest)
+    manifest, written = read_json(made.manifest) or {}, write.writes["submission"]
+    manifest["outputs"] = {write.label(written): fingerprint(written)}
+    write_json(write.manifest, manifest)
     for name, value in [("accuracy", 0.99126), ("standard_error", 0.00046), ("rows", 42_000)]:
         add_metadata(write, f"oof_{name}", value)
     lines = digits("result", "--config", "sprint").lines
@@ -94,6 +97,18 @@ def test_without_an_environment_the_next_command_needs_none(
     monkeypatch.setenv("VENV", "none")
     monkeypatch.setenv("PYTHON", "python3.12")
     assert digits("result").error.endswith("run `make submission VENV=none PYTHON=python3.12`\n")
+
+
+def test_a_submission_that_was_edited_by_hand_has_no_accuracy(
+    project: Path, tiny: list[str], digits: Digits
+) -> None:
+    written = stages.load(tiny[1], "sprint").task("write").writes["submission"]
+    for damaged in (written.read_text().replace("1,", "1,7", 1), ""):
+        written.write_text(damaged)
+        ended = digits("result", *tiny)
+        assert (ended.code, ended.lines) == (2, [])
+        assert "submissions/tiny-sprint.csv was changed after `write` wrote it" in ended.error
+        assert stages.load(tiny[1], "sprint").command_here("submission") in ended.error
 
 
 # --- one digit -----------------------------------------------------------------------------------

@@ -1,8 +1,11 @@
 """networks/: every network takes pixels and returns ten logits, at any width and precision."""
 
+import json
 import re
+import zipfile
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,7 +15,7 @@ from conftest import digit_images
 
 from pipeline.config import network_names
 from pipeline.errors import UserError
-from pipeline.train.layers import FusedBatchNormalization
+from pipeline.train.layers import FusedBatchNormalization, load, save
 from pipeline.train.networks import build
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
@@ -78,6 +81,32 @@ def test_fused_normalisation_agrees_with_that_of_keras(fresh_keras: Any) -> None
     result = layer(features, training=True)
     assert result.dtype == "bfloat16"
     assert {str(weight.dtype) for weight in layer.weights} == {"float32"}
+
+
+def test_a_network_that_another_keras_saved(tmp_path: Path, fresh_keras: Any) -> None:
+    path = tmp_path / "weights.keras"
+    save(made("mlp"), path)
+    assert load(path).count_params() == made("mlp").count_params()
+    with zipfile.ZipFile(path) as file:
+        parts = {name: file.read(name) for name in file.namelist()}
+    config = json.loads(parts["config.json"])
+    config["config"]["layers"][1]["config"]["of_the_future"] = None
+    parts["config.json"] = json.dumps(config).encode()
+
+    def rewritten(version: str) -> None:
+        metadata = json.loads(parts["metadata.json"]) | {"keras_version": version}
+        with zipfile.ZipFile(path, "w") as file:
+            for name, content in (parts | {"metadata.json": json.dumps(metadata).encode()}).items():
+                file.writestr(name, content)
+
+    rewritten("99.0.0")
+    with pytest.raises(UserError) as caught:
+        load(path)
+    for part in (str(path), "Keras 99.0.0", fresh_keras.__version__, "digits train --force"):
+        assert part in str(caught.value)
+    rewritten(fresh_keras.__version__)
+    with pytest.raises((TypeError, ValueError), match="of_the_future"):
+        load(path)
 
 
 # --- a network of the user's own ----------------------------------------------------------------
