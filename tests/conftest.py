@@ -58,7 +58,11 @@ INSTANT = {
     "train/runtime.py": """from pipeline.environment import environment
 
 
-def prepare(precision: str, devices: int = 1, jobs: int = 1):
+def one_for_each_gpu(count):
+    return 1
+
+
+def prepare(*given):
     return environment("CPU", "it is instant", ("float32", "it is instant"))
 """,
     "train/networks/__init__.py": "",

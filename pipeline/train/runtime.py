@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pipeline import environment
 from pipeline.environment import Environment
@@ -135,6 +135,15 @@ def share(cores: Sequence[int], job: int, jobs: int) -> list[int]:
     return list(cores[first : max(end, first + 1)])
 
 
+def _lock(file: IO[str]) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:  # a file system without flock
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def _take(places: Sequence[str], count: int) -> list[int]:
     """Lock `count` of these places, or none; return their positions in the list."""
     found = []
@@ -142,8 +151,8 @@ def _take(places: Sequence[str], count: int) -> list[int]:
         for position, place in enumerate(places):
             path = Path(tempfile.gettempdir(), f"digits-{os.getuid()}-{place}.lock")
             file = files.enter_context(path.open("a"))
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(BlockingIOError, PermissionError):
+                _lock(file)
                 found.append(position)
             if len(found) == count:
                 _locks.append(files.pop_all())
