@@ -42,7 +42,7 @@ def _look(graph: Graph) -> tuple[Any, bool]:
     with artifacts.stat_cache(folds[0].root) as cache:
         states = artifacts.states(folds, cache)
     table, running = Table("", "", "loss", "held out", "", "accuracy", "", box=None), False
-    for column in table.columns:
+    for column in table.columns[2:]:
         column.no_wrap = True
     for task in folds:
         process, fresh = artifacts.holder(task), states[task.name].fresh

@@ -24,10 +24,7 @@ def read(path: Path) -> list[dict[str, float]]:
 
 
 def reached(task: Task) -> list[str]:
-    """Say how far a task is that is not complete: "epoch 3 of 12", "4 min left"; as far as known.
-
-    The time left is that of the whole command.
-    """
+    """Say how far an incomplete task is: "epoch 3 of 12", "4 min left for all folds"."""
     rows = read(task.staged()["history"]) if task.stage == "train" else []
     epochs = f"epoch {len(rows)} of {task.preset.train.epochs}" if rows else ""
     return [text for text in (epochs, _left(task)) if text]
@@ -37,9 +34,10 @@ def _left(task: Task) -> str:
     try:
         found = json.loads((task.staging / PROGRESS).read_text(encoding="utf-8"))
         seconds = found["left"] - (time.time() - found["at"])
+        scope = " for all folds" if found["all"] else ""
     except (OSError, ValueError, KeyError, TypeError):
         return ""
-    return f"{duration(max(0.0, seconds))} left"
+    return f"{duration(max(0.0, seconds))} left{scope}"
 
 
 def duration(seconds: float) -> str:

@@ -28,7 +28,7 @@ from pipeline.train.tensorboard import Events
 # Seconds of steps after which the run's duration is forecast.
 FORECAST_SECONDS = 2.0
 # A line that `TrainingBar.epoch` prints, as it is found in the log of another machine.
-EPOCH = re.compile(r"(?P<title>.+), epoch (?P<epoch>\d+)/\d+: .*; (?P<left>.+ left)$")
+EPOCH = re.compile(r"(?P<title>.+), epoch (?P<epoch>\d+)/\d+: .*; (?P<left>.+ left.*)$")
 
 
 class _Bars(progress.Progress):
@@ -65,8 +65,6 @@ class TrainingBar(fold.Progress):
         self.bars = _Bars(progress.TaskProgressColumn(), "{task.fields[left]}", transient=True)
         # The bars of folds in parallel would overwrite each other.
         self.bars.disable = self.bars.disable or multiprocessing.parent_process() is not None
-        self.measured_from = (0.0, 0)
-        self.forecast_due, self.end = True, 0.0
 
     def __enter__(self) -> "TrainingBar":
         self.bars.start()
@@ -78,59 +76,72 @@ class TrainingBar(fold.Progress):
     def begin(self, rows: int, images: int, steps: int, done: int) -> None:
         """Show the bar; see `fold.Progress`."""
         params = self.task.preset.train
-        self.steps, self.done = steps, done
+        self.steps, self.done, self.first = steps, done, done
         self.runs = runs(params, self.later, rows, self.jobs)
         self.whole = self.epochs + ending(params, rows, images)
         self.bar = self.bars.add_task(
             self.title, total=self.epochs * steps, completed=done * steps, left=""
         )
-        self.began, self.first = time.monotonic(), done
         self.events = Events(self.task.folder, resumed=done > 0)
+        self.began = time.monotonic()
+        # Seconds of an epoch, and what the first one takes longer, since it traces the graph.
+        self.each, self.tracing, self.first_seconds = 0.0, 0.0, 0.0
+        self.traced = 0  # the steps of the call that did
+        self.end = 0.0  # when the command ends; 0 = not known yet
 
     def step(self, batch: int, logs: Mapping[str, float]) -> None:
         """Move the bar; Keras calls this whenever the graph returns to Python."""
-        completed = self.done * self.steps + batch + 1
-        self._forecast(completed)
-        left = self.end and f"{duration(max(0.0, self.end - time.monotonic()))} left"
+        if self.done == self.first and not self.end:
+            self._forecast(batch + 1)
+        left = self._left(self.end - time.monotonic()) if self.end else ""
         self.bars.update(
             self.bar,
-            completed=completed,
-            left=left or "",
+            completed=self.done * self.steps + batch + 1,
+            left=left,
             description=(
                 f"{self.title}, epoch {self.done + 1}/{self.epochs}, "
                 f"loss {logs.get('loss', 0):.4f}, accuracy {logs.get('accuracy', 0):.4f}"
             ),
         )
 
-    def _forecast(self, completed: int) -> None:
-        """Say once, after a few seconds of steps, how long the run will take on this machine."""
-        now, (since, first) = time.monotonic(), self.measured_from
-        if not since:  # the call that ends here traced the graph
-            self.measured_from = now, completed
-        elif self.forecast_due and now - since > FORECAST_SECONDS:
-            self.forecast_due = False
-            step = (now - since) / (completed - first)
-            one = step * self.steps * self.whole
-            every = f", {duration(one * self.runs)} for all folds" if self.runs > 1 else ""
-            self.bars.print(
-                f"{self.title}: about {duration(one)} for {self.epochs} epochs{every} on this "
-                f"machine, measured over {completed - first} steps"
-            )
-            self._keep(one * self.runs - step * completed)
+    def _forecast(self, steps: int) -> None:
+        """Say once, after a few seconds of steps, how long this will take on this machine."""
+        seconds = time.monotonic() - self.began - self.tracing
+        if not self.traced:
+            self.tracing, self.traced = seconds, steps
+        elif seconds > FORECAST_SECONDS:
+            timed = steps - self.traced
+            self.each = seconds / timed * self.steps
+            left = self._expect(self.done + steps / self.steps)
+            self.bars.print(f"{self.title}: {left}, measured over {timed} steps on this machine")
 
     def epoch(self, row: Mapping[str, float]) -> None:
         """Print the epoch's row of the history, and the time left."""
         self.done = int(row["epoch"])
-        each = (time.monotonic() - self.began) / (self.done - self.first)
-        left = each * (self.whole * self.runs - self.done)
-        self.bars.print(f"{self.title}, {_epoch(row, self.epochs)}; {duration(left)} left")
+        seconds, later = time.monotonic() - self.began, self.done - self.first - 1
+        if later:
+            self.each = (seconds - self.first_seconds) / later
+            self.tracing = max(0.0, self.first_seconds - self.each)
+        else:
+            self.first_seconds = seconds
+            alone = self.traced < self.steps  # else the epoch is one call
+            self.each = seconds - self.tracing if alone else seconds
+        left = self._expect(self.done)
+        self.bars.print(f"{self.title}, {_epoch(row, self.epochs)}; {left}")
         self.events.add([row])
-        self._keep(left)
 
-    def _keep(self, left: float) -> None:
+    def _expect(self, done: float) -> str:
+        """Say what time is left after some epochs, and keep it for others to see."""
+        left = self.each * (self.whole * self.runs - done)
+        left += self.tracing * len(self.later) / self.jobs
         self.end = time.monotonic() + left
+        found = {"left": round(left, 1), "at": time.time(), "all": bool(self.later)}
         with atomic(self.task.staging / PROGRESS) as temporary:
-            temporary.write_text(json.dumps({"left": round(left, 1), "at": time.time()}))
+            temporary.write_text(json.dumps(found))
+        return self._left(left)
+
+    def _left(self, seconds: float) -> str:
+        return f"{duration(max(0.0, seconds))} left{' for all folds' if self.later else ''}"
 
 
 class Board(_Bars):
@@ -159,14 +170,7 @@ class Board(_Bars):
 
 
 def runs(params: Train, later: Sequence[Train], rows: int, jobs: int = 1) -> float:
-    """Compute the total training time of several folds, in units of the first.
-
-    Args:
-        params: of the first fold.
-        later: of the folds after it.
-        rows: that each is trained on.
-        jobs: how many are trained at a time.
-    """
+    """Compute the total training time of several folds, `jobs` at a time, in units of the first."""
     every = (params, *later)
     images = [each.epochs * min(rows, each.limit or rows) for each in every]
     networks = [(each.network, each.width) for each in every]
@@ -182,11 +186,6 @@ def ending(params: Train, rows: int, images: int) -> float:
     """Estimate the time of a fold's predictions after its last epoch, in epochs.
 
     Predicting an image takes only a forward pass: about a third of the work of training on it.
-
-    Args:
-        params: of the fold.
-        rows: that it is trained on.
-        images: held out and of the test set; predicted as often as there are shifts.
     """
     shifts = (2 * params.predict_shift + 1) ** 2
     return shifts * images / 3 / rows

@@ -66,7 +66,8 @@ def fold(project: Path, tiny_folder: Path) -> Task:
 @pytest.fixture
 def running(fold: Task) -> Iterator[int]:
     """Another process is training the fold; its number."""
-    (fold.staging / history.PROGRESS).write_text(json.dumps({"left": 240.0, "at": time.time()}))
+    progress = {"left": 240.0, "at": time.time(), "all": True}
+    (fold.staging / history.PROGRESS).write_text(json.dumps(progress))
     lock = str(fold.staging.with_suffix(".lock"))
     process = subprocess.Popen([sys.executable, "-c", HOLD, lock], stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -150,16 +151,17 @@ def test_verify_finds_silent_corruption(project: Path, tiny: list[str], digits: 
 
 
 def test_status_and_watch_show_how_far_a_running_fold_has_come(
-    digits: Digits, choice: list[str], running: int
+    digits: Digits, choice: list[str], running: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     found, _ = states(digits, *choice)
     assert found["train fold 0"].split() == (
-        f"running epoch 3 of 1, 4 min left, process {running}".split()
+        f"running epoch 3 of 1, 4 min left for all folds, process {running}".split()
     )
     assert found["ensemble"] == "missing"
     _, line = digits("watch", *choice).lines
     assert line.split() == [
-        *("fold", "0", "epoch", "3", "of", "1,", "4", "min", "left"),
+        *("fold", "0", "epoch", "3", "of", "1,", "4", "min", "left", "for", "all", "folds"),
         *("0.2500", "0.5000", curve([2.0, 1.0, 0.5]), "0.50000", curve([0.5, 0.5, 0.5])),
     ]
 
