@@ -177,7 +177,12 @@ def fake_training(
         "epoch,loss,accuracy,val_loss,val_accuracy,learning_rate\n1,0.5,0.9,0.4,1.0,0.001\n"
     )
     np.save(writes["augmented"], np.zeros((1, 10, 28, 28, 1), np.uint8))
-    return {"held_out_accuracy": 1.0, "held_out_rows": len(labels), "epoch_seconds": [0.5]}
+    return {
+        "held_out_accuracy": 1.0,
+        "held_out_rows": len(labels),
+        "epoch_seconds": [0.5],
+        "layers": [{"kind": "Dense", "shape": [10], "parameters": 7850}],
+    }
 
 
 def works(dataset: str, preset: str = "sprint") -> list[tuple[Task, Work | None]]:
