@@ -220,7 +220,7 @@ def main() -> None:
     sys.stdout.reconfigure(line_buffering=True, errors="replace")  # type: ignore[union-attr]
     try:
         _follow_the_user()
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="digits")
         if code == 130:  # Typer's answer to Ctrl-C, without a message
             raise KeyboardInterrupt
     except (Exception, KeyboardInterrupt) as error:
