@@ -8,6 +8,7 @@ stopped resumes from it, and ends with the same bytes as one that was not.
 import functools
 import hashlib
 import math
+import re
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -229,8 +230,9 @@ def _explained(title: str, params: "Train", precision: str) -> Iterator[None]:
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         if any(frame.filename.endswith(f"networks/{params.network}.py") for frame in frames):
+            said = re.sub(r"\x1b\[\d*m", "", " ".join(str(error).split()))  # Keras' lines and bold
             raise UserError(
-                f"train/networks/{params.network}.py: {type(error).__name__}: {error} (--debug "
+                f"train/networks/{params.network}.py: {type(error).__name__}: {said} (--debug "
                 "shows where)"
             ) from error
         raise
