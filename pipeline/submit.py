@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 
 from pipeline import check, csvs
 from pipeline.artifacts import add_metadata, metadata, require_fresh
@@ -35,13 +34,9 @@ MOST_OF_ONE_LABEL = 0.5
 def candidate(graph: Graph, from_competition: bool = False) -> Entry:
     """Check that the submission of a dataset and a preset may be sent; return its ledger entry.
 
-    Args:
-        graph: the tasks.
-        from_competition: confirms that a folder or zip contains the competition's own files; this
-            is recorded in its manifest.
-
-    Raises:
-        UserError: it is not up to date or not valid, or not made from the competition's own files.
+    `from_competition` confirms that a folder or zip contains the competition's own files; this is
+    recorded in its manifest. Raises UserError if the CSV is stale or not valid, or if nothing says
+    that it was made from these files.
     """
     download, write = graph.task("download"), graph.task("write")
     require_fresh(graph.up_to("write"), graph.command_here("submission"))
@@ -62,13 +57,8 @@ def candidate_file(csv: Path, graph: Graph) -> Entry:
     """Check that a user's CSV may be submitted, and return its ledger entry.
 
     A CSV that was written here and predicts the same for each row tells where this one comes from.
-
-    Args:
-        csv: the CSV.
-        graph: the tasks for the competition's files, whose sample submission it has to fit.
-
-    Raises:
-        UserError: it is not valid, or is known not to be made from the competition's own files.
+    Raises UserError if it does not fit the sample submission of the dataset, or is known not
+    to be made from the competition's own files.
     """
     download, ours = graph.task("download"), graph.task("write").folder
     if download.params["source"] not in ("kaggle", "local"):
@@ -137,11 +127,6 @@ def submit(
         message: comes first in the description.
         force: send it even if this exact file was submitted before, or predicts mostly one label.
         wait: seconds to wait for the score; 0 not to wait.
-
-    Raises:
-        UserError: what it predicts cannot be meant.
-        ExternalError: the service refuses or fails, no submission is left today, or the
-            competition could not score the file.
     """
     _, labels = csvs.read_labels(csv)
     if chosen.oof_accuracy and not math.isfinite(float(chosen.oof_accuracy)):
@@ -254,18 +239,15 @@ def _submissions_left() -> int | None:
 
 def _wait_for_score(ref: int, wait: float) -> Submission | None:
     """Return the submission once it is judged; None if it is not after `wait` seconds."""
-    console = Console()
     end = time.monotonic() + wait
-    with console.status("") as countdown:
-        if wait and not console.is_terminal:
-            print(f"waiting up to {wait:.0f} s for the score", flush=True)
-        while (left := end - time.monotonic()) > 0:
-            countdown.update(f"waiting for the score, {left:.0f} s at most")
-            with contextlib.suppress(CallError):  # the next look may succeed
-                for entry in client.submissions():
-                    if entry.ref == ref and entry.judged:
-                        return entry
-            time.sleep(min(POLL, left))
+    if wait:
+        print(f"waiting up to {wait:.0f} s for the score", flush=True)
+    while (left := end - time.monotonic()) > 0:
+        with contextlib.suppress(CallError):  # the next look may succeed
+            for entry in client.submissions():
+                if entry.ref == ref and entry.judged:
+                    return entry
+        time.sleep(min(POLL, left))
     return None
 
 

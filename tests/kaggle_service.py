@@ -31,11 +31,10 @@ import itertools
 import json
 import os
 import re
-import socket
 import socketserver
 import threading
 import zipfile
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -63,31 +62,9 @@ LAST_MODIFIED = "Tue, 10 Dec 2019 18:20:13 GMT"
 
 GET_FILE = "GET file"
 PUT_UPLOAD = "PUT upload"
-SERVED_CALLS = (
-    "IntrospectToken",
-    "GenerateAccessToken",
-    "DownloadDataFiles",
-    "StartSubmissionUpload",
-    "CreateSubmission",
-    "ListSubmissions",
-    "GetSubmissionLimits",
-)
-# Those of kernel_service.py.
-STREAM_LOG = "stream log"
-KERNEL_CALLS = (
-    "SaveKernel",
-    "GetKernel",
-    "GetKernelSessionStatus",
-    "ListKernelSessionOutput",
-    "ListKernels",
-    "DeleteKernel",
-    "GetAcceleratorQuotaStatistics",
-    STREAM_LOG,
-)
+STREAM_LOG = "stream log"  # of kernel_service.py
 NEED_RULES = ("DownloadDataFiles", "StartSubmissionUpload", "CreateSubmission")
 
-# What can be made to fail: a method, or the GET of a file, one with Range, the PUT.
-FAULTS = (*SERVED_CALLS, *KERNEL_CALLS, "download", "resume", "upload")
 REFUSED = "Could not submit to competition"
 HTML = b"<!DOCTYPE html><html><body><h1>Please sign in</h1></body></html>\n"
 
@@ -169,7 +146,7 @@ class KaggleService:
         self.rules_accepted = True
         self.list_lag = 0  # in how many lists a new submission is missing
         self.scores_hidden = False  # COMPLETE comes before the score
-        self.faults: dict[str, deque[Fault]] = {name: deque() for name in FAULTS}
+        self.faults: dict[str, deque[Fault]] = defaultdict(deque)
 
         self.closing = threading.Event()  # releases stalled answers
         self._lock = threading.RLock()
@@ -206,13 +183,11 @@ class KaggleService:
         - corrupt (files): bytes flipped near the end, in a zip's last member
         """
         fault = Fault(kind, status, dict(headers or {}), message)
-        with self._lock:
-            self.faults[name].extend([fault] * times)
+        self.faults[name].extend([fault] * times)
 
     def calls(self) -> list[str]:
         """The names of all requests so far, in order."""
-        with self._lock:
-            return [request.call for request in self.requests]
+        return [request.call for request in self.requests]
 
     def environment(self, home: Path) -> dict[str, str]:
         """A whole environment for a subprocess in which the client can talk to nobody else.
@@ -229,17 +204,14 @@ class KaggleService:
             and name not in unwanted
         }
         proxy = f"http://127.0.0.1:{self.port}"
-        return kept | {
+        return {
+            **kept,
+            **dict.fromkeys(("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"), proxy),
+            **dict.fromkeys(("no_proxy", "NO_PROXY"), ""),
             "HOME": str(home),
             "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
             "KAGGLE_USERNAME": USERNAME,
             "KAGGLE_KEY": KEY,
-            "http_proxy": proxy,
-            "HTTP_PROXY": proxy,
-            "https_proxy": proxy,
-            "HTTPS_PROXY": proxy,
-            "no_proxy": "",
-            "NO_PROXY": "",
         }
 
     def adopt(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,17 +241,10 @@ class KaggleService:
         assert self._thread
         self.closing.set()
         self._server.shutdown()
-        self._server.hang_up_all()
-        self._server.server_close()  # waits for the handlers, which have nothing left to wait for
+        self._server.server_close()
         self._thread.join()
 
     # ---- what is answered, apart from how it is sent
-
-    def note(self, request: Request, stray: bool) -> None:
-        with self._lock:
-            self.requests.append(request)
-            if stray:
-                self.strays.append(request)
 
     def next_fault(self, request: Request) -> Fault | None:
         names = [request.call]
@@ -300,8 +265,6 @@ class KaggleService:
                 return self._send_file(request, damage)
             if request.call == PUT_UPLOAD:
                 return self._receive_upload(request)
-            if request.call not in SERVED_CALLS:
-                return _error(404, f"{request.verb} {request.path} is not served")
             if not self._authorized(request):
                 return _error(401, "Unauthenticated")
             asked = request.json()
@@ -312,16 +275,13 @@ class KaggleService:
                 return _error(404, "Competition not found")
             if request.call in NEED_RULES and not self.rules_accepted:
                 return _error(403, "You must accept this competition's rules before you continue")
-            if request.call == "DownloadDataFiles":
-                url = f"http://localhost/storage/{ARCHIVE}?X-Goog-Signature={SIGNATURE}"
-                return Answer(302, {"Location": url})
-            if request.call == "StartSubmissionUpload":
-                return self._start_upload(asked)
-            if request.call == "CreateSubmission":
-                return self._create_submission(asked)
-            if request.call == "ListSubmissions":
-                return self._list_submissions(asked)
-            return self._limits()
+            return {
+                "DownloadDataFiles": self._download,
+                "StartSubmissionUpload": self._start_upload,
+                "CreateSubmission": self._create_submission,
+                "ListSubmissions": self._list_submissions,
+                "GetSubmissionLimits": self._limits,
+            }[request.call](asked)
 
     def _authorized(self, request: Request) -> bool:
         if request.call == "IntrospectToken":  # asks whether the token in its body is good
@@ -348,6 +308,10 @@ class KaggleService:
             return Answer(416, {"Content-Range": f"bytes */{len(content)}"})
         headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
         return Answer(206, headers, content[first : last + 1])
+
+    def _download(self, asked: dict[str, Any]) -> Answer:
+        url = f"http://localhost/storage/{ARCHIVE}?X-Goog-Signature={SIGNATURE}"
+        return Answer(302, {"Location": url})
 
     def _start_upload(self, asked: dict[str, Any]) -> Answer:
         token = f"upload-{len(self._uploads) + 1}"
@@ -420,22 +384,13 @@ class KaggleService:
         if self.score_error is not None:
             submission.status, submission.error_description = "ERROR", self.score_error
         elif self.solution is not None:
-            try:
-                submission.public_score = f"{_accuracy(submission.content, self.solution):.5f}"
-                submission.status = "COMPLETE"
-            except ValueError as error:
-                submission.status, submission.error_description = "ERROR", str(error)
+            rows = list(csv.reader(io.StringIO(submission.content.decode())))[1:]
+            right = sum(self.solution[int(image)] == int(label) for image, label in rows)
+            submission.public_score = f"{right / len(self.solution):.5f}"
+            submission.status = "COMPLETE"
 
-    def _limits(self) -> Answer:
-        used = len(self.submissions)
-        return _json(
-            {
-                "numToday": used,
-                "numTotal": used,
-                "numAllowedNow": self.submissions_left,
-                "limitedByTotal": False,
-            }
-        )
+    def _limits(self, asked: dict[str, Any]) -> Answer:
+        return _json({"numAllowedNow": self.submissions_left})
 
 
 def _json(content: dict[str, Any], status: int = 200) -> Answer:
@@ -471,19 +426,6 @@ def _damaged(content: bytes, damage: str) -> bytes:
     return bytes(damaged)
 
 
-def _accuracy(content: bytes, solution: Mapping[int, int]) -> float:
-    """The share of right labels; ValueError with a reason if the file cannot be scored."""
-    rows = list(csv.reader(io.StringIO(content.decode())))
-    if not rows or rows[0] != ["ImageId", "Label"]:
-        raise ValueError("The columns must be ImageId, Label")
-    if any(len(row) != 2 for row in rows[1:]):
-        raise ValueError("Every row must have two fields")
-    labels = {int(image): int(label) for image, label in rows[1:]}
-    if len(rows) - 1 != len(solution) or labels.keys() != solution.keys():
-        raise ValueError(f"The file must have {len(solution)} rows, one for each ImageId")
-    return sum(labels[image] == label for image, label in solution.items()) / len(solution)
-
-
 # ---- how a test talks to it
 
 REAL_CALL = client.call
@@ -509,30 +451,13 @@ class _Server(socketserver.ThreadingTCPServer):
     """TCPServer and not HTTPServer: the latter looks up a host name, which may take seconds."""
 
     allow_reuse_address = True
+    daemon_threads = True
+    block_on_close = False  # a handler may wait for the next request of a kept-alive connection
     request_queue_size = 64
 
     def __init__(self, service: KaggleService) -> None:
         self.service = service
-        self._open: set[socket.socket] = set()
-        self._open_lock = threading.Lock()
         super().__init__(("127.0.0.1", 0), _Handler)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        with self._open_lock:
-            self._open.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        with self._open_lock:
-            self._open.discard(request)
-        super().shutdown_request(request)
-
-    def hang_up_all(self) -> None:
-        """Wake handlers that wait for the next request of a kept-alive connection."""
-        with self._open_lock:
-            for connection in self._open:
-                with contextlib.suppress(OSError):  # the client may have been faster
-                    connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Quiet: clients that hang up are what these tests are about."""
@@ -550,8 +475,9 @@ class _Handler(BaseHTTPRequestHandler):
         service = self.server.service
         request = self._read_request()
         stray = request.verb == "CONNECT" or request.host != "localhost"
-        service.note(request, stray)
+        service.requests.append(request)
         if stray:
+            service.strays.append(request)
             self.close_connection = True
             self._send(Answer(502))
             return
@@ -584,18 +510,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _read_body(self) -> bytes:
         # Always read, or the rest would be taken for the connection's next request.
-        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-            length = int(self.headers.get("Content-Length", 0))
-            body = self.rfile.read(length)
-            if len(body) < length:
-                raise ConnectionError("the client hung up half-way")
-            return body
-        chunks = []  # the client sends an empty file so
-        while size := int(self.rfile.readline().partition(b";")[0], 16):
-            chunks.append(self.rfile.read(size))
-            self.rfile.readline()
-        self.rfile.readline()
-        return b"".join(chunks)
+        length = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(length)
+        if len(body) < length:
+            raise ConnectionError("the client hung up half-way")
+        return body
 
     def _send(self, answer: Answer, upto: int | None = None) -> None:
         """The head, and the body or only its beginning; Content-Length is that of the whole."""

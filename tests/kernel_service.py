@@ -34,7 +34,6 @@ from typing import Any
 
 from kaggle_service import (
     COMPETITION,
-    KERNEL_CALLS,
     SIGNATURE,
     STREAM_LOG,
     USERNAME,
@@ -45,7 +44,9 @@ from kaggle_service import (
     _json,
 )
 
-IMAGE = Path(__file__).parent / "system" / "kaggle_image.py"
+sys.path.append(str(Path(__file__).parent / "system"))
+import kaggle_image
+
 ENDED = ("COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED")
 DENIED = "Permission 'kernels.get' was denied"
 
@@ -110,7 +111,7 @@ class KernelService(KaggleService):
     # ---- what is answered
 
     def answer(self, request: Request, damage: str = "") -> Answer:
-        if request.call not in KERNEL_CALLS:
+        if not (request.call == STREAM_LOG or "/kernels." in request.path):
             return super().answer(request, damage)
         with self._lock:
             if not self._authorized(request):
@@ -195,13 +196,12 @@ class KernelService(KaggleService):
             session.polls = 0
             self.runner(session)
             return
-        attached = ["--competition", str(home)] if any(home.iterdir()) else []
+        words = ["python3", "/kaggle/input/src/script.py"]
+        attached = home if any(home.iterdir()) else None
+        datasets = {"src": script.parent}
+        python = Path(sys.executable)
         session.process = subprocess.Popen(
-            [
-                *(sys.executable, str(IMAGE), "--python", sys.executable, *attached),
-                *("--working", str(session.working), "--dataset", f"src={script.parent}"),
-                *("--", "python3", "/kaggle/input/src/script.py"),
-            ],
+            kaggle_image.command(words, python, session.working, attached, datasets=datasets),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -232,13 +232,6 @@ class KernelService(KaggleService):
             self._start(session)
         elif self.runner and session.status == "RUNNING" and session.polls > self.running_polls:
             self._end(session, "")
-
-    def cancel(self, session: Session) -> None:
-        """End a session, as its owner can on the website."""
-        with self._lock:
-            session.status = "CANCEL_ACKNOWLEDGED"
-        if session.process:
-            os.killpg(session.process.pid, signal.SIGKILL)
 
     def _stream(self, slug: str) -> Answer:
         if slug not in self.kernels:

@@ -66,7 +66,7 @@ REMEDIES = {
         "`pip install pysocks`)"
     ),
 }
-# Environment variables that silently change what the client does, or make it print secrets.
+# Variables that silently change what the client does, or make it print secrets.
 IGNORED_VARIABLES = ("KAGGLE_PATH", "KAGGLE_COMPETITION", "VERBOSE", "VERBOSE_OUTPUT")
 
 
@@ -108,9 +108,7 @@ class Submission:
 def download(folder: Path, progress: Callable[[int], None]) -> Path:
     """Download the competition's files as one zip, or go on where a stalled attempt ended.
 
-    Args:
-        folder: empty, or the folder of the stalled attempt.
-        progress: called with the number of bytes so far.
+    `progress` is called with the number of bytes so far.
     """
     path = folder / f"{COMPETITION}.zip"
 
@@ -216,17 +214,12 @@ def pause_before(attempt: int, retry_after: float = 0.0) -> float:
 def call(
     method: str, arguments: Mapping[str, object], progress: Callable[[], int] = lambda: 0
 ) -> Any:
-    """Call the client in its own process; kill it if `progress` stops growing.
+    """Call the client in its own process; kill it if the number `progress` stops growing.
 
         call("competition_submissions", {"competition": COMPETITION, "page_size": 100})
 
-    Args:
-        method: of the client; or "module:function", called with the client and the arguments.
-        arguments: JSON values, by name.
-        progress: a number that grows while something arrives.
-
-    Returns:
-        The answer as JSON: objects as dicts of their fields, with "" for those not set.
+    `method` may also be "module:function", which is called with the client and the arguments. The
+    answer comes as JSON: objects as dicts of their fields, with "" for those not set.
     """
     credentials.require(HOME)
     environment = {key: value for key, value in os.environ.items() if key not in IGNORED_VARIABLES}

@@ -19,13 +19,7 @@ RESULT = "result.json"
 
 
 def job(folds: list[Task], accelerator: str, seconds: int) -> dict[str, Any]:
-    """Describe what the session does.
-
-    Args:
-        folds: the folds to train.
-        accelerator: in Kaggle's words, or "none".
-        seconds: after which Kaggle ends the session.
-    """
+    """Describe what the session does, which Kaggle ends after `seconds`."""
     return {
         "gpus": accelerator != "none",
         "seconds": seconds,

@@ -76,14 +76,8 @@ def state(slug: str) -> State | None:
 def push(slug: str, script: str, accelerator: str, seconds: int, kind: str = "script") -> str:
     """Save a private script and run it, with the competition attached; return why it is refused.
 
-    With status 0 in the error, the run may exist nevertheless.
-
-    Args:
-        slug: the script's name.
-        script: its source.
-        accelerator: in Kaggle's words, "NvidiaTeslaT4"; or "none".
-        seconds: after which Kaggle ends it.
-        kind: "script" or "notebook".
+    With status 0 in the error, the run may exist nevertheless. Kaggle ends it after `seconds`.
+    A notebook is a script of the kind "notebook".
     """
     with TemporaryDirectory() as folder:
         path = Path(folder, "script")
@@ -103,14 +97,10 @@ def source(slug: str) -> str:
 
 
 def follow(slug: str, start: int, handle: Callable[[str], None]) -> None:
-    """Read the log of a run until it ends or nothing arrives for a while.
+    """Call `handle` with the pieces of a run's log, usually lines, until it ends or stalls.
 
-    A log that ends proves nothing: only the state does.
-
-    Args:
-        slug: the run's name.
-        start: how many pieces of the log to leave out; it begins anew with each connection.
-        handle: called with every piece after those, usually a line.
+    The log begins anew with each connection: the first `start` pieces are left out. A log that ends
+    proves nothing: only the state does.
     """
     with TemporaryDirectory() as folder:
         path = Path(folder, "log")
@@ -134,10 +124,8 @@ def follow(slug: str, start: int, handle: Callable[[str], None]) -> None:
 def fetch(slug: str, wanted: Mapping[str, Path], version: str = "") -> list[str]:
     """Download files of a run's output; return the names of all, none if Kaggle dropped them.
 
-    Args:
-        slug: the run's name.
-        wanted: where to put files, by their names; those that are not in the output are left out.
-        version: of the script, "1"; by default the newest.
+    `wanted` says where to put files, by their names; those that are not in the output are left out.
+    The output is that of the newest version of the script, if none is given.
     """
 
     def size() -> int:

@@ -31,12 +31,7 @@ MARGIN = 300
 
 
 def run(job: Mapping[str, Any], root: Path) -> None:
-    """Train the folds of a job; whatever happens, leave RESULT.
-
-    Args:
-        job: from `pipeline.remote.job.job`.
-        root: the folder that the script unpacked to; it has `pipeline/` and the folds' numbers.
-    """
+    """Train the folds of a job in the folder that the script unpacked to; always leave RESULT."""
     working = inside.KAGGLE / "working"
     folds = [unpacked(values, root) for values in job["folds"]]
     for task in folds:

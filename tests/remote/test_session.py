@@ -1,19 +1,15 @@
 """Whole commands: the pushed script really runs, in namespaces like Kaggle's.
 
-The protocol and its failures are tested in test_engine.py.
+The protocol and its failures are tested in test_kaggle_engine.py.
 """
 
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import PACKAGE, PATIENCE, contents, little_results, start_little, wait_for
-from kernel_service import IMAGE, KernelService
-
-sys.path.append(str(IMAGE.parent))
-import kaggle_image
+from kernel_service import KernelService, kaggle_image
 
 pytestmark = pytest.mark.skipif(not kaggle_image.possible(), reason="no namespaces here")
 ENGINE = ("train", "--engine", "kaggle", "--accelerator")

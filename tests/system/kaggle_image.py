@@ -1,20 +1,17 @@
 """Runs a command as in a Kaggle notebook: Kaggle's folders, no network, nothing to install with.
 
-    python tests/system/kaggle_image.py --python ENV/bin/python --working OUT \
-        --competition FOLDER --dataset NAME=FOLDER -- COMMAND
-
-It is started in namespaces of its own (Linux; as root, or where users may have namespaces) in which
+`command` returns what to start. It runs in namespaces of its own (Linux; as root, or where users
+may have namespaces) in which
 
 - there is no network but loopback;
 - /kaggle/input has the competition's files and datasets, read-only, each in its place;
-- /kaggle/working, the current folder, is OUT; everything else is read-only but /tmp, which is empty
-  at first and then gone, like the home folder in it;
-- Python is ENV's, with its packages, and without ensurepip, which Kaggle's image lacks.
+- /kaggle/working, the current folder, becomes the output; everything else is read-only but /tmp,
+  which is empty at first and then gone, like the home folder in it;
+- Python has its packages, but not ensurepip, which Kaggle's image lacks.
 
 What the image has besides is not there: this tests paths, permissions and versions.
 """
 
-import argparse
 import fcntl
 import json
 import os
@@ -37,7 +34,7 @@ VARIABLES = {
 
 
 def possible() -> bool:
-    """Whether this machine lets us make the namespaces."""
+    """Check whether this machine lets us make the namespaces."""
     return subprocess.run([*_unshare(), "true"], capture_output=True, check=False).returncode == 0
 
 
@@ -50,7 +47,7 @@ def command(
     datasets: Mapping[str, Path] | None = None,
     variables: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """What to start to run a command as in a notebook.
+    """Return what to start to run a command as in a notebook.
 
     Args:
         words: the command; `python3` is `python`.
@@ -77,7 +74,7 @@ def command(
             **(variables or {}),
         },
     }
-    return [*_unshare(), sys.executable, __file__, "--inside", json.dumps(layout)]
+    return [*_unshare(), sys.executable, __file__, json.dumps(layout)]
 
 
 def _unshare() -> list[str]:
@@ -143,22 +140,5 @@ def _loopback() -> None:
         fcntl.ioctl(any_socket, 0x8914, up)  # SIOCSIFFLAGS
 
 
-def _main() -> int:
-    if sys.argv[1:2] == ["--inside"]:
-        _enter(json.loads(sys.argv[2]))
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--python", type=Path, required=True)
-    parser.add_argument("--working", type=Path, required=True)
-    parser.add_argument("--competition", type=Path)
-    parser.add_argument("--dataset", action="append", default=[], metavar="NAME=FOLDER")
-    parser.add_argument("words", nargs="+")
-    given = parser.parse_args()
-    datasets = {
-        name: Path(path) for name, _, path in (word.partition("=") for word in given.dataset)
-    }
-    words = command(given.words, given.python, given.working, given.competition, datasets=datasets)
-    return subprocess.run(words, check=False).returncode
-
-
 if __name__ == "__main__":
-    sys.exit(_main())
+    _enter(json.loads(sys.argv[1]))
