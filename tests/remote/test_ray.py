@@ -260,7 +260,7 @@ def test_what_has_no_place_says_what_it_waits_for(
 
 @pytest.fixture
 def ending(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
-    """How the connected process is to end, attempt after attempt.
+    """Have the connected process end with these errors, attempt after attempt.
 
     tests/system/ray_clusters.py has real clusters, whose loss takes minutes.
     """
