@@ -98,6 +98,11 @@ class Train:
     limit: int = _param(0, "for trials: train on at most this many rows; 0 = all")
 
     @property
+    def chosen(self) -> bool:
+        """Whether its epoch is chosen by the loss on held-out rows."""
+        return self.monitor == "val_loss" and bool(self.patience or self.restore_best_weights)
+
+    @property
     def used(self) -> "Train":
         """The same, with every parameter at its default that has no effect on the results."""
         without_effect = {"steps_per_execution"}

@@ -21,6 +21,7 @@ def ensemble(
     oof: Path,
     test: Path,
     metrics: Path,
+    chosen: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Average the test probabilities of all networks, and the out-of-fold ones row by row.
 
@@ -38,6 +39,7 @@ def ensemble(
             them; NaN where no fold holds out the row.
         test: to be written, float32 (m, 10): from the mean over members and folds.
         metrics: to be written, JSON: what this function returns.
+        chosen: the presets whose epoch was chosen by the loss on the held-out rows.
 
     Returns:
         Metadata: accuracies and calibration errors of the held-out rows, and the temperature.
@@ -59,6 +61,12 @@ def ensemble(
         for its in (mean, calibrated)
     )
     rows, accuracy = int(held_out.sum()), float(right[held_out].mean())
+    notes = json.loads(remarks.read_text(encoding="utf-8"))
+    if chosen:
+        notes.append(
+            f"the epoch of {', '.join(chosen)} was chosen by the loss on the rows of the "
+            'estimate, which is therefore optimistic; monitor = "loss" chooses without them'
+        )
     found = {
         "oof_accuracy": accuracy,
         "oof_standard_error": standard_error(accuracy, rows),
@@ -71,7 +79,7 @@ def ensemble(
         "temperature": temperature,
         "calibration_error_before": before,
         "calibration_error": after,
-        "remarks": json.loads(remarks.read_text(encoding="utf-8")),
+        "remarks": notes,
     }
     metrics.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return found

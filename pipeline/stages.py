@@ -111,6 +111,11 @@ STAGES = (
             *("preprocess.train_labels", "split.fold_ids", "split.remarks"),
         ),
         writes=("oof.npy", "test.npy", "metrics.json"),
+        params={
+            "chosen": lambda dataset, preset, fold: [
+                _short(member) for member in preset.members if member.train.chosen
+            ]
+        },
     ),
     Stage(
         name="write",

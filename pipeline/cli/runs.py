@@ -46,12 +46,12 @@ def runs(dataset: DatasetOption = "kaggle") -> None:
 
 def _run(data: Dataset, folder: Path) -> dict[str, Any] | None:
     """Return the estimate and training time of the preset in a folder; None without a fold."""
-    averaged = files.read_json(folder / "ensemble" / "manifest.json")
+    averaged = _manifest(folder / "ensemble" / "manifest.json")
     manifests = sorted(folder.glob("fold-*/manifest.json"))
     if averaged:
         oof = [path for its in averaged["names"]["reads"]["fold_oof"].values() for path in its]
         manifests = [stages.ROOT / Path(path).with_name("manifest.json") for path in oof]
-    folds = [fold for fold in map(files.read_json, manifests) if fold]
+    folds = [fold for fold in map(_manifest, manifests) if fold]
     if not averaged and not folds:
         return None
     measured = [fold["metadata"] for fold in folds]
@@ -66,12 +66,20 @@ def _run(data: Dataset, folder: Path) -> dict[str, Any] | None:
     if not averaged:
         state = f"{len(folds)} fold{'s' if len(folds) > 1 else ''} trained, not averaged yet"
         return run | {"rows": rows, "accuracy": right / rows, "state": state}
-    metrics = averaged["metadata"]
+    metrics, state = averaged["metadata"], _stale(data, folder)
+    if averaged["params"].get("chosen"):
+        state = f"optimistic: epoch chosen on these rows{'; ' if state else ''}{state}"
     now = {path: digest for fold in folds for path, digest in fold["outputs"].items()}
     if any(now.get(path) != averaged["inputs"][path] for path in oof):
         run["seconds"] = None  # of other networks than the accuracy
     accuracy = metrics["oof_accuracy"]
-    return run | {"rows": metrics["oof_rows"], "accuracy": accuracy, "state": _stale(data, folder)}
+    return run | {"rows": metrics["oof_rows"], "accuracy": accuracy, "state": state}
+
+
+def _manifest(path: Path) -> dict[str, Any] | None:
+    """Read a manifest; None without an intact one of this version."""
+    found = files.read_json(path)
+    return found if found and "names" in found else None
 
 
 def _stale(data: Dataset, folder: Path) -> str:

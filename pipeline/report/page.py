@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from pipeline import csvs
 from pipeline.environment import differences
@@ -61,24 +62,23 @@ def report(
         oof: out-of-fold probabilities, float32 (n, 10).
         test: test probabilities, float32 (m, 10).
         metrics: metrics.json of the ensemble.
-        augmented: training images and their augmentations, a file per fold, by preset: uint8
-            (k, 10, 28, 28, 1) (see `train.fold.train`).
-        histories: history.csv of each fold, by preset.
-        manifests: of each fold, by preset: how it was trained, where, for how long, and the layers
-            of its network.
+        augmented: training images and their augmentations (see `train.fold.train`), as the next two
+            {preset: [path of fold 0, …]}.
+        histories: history.csv of each fold.
+        manifests: of each fold: how it was trained, where, for how long; its network's layers.
         submission: the CSV.
         page: the HTML file to be written.
         template: page.html.
         title: the dataset and the preset.
         command: what to type to make the submission again.
         class_names: what the ten classes are called.
-        members: how each preset's networks were trained: the values of `config.Train`.
+        members: by preset, the values of `config.Train`.
         solution: the labels of the test set, if they are public.
         ledger: the submissions so far, if there are any.
 
     Returns:
-        Metadata: the number of out-of-fold errors, how many of them look like the predicted class
-            to their nearest training images too, and the expected calibration error.
+        Metadata: the number of out-of-fold errors, of those whose nearest training images have the
+            predicted label too, and the expected calibration error.
     """
     names = tuple(class_names)
     images, labels = np.load(train_images), np.load(train_labels)
@@ -119,7 +119,7 @@ def report(
         metrics=json.loads(metrics.read_text(encoding="utf-8")),
         names=names,
         run=_run(manifests),
-        data=_data(images, images_to_predict),
+        rows=(len(images), len(images_to_predict)),
         examples=[
             (name, pictures.strip(images[labels == label][:10])) for label, name in enumerate(names)
         ],
@@ -156,12 +156,9 @@ def _judged(
     truth: NDArray[np.integer[Any]], probabilities: NDArray[np.float32], names: Sequence[str]
 ) -> dict[str, Any]:
     """Collect what is shown about predictions whose true labels are known."""
-    predicted, count = probabilities.argmax(axis=1), len(names)
-    pairs_of_classes = truth.astype(np.int64) * count + predicted
-    matrix = np.bincount(pairs_of_classes, minlength=count**2).reshape(count, count)
-    hits, rows_of_class, claims = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
-    precision, recall = hits / np.maximum(claims, 1), hits / np.maximum(rows_of_class, 1)
-    f1 = 2 * hits / np.maximum(claims + rows_of_class, 1)
+    predicted, classes = probabilities.argmax(axis=1), range(len(names))
+    matrix = confusion_matrix(truth, predicted, labels=classes)
+    scores = precision_recall_fscore_support(truth, predicted, labels=classes, zero_division=0)
     wrong = predicted != truth
     pairs = Counter(zip(truth[wrong].tolist(), predicted[wrong].tolist(), strict=True))
     confidence, right, rows, calibration_error = reliability(probabilities.max(axis=1), ~wrong)
@@ -171,7 +168,7 @@ def _judged(
         "confusion": matrix.tolist(),
         "classes": [
             {"name": name, "precision": p, "recall": r, "f1": f, "rows": int(n)}
-            for name, p, r, f, n in zip(names, precision, recall, f1, rows_of_class, strict=True)
+            for name, p, r, f, n in zip(names, *scores, strict=True)
         ],
         "pairs": [(names[t], names[p], count) for (t, p), count in pairs.most_common(10)],
         "reliability": pictures.reliability(confidence, right, rows),
@@ -232,45 +229,25 @@ def _metadata(manifest: Path) -> dict[str, Any]:
     return found
 
 
-def _data(images: NDArray[np.uint8], test_images: NDArray[np.uint8]) -> dict[str, Any]:
-    """Count the images and their copies."""
-    train, test = (Counter(image.tobytes() for image in its) for its in (images, test_images))
-    return {
-        "train_rows": len(images),
-        "test_rows": len(test_images),
-        "train_duplicates": len(images) - len(train),
-        "test_duplicates": len(test_images) - len(test),
-        "shared": sum(count for image, count in test.items() if image in train),
-    }
-
-
 def _augmentation(
     params: SimpleNamespace,
     images: NDArray[np.uint8],
     labels: NDArray[np.uint8],
     names: Sequence[str],
-) -> list[tuple[str, str]] | None:
-    """Draw some images, each followed by what training made of it; None if it augmented none.
+) -> list[tuple[str, str]]:
+    """Draw images, uint8 (k, 10, 28, 28, 1), and what training made of each, if anything.
 
-    Args:
-        params: how the network was trained.
-        images: uint8 (k, 10, 28, 28, 1).
-        labels: of the rows that the network was trained on, in their order.
-        names: of the classes.
+    The labels are those of the rows that the network was trained on, in their order.
     """
     started = params.augment_after < params.epochs
     if not started or not (params.rotation or params.zoom or params.shift or params.shear):
-        return None
+        return []
     first = labels[: len(images)]
     return [(names[y], pictures.strip(its)) for y, its in zip(first, images, strict=True)]
 
 
 def _layers(manifest: Path) -> list[dict[str, Any]]:
-    """Read the layers of a trained network, from pixels to logits, and the sizes of their outputs.
-
-    Returns:
-        For each its kind, shape, number of parameters, and the logarithm of its output's size.
-    """
+    """Read the layers of a trained network, and add the logarithms of their outputs' sizes."""
     layers: list[dict[str, Any]] = _metadata(manifest)["layers"]
     return [{**it, "magnitude": math.log10(math.prod(it["shape"]))} for it in layers]
 
@@ -296,10 +273,9 @@ def _add_nearest(
     labels: NDArray[np.uint8],
     test_images: NDArray[np.uint8],
 ) -> dict[str, Any]:
-    """Add to the digits of each gallery their nearest training images, as places in one sheet.
+    """Add to each gallery's digits their nearest training images, as places in one sheet.
 
-    Returns:
-        The sheet, and for each image in it the row in train.csv, counted from 1, and the label.
+    Return the sheet, and for each image in it the row in train.csv, counted from 1, and the label.
     """
     found, nearest = [], Nearest(images)
     for name, gallery in galleries.items():

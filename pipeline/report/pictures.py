@@ -69,12 +69,11 @@ def distributions(sets: Mapping[str, NDArray[np.integer[Any]]], names: Sequence[
 def learning(folds: Sequence[NDArray[np.void]]) -> Picture:
     """Plot loss, error rate and learning rate of a network by epoch, for each of its folds.
 
-    Where a fold has one epoch, its lines are points. Epochs without an error are on a marked line.
-
-    Args:
-        folds: history.csv of each, as a structured array of float64.
+    A fold is its history.csv, as a structured array. Where it has one epoch, its lines are points.
+    Epochs without an error are on a marked line.
     """
-    errors = np.concatenate([1 - its[name] for its in folds for name in ("accuracy", _ACCURACY)])
+    rates = ("accuracy", "val_accuracy")
+    errors = np.concatenate([1 - its[name] for its in folds for name in rates])
     lowest = errors[errors > 0].min(initial=1) / 2  # a logarithmic scale has no place for 0
 
     def draw(figure: Figure) -> None:
@@ -84,47 +83,37 @@ def learning(folds: Sequence[NDArray[np.void]]) -> Picture:
             held_out, fitted = (_style(fold, len(epochs), training) for training in (False, True))
             loss.plot(epochs, columns["loss"], **fitted)
             loss.plot(epochs, columns["val_loss"], **held_out)
-            error.plot(epochs, np.maximum(1 - columns["accuracy"], lowest), **fitted)
-            error.plot(epochs, np.maximum(1 - columns[_ACCURACY], lowest), **held_out)
+            for name, style in zip(rates, (fitted, held_out), strict=True):
+                error.plot(epochs, np.maximum(1 - columns[name], lowest), **style)
             rate.plot(epochs, columns["learning_rate"], **held_out)
         if (errors == 0).any():
             error.axhline(lowest, ls=":", lw=1, color=INK[0])
-            error.annotate(
-                "no errors",
-                (0.99, lowest),
-                xycoords=("axes fraction", "data"),
-                va="bottom",
-                ha="right",
-            )
+            place = error.get_yaxis_transform()
+            error.text(0.99, lowest, "no errors", transform=place, va="bottom", ha="right")
         loss.set(ylabel="loss, nats", yscale="log")
         error.set(ylabel="error rate", yscale="log")
         rate.set(ylabel="rate", xlabel="epoch", ylim=(0, None))
         rate.xaxis.get_major_locator().set_params(integer=True)
-        longest = max(len(its["epoch"]) for its in folds)
+        longest = max(len(its) for its in folds)
         if longest == 1:
             rate.set_xticks([1])
         for axes in (loss, error, rate):
             axes.grid(alpha=0.25)
-        kinds = [
-            Line2D([], [], **{**_style(0, longest, training), "color": INK[0]}, label=label)
-            for label, training in (("held out", False), ("training", True))
-        ]
-        colours = [
-            Line2D([], [], **_style(fold, longest, False), label=f"fold {fold}")
-            for fold in range(len(folds))
-        ]
-        handles = [*kinds, *(colours if len(folds) > 1 else [])]
+        styles = {
+            "held out": _style(0, longest, False) | {"color": INK[0]},
+            "training": _style(0, longest, True) | {"color": INK[0]},
+        }
+        if len(folds) > 1:
+            styles |= {f"fold {i}": _style(i, longest, False) for i in range(len(folds))}
+        handles = [Line2D([], [], **style, label=label) for label, style in styles.items()]
         figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
 
     ends = [
-        f"fold {fold}: held-out accuracy {columns[_ACCURACY][-1]:.4f} after "
-        f"{len(columns['epoch'])} {'epoch' if len(columns['epoch']) == 1 else 'epochs'}"
+        f"fold {fold}: held-out accuracy {columns['val_accuracy'][-1]:.4f} after "
+        f"{len(columns)} epoch{'s' if len(columns) > 1 else ''}"
         for fold, columns in enumerate(folds)
     ]
     return _both(draw, 5.6, f"Loss, error rate and learning rate by epoch. {'; '.join(ends)}.")
-
-
-_ACCURACY = "val_accuracy"
 
 
 def _style(fold: int, epochs: int, training: bool) -> dict[str, Any]:
@@ -143,13 +132,7 @@ def _style(fold: int, epochs: int, training: bool) -> dict[str, Any]:
 def reliability(
     confidence: NDArray[np.float64], right: NDArray[np.float64], rows: NDArray[np.int64]
 ) -> Picture:
-    """Plot accuracy against confidence; on the diagonal, they are equal.
-
-    Args:
-        confidence: the mean probability of the predicted class in each bin.
-        right: the accuracy in each bin.
-        rows: the number of predictions in each bin.
-    """
+    """Plot the accuracy of each bin against its confidence; on the diagonal, they are equal."""
 
     def draw(figure: Figure) -> None:
         axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
@@ -166,22 +149,18 @@ def reliability(
 
 def strip(images: NDArray[np.uint8]) -> str:
     """Put images, uint8 (n, 28, 28, 1), side by side, a pixel apart: a PNG, ink on nothing."""
-    from PIL import Image
-
     tiles = np.pad(images[..., 0], ((0, 0), (0, 0), (0, 1)))
     ink = tiles.swapaxes(0, 1).reshape(28, -1)[:, :-1]
-    return _png(Image.fromarray(np.dstack([np.zeros_like(ink), ink])))
+    return _png(np.dstack([np.zeros_like(ink), ink]))
 
 
 def sheet(images: NDArray[np.uint8]) -> str:
     """Put images, uint8 (n, 28, 28, 1), into one PNG with 40 per row, as a data URI."""
-    from PIL import Image
-
     rows = -(-len(images) // 40) or 1
     tiles = np.zeros((rows * 40, 28, 28), np.uint8)
     tiles[: len(images)] = images[..., 0]
     pixels = tiles.reshape(rows, 40, 28, 28).swapaxes(1, 2).reshape(rows * 28, 40 * 28)
-    return _png(Image.fromarray(pixels))
+    return _png(pixels)
 
 
 def _both(draw: Callable[[Figure], None], height: float, alt: str) -> Picture:
@@ -200,17 +179,16 @@ def _both(draw: Callable[[Figure], None], height: float, alt: str) -> Picture:
     light = dark = content.getvalue().decode()
     for before, after in (INK, *COLOURS):
         dark = dark.replace(before, after)
-    return Picture(_svg(light), _svg(dark), alt)
+    light, dark = (_uri("image/svg+xml", text.encode()) for text in (light, dark))
+    return Picture(light, dark, alt)
 
 
-def _png(image: Any) -> str:
+def _png(pixels: NDArray[np.uint8]) -> str:
+    from PIL import Image
+
     content = io.BytesIO()
-    image.save(content, "png", optimize=True)
+    Image.fromarray(pixels).save(content, "png", optimize=True)
     return _uri("image/png", content.getvalue())
-
-
-def _svg(text: str) -> str:
-    return _uri("image/svg+xml", text.encode())
 
 
 def _uri(kind: str, content: bytes) -> str:

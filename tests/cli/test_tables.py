@@ -71,6 +71,19 @@ def test_runs_shows_no_time_of_folds_that_the_accuracy_is_not_of(
     assert "stale: ensemble is stale: its input data/tiny/sprint/fold-0/oof.npy has" in text
 
 
+def test_an_estimate_on_rows_that_chose_the_epoch_is_called_optimistic(
+    project: Path, tiny_folder: Path, digits: Digits
+) -> None:
+    preset = project / "mine.toml"
+    for settings, said in (("patience = 2", True), ('patience = 2\nmonitor = "loss"', False)):
+        preset.write_text(f'base = "sprint"\n[train]\n{settings}\n')
+        build(str(tiny_folder), "mine.toml")
+        words = ["result", "--dataset", str(tiny_folder), "--config", "mine.toml"]
+        text = " ".join(digits(*words).lines)
+        assert ("the epoch of mine was chosen by the loss" in text) is said
+        assert ("optimistic" in " ".join(runs(digits, tiny_folder))) is said
+
+
 def test_runs_marks_what_is_stale_and_names_seeds(
     project: Path, tiny_folder: Path, digits: Digits
 ) -> None:
