@@ -149,7 +149,12 @@ def run(
         UserError: an input is missing or damaged, or changed while it was read.
         ExternalError: the disk is full, or something else outside failed.
     """
-    with stat_cache(task.root) as cache, _locked(task):
+    with stat_cache(task.root) as cache, contextlib.ExitStack() as lock:
+        try:
+            lock.enter_context(_locked(task))
+        except OSError:  # read-only, or another user's: fine as long as there is nothing to do
+            if force or not _own_state(task, cache).fresh:
+                raise
         state = _own_state(task, cache)
         if state.fresh and not force:
             _tidy(task)

@@ -1,7 +1,6 @@
 """`digits`: the command line. Nothing heavy is imported before it is used."""
 
 import os
-import shlex
 import sys
 import traceback
 from collections.abc import Callable
@@ -203,16 +202,17 @@ for heading, commands in COMMANDS.items():
 app.add_typer(kaggle.app, name="kaggle", rich_help_panel="Kaggle")
 
 
-def _refuse_another_clone() -> None:
-    """Raise UserError if the current folder is in another clone than this code and its results."""
+def _follow_the_user() -> None:
+    """Run the code of the clone that the user is in: clones may share an environment."""
     here = Path.cwd()
     clone = next((p for p in (here, *here.parents) if (p / "pipeline/stages.py").exists()), None)
-    if clone and not clone.samefile(stages.ROOT):
-        words = shlex.join([sys.executable, "-m", "pipeline", *sys.argv[1:]])
-        raise UserError(
-            f"this command works on {stages.ROOT}, but you are in {clone}; "
-            f"type cd {shlex.quote(str(clone))} && {words}"
-        )
+    if clone is None or clone.samefile(stages.ROOT):
+        return
+    path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if path[0] == str(clone):  # this has been tried
+        raise UserError(f"this command works on {stages.ROOT}, but you are in {clone}; leave it")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(clone), *filter(None, path)])
+    os.execv(sys.executable, [sys.executable, "-m", "pipeline", *sys.argv[1:]])  # noqa: S606
 
 
 def main() -> None:
@@ -220,7 +220,7 @@ def main() -> None:
     # A terminal that lacks ± or █ shows a question mark.
     sys.stdout.reconfigure(line_buffering=True, errors="replace")  # type: ignore[union-attr]
     try:
-        _refuse_another_clone()
+        _follow_the_user()
         code = app(standalone_mode=False)
         if code == 130:  # Typer's answer to Ctrl-C, without a message
             raise KeyboardInterrupt
