@@ -428,6 +428,7 @@ def digits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     """Run the command line in this process."""
     # The stdout of pytest is not a file.
     monkeypatch.setattr(sys.stdout, "reconfigure", lambda **_: None, raising=False)
+    monkeypatch.delattr(os, "execv")  # a command for another clone would replace this process
 
     def run(*arguments: str) -> Ended:
         capsys.readouterr()

@@ -152,19 +152,6 @@ def test_only_debug_shows_a_traceback(project: Path) -> None:
     assert debug.stderr.endswith(plain.stderr)
 
 
-def test_a_command_of_one_clone_is_refused_in_another(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits: Digits
-) -> None:
-    other = tmp_path / "other clone"
-    (other / "pipeline").mkdir(parents=True)
-    (other / "pipeline" / "stages.py").touch()
-    monkeypatch.chdir(other)
-    ended = digits("status", "--dataset", "sample")
-    assert ended.code == 2
-    assert one_line(ended.error)
-    assert f"cd '{other}'" in ended.error
-
-
 # --- stages --------------------------------------------------------------------------------------
 
 

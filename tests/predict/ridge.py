@@ -22,7 +22,7 @@ def project(folder: Path) -> Iterator[stages.Graph]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages, "ROOT", folder)
         patch.setattr(stages, "LEDGER", folder / "submissions" / "ledger.csv")
-        patch.setattr("pipeline.cli._refuse_another_clone", lambda: None)
+        patch.setattr("pipeline.cli._follow_the_user", lambda: None)
         # The fingerprints of the code are those of the real package.
         (folder / "pipeline").symlink_to(PACKAGE)
         patch.chdir(folder)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import build, environment, fake_environment, run_digits
+from conftest import build, copy_package, environment, fake_environment, run_digits
 
 from pipeline import artifacts, stages
 from pipeline import installation as setup
@@ -215,3 +215,29 @@ def test_a_file_system_without_any_locks_is_named(
     graph = stages.load(str(tiny_folder), "sprint")
     with pytest.raises(ExternalError, match=r"data/tiny/raw/.*cannot lock files.*another disk"):
         artifacts.run(graph.task("download"), graph.tasks)
+
+
+def test_the_digits_of_one_clone_work_on_the_clone_that_the_user_is_in(
+    project: Path, tmp_path: Path
+) -> None:
+    """Their environment may be shared; and the user may be in a folder of the clone."""
+    other = copy_package(tmp_path / "other clone")
+    with (other / "pipeline" / "cli" / "__init__.py").open("a") as code:
+        code.write("print('the other clone')\n")
+
+    def digits(*words: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "pipeline", *words],
+            cwd=folder,
+            env=environment() | {"PYTHONPATH": str(project), "PYTHONSAFEPATH": "1"},
+            capture_output=True,
+            text=True,
+        )
+
+    done = digits("download", "--dataset", "sample", folder=other / "data")
+    assert done.returncode == 0, done.stderr
+    assert "the other clone" in done.stdout
+    assert (other / "data/sample/raw/train.csv").exists()
+    assert not (project / "data/sample").exists()
+    assert "the other clone" in digits("status", "--help", folder=other).stdout
+    assert "the other clone" not in digits("--help", folder=project / "data").stdout

@@ -241,7 +241,7 @@ def test_a_read_only_disk_is_reported_and_can_still_be_read(
     mount(project / "data", "ro")
     process = digits(project, "preprocess", "--force")
     failed_outside(process, "data/tiny/arrays", "Read-only file system; make")
-    for command in (["status"], ["show", "1", "--test"]):
+    for command in (["status"], ["show", "1", "--test"], ["preprocess"], ["train"]):
         succeeded(digits(project, *command))
     mount(project / "data", "rw")
     assert digits(project, "preprocess", "--force").returncode == 0
