@@ -42,16 +42,17 @@ class State:
 
     @property
     def fresh(self) -> bool:
-        """Whether the task's files are what a run from nothing would give."""
+        """Check that the task's files are what a run from nothing would give."""
         return self.word == "fresh"
 
 
 def states(tasks: Iterable[Task], cache: Cache | None = None) -> dict[str, State]:
     """Find the state of each task, by name; one that reads what is due, and may stay, waits.
 
-    Args:
-        tasks: in the order in which data flows, as `stages.load` gives them.
-        cache: from `stat_cache`; without it, every file is read.
+        states(stages.load("sample", "demo").tasks)["split"].word  # "fresh"
+
+    The tasks come in the order in which data flows. Without a cache, from `stat_cache`, every file
+    is read.
     """
     found: dict[str, State] = {}
     due: dict[Path, str] = {}  # the files of tasks that are not fresh, and the tasks' names
@@ -66,7 +67,7 @@ def states(tasks: Iterable[Task], cache: Cache | None = None) -> dict[str, State
 
 
 def first_due(tasks: list[Task]) -> str | None:
-    """Say of the first of these tasks that is not fresh what it is and why; None without one."""
+    """Say what is due first: "split is missing: it has not run yet"; None if nothing is."""
     with stat_cache(tasks[0].root) as cache:
         found = states(tasks, cache)
     due = (f"{name} is {it.word}: {it.reason}" for name, it in found.items() if not it.fresh)
@@ -132,7 +133,9 @@ def run(
     work: Work | None = None,
     elsewhere: bool = False,
 ) -> bool:
-    """Run a task if it is due, in its staging folder; then put its files and manifest in place.
+    """Run a task if it is due, in its staging folder; return whether it ran.
+
+        run(graph.task("split"), graph.tasks)  # True the first time, then False
 
     Args:
         task: the task.
@@ -141,9 +144,6 @@ def run(
         work: called in place of the stage's function. Whatever it leaves in the staging folder
             when it is stopped is there when it is called again for the same inputs and code.
         elsewhere: `work` has another machine run the code, whose fingerprints it returns as "code".
-
-    Returns:
-        Whether it ran.
 
     Raises:
         UserError: an input is missing or damaged, or changed while it was read.
@@ -227,7 +227,7 @@ def _origin(task: Task, cache: Cache | None) -> dict[str, Any]:
 
 
 def resumable(task: Task, cache: Cache | None = None) -> bool:
-    """Check whether the next run of a task continues from what an interrupted one left."""
+    """Check that the next run of a task continues from what an interrupted one left."""
     try:
         return read_json(task.staging / ORIGIN) == _origin(task, cache)
     except OSError:  # an input is missing

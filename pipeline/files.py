@@ -73,7 +73,10 @@ def flush(path: Path) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON object with its own digest, which reveals damage; atomically."""
+    """Write a JSON object with its own digest, which reveals damage; atomically.
+
+    For example, `write_json(folder / "metrics.json", {"accuracy": 0.99})`.
+    """
     with atomic(path) as temporary:
         text = json.dumps({**value, "sha256": _digest(value)}, indent=2)
         temporary.write_text(text + "\n", encoding="utf-8")
@@ -95,7 +98,7 @@ def _digest(value: Mapping[str, Any]) -> str:
 
 
 def fingerprint(path: Path, cache: Cache | None = None) -> str:
-    """Compute the SHA-256 of a file's content, in hexadecimal.
+    """Compute the SHA-256 of a file's content, in hexadecimal: "9f86d081…".
 
     Args:
         path: the file.

@@ -1,4 +1,4 @@
-"""How far a fold has come that is being trained: its history, and the time that is left.
+"""Read how far a fold has come that is being trained: its history, and the time that is left.
 
 Standard library only: `digits status` imports this module.
 """

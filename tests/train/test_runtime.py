@@ -25,36 +25,28 @@ from pipeline.train import fold, runtime
 # --- precision, seeds, environment ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("capability", "policy"),
-    [
+def test_the_precision_that_is_chosen() -> None:
+    def chosen(*given: Any) -> tuple[str, str]:
+        return choose_precision("auto", *given)
+
+    bfloat16 = frozenset({"avx2", "avx512_bf16"})
+    for capability, policy in (
         ((6, 1), "float32"),
         ((7, 5), "mixed_float16"),
         ((8, 0), "mixed_bfloat16"),
         ((10, 0), "mixed_bfloat16"),
-        (None, "float32"),
-    ],
-)
-def test_the_precision_of_a_gpu(capability: tuple[int, int] | None, policy: str) -> None:
-    for flags in (frozenset[str](), frozenset({"avx512_bf16"})):  # the CPU's do not matter
-        chosen, reason = choose_precision("auto", True, capability, flags)
-        assert chosen == policy
-        assert ("unknown" if capability is None else "{}.{}".format(*capability)) in reason
-
-
-@pytest.mark.parametrize(
-    ("flags", "policy", "reason"),
-    [
-        ({"avx2", "avx512_bf16"}, "mixed_bfloat16", "the CPU has avx512_bf16"),
-        ({"amx_bf16"}, "mixed_bfloat16", "the CPU has amx_bf16"),
-        ({"avx2", "avx512f"}, "float32", "the CPU has no bfloat16 arithmetic"),
-    ],
-)
-def test_the_precision_of_a_cpu(flags: set[str], policy: str, reason: str) -> None:
-    assert choose_precision("auto", False, None, frozenset(flags)) == (policy, reason)
-    wanted, why = choose_precision("mixed_float16", False, None, frozenset(flags))
-    assert wanted == "mixed_float16"
-    assert "train.precision" in why
+    ):
+        for flags in (frozenset[str](), bfloat16):  # the CPU's do not matter
+            reason = "the GPU's compute capability is {}.{}".format(*capability)
+            assert chosen(True, capability, flags) == (policy, reason)
+    assert chosen(True, None, bfloat16)[0] == "float32"
+    for flag in ("avx512_bf16", "amx_bf16"):
+        found = chosen(False, None, frozenset({flag, "avx2"}))
+        assert found == ("mixed_bfloat16", f"the CPU has {flag}")
+    none = ("float32", "the CPU has no bfloat16 arithmetic")
+    assert chosen(False, None, frozenset({"avx512f"})) == none
+    wanted = choose_precision("mixed_float16", False, None, bfloat16)
+    assert wanted == ("mixed_float16", "train.precision asks for it")
 
 
 def draws(seed: int) -> list[Any]:
@@ -245,30 +237,17 @@ def test_cores_are_shared_out() -> None:
         assert [runtime.share(cores, job, jobs) for job in range(jobs)] == shares
 
 
-@pytest.mark.parametrize(
-    ("files", "seen", "per_fold", "jobs"),
-    [
-        (["nvidia0", "nvidiactl", "nvidia-uvm"], ["a"], 1, 1),
-        (["nvidia0", "nvidia1", "nvidia2", "nvidia3"], ["a", "b", "c", "d"], 2, 2),
-        (["nvidia0", "nvidia1"], ["a", "b"], 4, 1),
-        (["nvidia0", "nvidia1"], [], 1, 1),  # TensorFlow lacks the libraries for them
-    ],
-)
-def test_each_gpu_trains_a_fold(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    files: list[str],
-    seen: list[str],
-    per_fold: int,
-    jobs: int,
-) -> None:
-    for name in files:
-        (tmp_path / name).touch()
+def test_each_gpu_trains_a_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "DRIVER", tmp_path)
-    monkeypatch.setattr(
-        "pipeline.backend.tf.config.list_physical_devices", {"GPU": seen}.__getitem__
-    )
-    assert runtime.one_for_each_gpu(per_fold) == jobs
+    listed = "pipeline.backend.tf.config.list_physical_devices"
+    (tmp_path / "nvidia0").touch()
+    (tmp_path / "nvidiactl").touch()
+    assert runtime.one_for_each_gpu(1) == 1
+    (tmp_path / "nvidia1").touch()
+    # The last: TensorFlow lacks the libraries for them.
+    for seen, per_fold, jobs in (("abcd", 2, 2), ("ab", 4, 1), ("", 1, 1)):
+        monkeypatch.setattr(listed, {"GPU": seen}.__getitem__)
+        assert runtime.one_for_each_gpu(per_fold) == jobs
 
 
 def test_a_job_stays_on_its_cores_and_keeps_the_number_of_threads(
