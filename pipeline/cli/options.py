@@ -1,10 +1,10 @@
 """The options that several commands share."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from pipeline import config, datasets
+from pipeline import config, datasets, stages
 from pipeline.errors import UserError
 from pipeline.train.engines import Engine
 
@@ -13,9 +13,11 @@ def _named(context: typer.Context, parameter: typer.CallbackParam, value: str) -
     """Refuse a dataset or preset that does not exist, and say if the environment names it."""
     source = context.get_parameter_source(parameter.name or "")
     if source and source.name == "ENVIRONMENT":
-        find: Any = datasets.dataset if parameter.name == "dataset" else config.load
         try:
-            find(value)
+            if parameter.name == "dataset":
+                datasets.dataset(value, stages.ROOT)
+            else:
+                config.load(value)
         except UserError as error:
             raise UserError(f"{parameter.envvar}={value} in the environment: {error}") from error
     return value
