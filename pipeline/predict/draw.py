@@ -54,7 +54,7 @@ class Answers:
         self._images = np.load(preprocess["train_images"], mmap_mode="r")
         self._labels = np.load(preprocess["train_labels"])
         self._nearest = Nearest(self._images)
-        self._networks = Networks(graph)
+        self._networks = Networks(graph, often=True)
         self._lock = threading.Lock()
         metrics = artifacts.metadata(graph.task("ensemble").manifest)
         self.about = {

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.datasets import SOURCES
 from pipeline.endings import explained
 from pipeline.errors import UserError
 from pipeline.files import atomic
@@ -71,12 +72,15 @@ def predict(
     rows: list[list[str]] = []
     remarks: Counter[str] = Counter()
     count = 0
+    names = SOURCES[graph.dataset.source].class_names
     while batch := list(islice(pictures, BATCH)):
-        if reader is None and any(its.digits for its in batch):
+        digits = [digit for its in batch for digit in its.digits]
+        if digits and reader is None:
             reader = _Reader(graph)
+        answers = iter(reader.read(digits) if reader and digits else ())
         for its in batch:
             count += 1
-            told = _tell(its, reader, drawn)
+            told = _tell(its, list(islice(answers, len(its.digits))), names, drawn)
             rows += told
             if its.unreadable or not its.digits:
                 remarks["unreadable" if its.unreadable else "without a digit"] += 1
@@ -84,7 +88,6 @@ def predict(
                 every = "; ".join(row[REMARK] for row in told if row[REMARK]).split("; ")
                 remarks.update({remark.partition(":")[0] for remark in every if remark})
     if table:
-        names = reader.networks.class_names if reader else [str(number) for number in range(10)]
         with (
             atomic(table) as temporary,
             temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
@@ -97,7 +100,7 @@ def predict(
 
 
 def _files(words: Sequence[str]) -> Iterator[tuple[str, Path | None]]:
-    """Each file that the words name, as the user would call it; None is standard input."""
+    """Yield each file that the words name, as the user would call it; None is standard input."""
     for word in words:
         path = Path(word)
         if word == "-":
@@ -112,7 +115,7 @@ def _files(words: Sequence[str]) -> Iterator[tuple[str, Path | None]]:
 
 
 def _is_picture(path: Path) -> bool:
-    """Whether a file of a folder is a picture by its suffix, and neither it nor a folder hidden."""
+    """Check that a file of a folder is a picture by its suffix, and that nothing is hidden."""
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
     return not hidden and path.suffix.lower() in picture.SUFFIXES + picture.OTHER_SUFFIXES
 
@@ -147,18 +150,17 @@ class _Reader:
         self._labels = np.load(preprocess["train_labels"])
         self._nearest = Nearest(np.load(preprocess["train_images"], mmap_mode="r"))
 
-    def read(self, digits: list[Digit]) -> tuple[NDArray[np.float32], list[str]]:
-        """The probabilities of each digit, (n, 10), and a remark on each, empty if none is due."""
+    def read(self, digits: list[Digit]) -> list[tuple[NDArray[np.float32], str]]:
+        """Return the probabilities of each digit, (10,), and a remark, empty if none is due."""
         pixels = np.stack([digit.pixels for digit in digits])
         mean, each = self.networks.predict(pixels)
         rows, distances = self._nearest.search(pixels[..., np.newaxis], NEIGHBOURS)
         agreeing = (self._labels[rows] == mean.argmax(axis=1)[:, np.newaxis]).mean(axis=1)
         far = (distances[:, 0] > ISOLATED * self._nearest.far) | (agreeing < AGREEING)
-        remarks = [
-            self._remark(digit, *its)
-            for digit, *its in zip(digits, mean, each, far.tolist(), strict=True)
+        return [
+            (its, self._remark(digit, its, own, is_far))
+            for digit, its, own, is_far in zip(digits, mean, each, far.tolist(), strict=True)
         ]
-        return mean, remarks
 
     def _remark(
         self, digit: Digit, mean: NDArray[np.float32], each: NDArray[np.float32], far: bool
@@ -176,30 +178,35 @@ class _Reader:
         return "; ".join(remarks)
 
 
-def _tell(its: Read, reader: _Reader | None, drawn: bool) -> list[list[str]]:
+def _tell(
+    its: Read,
+    answers: list[tuple[NDArray[np.float32], str]],
+    names: Sequence[str],
+    drawn: bool,
+) -> list[list[str]]:
     """Print the line of a picture; return its rows for the CSV."""
     name = "".join(letter if letter.isprintable() else "?" for letter in its.name)
     if its.unreadable:
         print(f"digits: {' '.join(its.remark.split())}", file=sys.stderr)
     elif not its.digits:
         print(f"{name}  {its.remark}")
-    if not its.digits or not reader:
+    if not answers:
         return [[its.name, "", "", "", its.remark, *[""] * 10]]
-    mean, remarks = reader.read(its.digits)
     if drawn:
         for digit in its.digits:
             print("\n".join(picture.drawn(digit.pixels)))
-    names = reader.networks.class_names
-    labels = [names[label] for label in mean.argmax(axis=1)]
+    labels = [names[int(mean.argmax())] for mean, _ in answers]
     gap = "" if all(len(label) == 1 for label in labels) else " "
     lines: dict[int, list[str]] = {}
     for digit, label in zip(its.digits, labels, strict=True):
         lines.setdefault(digit.line, []).append(label)
     written = " / ".join(gap.join(line) for line in lines.values())
-    every = "; ".join(dict.fromkeys(remark for remark in remarks if remark))
-    print(f"{name}  {written}  {mean.max(axis=1).prod():.4f}  {every}".rstrip())
+    every = "; ".join(dict.fromkeys(remark for _, remark in answers if remark))
+    print(
+        f"{name}  {written}  {np.prod([mean.max() for mean, _ in answers]):.4f}  {every}".rstrip()
+    )
     return [
-        [its.name, str(digit.line + 1), label, f"{row.max():.6f}", remark]
-        + [f"{value:.6f}" for value in row]
-        for digit, label, row, remark in zip(its.digits, labels, mean, remarks, strict=True)
+        [its.name, str(digit.line + 1), label, f"{mean.max():.6f}", remark]
+        + [f"{value:.6f}" for value in mean]
+        for digit, label, (mean, remark) in zip(its.digits, labels, answers, strict=True)
     ]

@@ -119,6 +119,8 @@ def digits(contrast: Floats, threshold: float, one: bool = False) -> list[Found]
         if between.any():
             joined = np.where(between, np.maximum(contrast, 2 * threshold), contrast)
             return digits(joined, threshold, one)
+    if max(part.size for part in parts) < SPECK_SHARE * max(mask.shape):
+        raise UserError(NOTHING)  # dust
     # The usual height: half of the ink's height is in components no higher.
     heights = [part.height for part in parts]
     scale = float(np.median(np.repeat(heights, heights)))
@@ -210,9 +212,9 @@ def _page(picture: Floats) -> Floats:
         sheet = labelled == np.bincount(labelled[mask]).argmax()
         # Without its edge, which is neither paper nor ink.
         inner = ndimage.binary_erosion(sheet, np.ones((3, 3)), border_value=1)
-        [box] = ndimage.find_objects(inner.astype(int)) or [None]
-        if box is None:
+        if not inner.any():
             continue
+        [box] = ndimage.find_objects(inner.astype(int))
         filled = ndimage.binary_fill_holes(sheet[box])
         inked = 1 - sheet[box].sum() / filled.sum()
         # It has corners, which a thick digit in light ink has not.
@@ -351,7 +353,9 @@ def _parts(mask: Mask) -> tuple[NDArray[np.int32], list[_Box], list[_Box]]:
         _Box(rows.start, rows.stop, columns.start, columns.stop, (number,))
         for number, (rows, columns) in enumerate(ndimage.find_objects(labelled), start=1)
     ]
-    parts = [box for box in boxes if box.size >= max(SPECK, SPECK_SHARE * max(mask.shape))]
+    boxes = [box for box in boxes if box.size >= SPECK]
+    # Without anything larger, specks may be the dots of a digit.
+    parts = [box for box in boxes if box.size >= SPECK_SHARE * max(mask.shape)] or boxes
     inner = [
         box for box in parts if min(box.top, box.left, height - box.bottom, width - box.right) > 0
     ]

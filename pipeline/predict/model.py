@@ -20,8 +20,13 @@ class Networks:
         temperature: of the ensemble (see estimate.py).
     """
 
-    def __init__(self, graph: Graph) -> None:
-        """Load the networks of the ensemble; raises what `Graph.ensemble` does."""
+    def __init__(self, graph: Graph, often: bool = False) -> None:
+        """Load the networks of the ensemble; raise what `Graph.ensemble` does.
+
+        Args:
+            graph: whose networks to load.
+            often: trace them, which takes a second for each, and makes later predictions faster.
+        """
         weights = graph.ensemble(quiet=True)["weights"]
         from pipeline.backend import tf
         from pipeline.train.saving import load
@@ -41,8 +46,7 @@ class Networks:
             return tf.stack([tf.cast(network(values), tf.float32) for network in networks], axis=1)
 
         signature = [tf.TensorSpec((None, 28, 28, 1), tf.uint8)]
-        self._logits = tf.function(logits, input_signature=signature)
-        self.predict(np.zeros((1, 28, 28), np.uint8))  # traces the graph
+        self._logits = tf.function(logits, input_signature=signature) if often else logits
 
     def predict(self, digits: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Predict digits as the stage ensemble does.
