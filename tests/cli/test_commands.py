@@ -1,6 +1,8 @@
 """The command line: exit codes, one line on stderr for each error, no heavy import before use."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -141,6 +143,25 @@ def test_an_error_of_a_stage_ends_the_command_and_leaves_nothing(
     assert not list((project / "data").rglob("*.csv"))
 
 
+def test_the_environment_names_dataset_and_preset(
+    project: Path, digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATASET", "sample")
+    monkeypatch.setenv("CONFIG", "demo")
+    assert digits("status").lines[0] == "dataset sample, preset demo"
+    assert digits("status", "--dataset", "mnist").lines[0] == "dataset mnist, preset demo"
+    monkeypatch.setenv("CONFIG", "spirnt")
+    assert "CONFIG=spirnt in the environment: there is no preset" in digits("train").error
+    assert "there is no preset 'tset'" in digits("train", "--config", "tset").error
+    for words in (["config"], ["compare", "demo", "fast"]):
+        assert "spirnt" not in digits(*words).error
+    monkeypatch.setenv("DATASET", "keggle")
+    ended = digits("runs")
+    assert ended.code == 2
+    assert "DATASET=keggle in the environment: there is no dataset 'keggle'" in ended.error
+    assert "keggle" not in digits("sweep", "absent.toml").error
+
+
 def test_only_debug_shows_a_traceback(project: Path) -> None:
     plain = run_digits(project, "status", "--dataset", "absent")
     assert (plain.returncode, plain.stdout) == (2, "")
@@ -150,6 +171,22 @@ def test_only_debug_shows_a_traceback(project: Path) -> None:
     assert debug.returncode == 2
     assert debug.stderr.startswith("Traceback")
     assert debug.stderr.endswith(plain.stderr)
+
+
+def test_a_command_works_on_the_clone_that_the_user_is_in(project: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other clone"
+    shutil.copytree(project, other)
+    (other / "pipeline/presets/other.toml").touch()
+    process = subprocess.run(
+        [sys.executable, "-m", "pipeline", "status", "--config", "other"],
+        cwd=other / "data",
+        env={**os.environ, "PYTHONPATH": str(project), "PYTHONSAFEPATH": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout.startswith("dataset kaggle, preset other")
 
 
 # --- stages --------------------------------------------------------------------------------------
