@@ -50,6 +50,6 @@ def _print_presets() -> None:
         rows.append((preset.name, f"{about.accuracy:.5f}", seconds, about.use))
     print_table(("preset", "accuracy", "training", "use it for"), rows)
     print(
-        "accuracy: held-out rows of different data (README.md); training: two cores with bfloat16; "
-        "`digits config --config fast` shows one preset"
+        "accuracy: measured on different held-out rows (README.md), so its last digits do not rank "
+        "presets; training: two cores with bfloat16; `digits config --config fast` shows one preset"
     )

@@ -52,29 +52,13 @@ def report(
     solution: Path | None = None,
     ledger: Path | None = None,
 ) -> dict[str, Any]:
-    """Write the report.
+    """Write the report to `page`, from the template.
 
-    Args:
-        train_images: uint8 (n, 28, 28, 1).
-        train_labels: uint8 (n,).
-        test_images: uint8 (m, 28, 28, 1).
-        fold_ids: int8 (n,).
-        oof: out-of-fold probabilities, float32 (n, 10).
-        test: test probabilities, float32 (m, 10).
-        metrics: metrics.json of the ensemble.
-        augmented: training images and their augmentations (see `train.fold.train`), as the next two
-            {preset: [path of fold 0, …]}.
-        histories: history.csv of each fold.
-        manifests: of each fold: how it was trained, where, for how long; its network's layers.
-        submission: the CSV.
-        page: the HTML file to be written.
-        template: page.html.
-        title: the dataset and the preset.
-        command: what to type to make the submission again.
-        class_names: what the ten classes are called.
-        members: by preset, the values of `config.Train`.
-        solution: the labels of the test set, if they are public.
-        ledger: the submissions so far, if there are any.
+    The arrays are those of preprocess, split and ensemble. By preset, a file for each fold:
+    `augmented`, training images and their augmentations; `histories`, history.csv; `manifests`, how
+    it was trained. `title` names dataset and preset; `command` makes the submission again;
+    `members` are the values of `config.Train`, by preset; `solution` has the labels of the test
+    set, if they are public; `ledger` the submissions so far.
 
     Returns:
         Metadata: the number of out-of-fold errors, of those whose nearest training images have the
@@ -183,10 +167,7 @@ def _gallery(
     truth: NDArray[np.integer[Any]] | None = None,
     fold_ids: NDArray[np.int8] | None = None,
 ) -> dict[str, Any]:
-    """Draw a sheet of images; describe each: its row in the CSV, counted from 1, and so on.
-
-    If there are more rows than a page can show, take the most confident ones.
-    """
+    """Draw a sheet of images and describe each; of too many for a page, the most confident ones."""
     order = np.argsort(-probabilities[rows].max(axis=1), kind="stable")
     found, rows = len(rows), rows[order[:SHOWN]]
     return {
@@ -253,9 +234,9 @@ def _layers(manifest: Path) -> list[dict[str, Any]]:
 
 
 def _losses(params: SimpleNamespace, folds: Sequence[NDArray[np.void]]) -> dict[str, float]:
-    """Average the folds' last training loss and held-out loss, and find the floor of the first.
+    """Average the folds' last training loss and held-out loss.
 
-    The floor is the entropy of a smoothed label, in nats, which no network can go below.
+    No training loss goes below the floor, the entropy of a smoothed label, in nats.
     """
     other = params.label_smoothing / 10
     label = np.array([1 - 9 * other, *[other] * 9])

@@ -1,11 +1,12 @@
 """The command line: exit codes, one line on stderr for each error, no heavy import before use."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import (
@@ -13,7 +14,6 @@ from conftest import (
     build,
     contents,
     fake_training,
-    replace_cell,
     run_digits,
     write_digits,
 )
@@ -141,6 +141,25 @@ def test_an_error_of_a_stage_ends_the_command_and_leaves_nothing(
     assert not list((project / "data").rglob("*.csv"))
 
 
+def test_the_environment_names_dataset_and_preset(
+    project: Path, digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATASET", "sample")
+    monkeypatch.setenv("CONFIG", "demo")
+    assert digits("status").lines[0] == "dataset sample, preset demo"
+    assert digits("status", "--dataset", "mnist").lines[0] == "dataset mnist, preset demo"
+    monkeypatch.setenv("CONFIG", "spirnt")
+    assert "CONFIG=spirnt in the environment: there is no preset" in digits("train").error
+    assert "there is no preset 'tset'" in digits("train", "--config", "tset").error
+    for words in (["config"], ["compare", "demo", "fast"]):
+        assert "spirnt" not in digits(*words).error
+    monkeypatch.setenv("DATASET", "keggle")
+    ended = digits("runs")
+    assert ended.code == 2
+    assert "DATASET=keggle in the environment: there is no dataset 'keggle'" in ended.error
+    assert "keggle" not in digits("sweep", "absent.toml").error
+
+
 def test_only_debug_shows_a_traceback(project: Path) -> None:
     plain = run_digits(project, "status", "--dataset", "absent")
     assert (plain.returncode, plain.stdout) == (2, "")
@@ -150,6 +169,22 @@ def test_only_debug_shows_a_traceback(project: Path) -> None:
     assert debug.returncode == 2
     assert debug.stderr.startswith("Traceback")
     assert debug.stderr.endswith(plain.stderr)
+
+
+def test_a_command_works_on_the_clone_that_the_user_is_in(project: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other clone"
+    shutil.copytree(project, other)
+    (other / "pipeline/presets/other.toml").touch()
+    process = subprocess.run(
+        [sys.executable, "-m", "pipeline", "status", "--config", "other"],
+        cwd=other / "data",
+        env={**os.environ, "PYTHONPATH": str(project), "PYTHONSAFEPATH": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout.startswith("dataset kaggle, preset other")
 
 
 # --- stages --------------------------------------------------------------------------------------
@@ -200,19 +235,6 @@ def test_the_stages_one_by_one(project: Path, tiny_folder: Path) -> None:
     assert run_digits(project, "status", *choice).stdout == status.stdout
 
 
-def test_force_runs_a_fresh_stage(project: Path, tiny_folder: Path, digits: Digits) -> None:
-    graph = build(str(tiny_folder))
-    before = contents(project / "data")
-    choice = ["--dataset", str(tiny_folder), "--config", "sprint"]
-    assert digits("split", *choice).lines == ["split: fresh"]
-    forced = digits("split", *choice, "--force")
-    assert forced.code == 0
-    assert forced.lines[0].startswith("split: forced; writing to data/tiny/folds/")
-    manifest = str(graph.task("split").manifest.relative_to(project / "data"))
-    after = contents(project / "data")
-    assert {name for name in before if before[name] != after[name]} <= {manifest}
-
-
 def stale_pair(project: Path) -> Graph:
     """A graph with two folds that were trained with other code."""
     (project / "pair.toml").write_text("[split]\nfolds = 2\n")
@@ -237,32 +259,27 @@ def causes(graph: Graph) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("other", "elsewhere", "expected", "line"),
+    ("threads", "more", "elsewhere", "expected", "line"),
     [
-        ({}, {}, ["", ""], "recorded anew, without training: train fold 0, train fold 1"),
-        ({}, {"threads": 8}, ["", "code"], "recorded anew, without training: train fold 0"),
-        ({"bytes": b"!"}, {}, ["code"] * 2, "not the same (the code gives other results)"),
-        (
-            {"bytes": b"!", "threads": 1},
-            {},
-            ["code"] * 2,
-            "not the same (threads: 2 in then, 1 in now)",
-        ),
+        (2, b"", 2, ["", ""], "recorded anew, without training: train fold 0, train fold 1"),
+        (2, b"", 8, ["", "code"], "recorded anew, without training: train fold 0"),
+        (2, b"!", 2, ["code", "code"], "not the same (the code gives other results)"),
+        (1, b"!", 2, ["code", "code"], "not the same (threads: 2 in then, 1 in now)"),
     ],
 )
 def test_same_trains_one_fold_to_see_whether_all_would_be_the_same(
     project: Path,
     digits: Digits,
     monkeypatch: pytest.MonkeyPatch,
-    other: Mapping[str, Any],
-    elsewhere: Mapping[str, Any],
+    threads: int,
+    more: bytes,
+    elsewhere: int,
     expected: list[str],
     line: str,
 ) -> None:
     graph = stale_pair(project)
     first, second = graph.all("train")
-    for name, value in elsewhere.items():
-        artifacts.add_metadata(second, name, value)
+    artifacts.add_metadata(second, "threads", elsewhere)
     before = [contents(task.folder) for task in (first, second)]
     known = artifacts.metadata(first.manifest)
     trained = []
@@ -270,22 +287,18 @@ def test_same_trains_one_fold_to_see_whether_all_would_be_the_same(
     def work(task: Task, later: list[Task], jobs: int, writes: Mapping[str, Path]) -> object:
         trained.append(task.fold)
         metadata = known | fake_training(task.reads, writes, task.fold)
-        writes["weights"].write_bytes(writes["weights"].read_bytes() + other.get("bytes", b""))
-        return {**metadata, "threads": other.get("threads", 2)}
+        writes["weights"].write_bytes(writes["weights"].read_bytes() + more)
+        return {**metadata, "threads": threads}
 
     monkeypatch.setattr("pipeline.train.local.work", work)
-    assert causes(graph) == ["code", "code"]
     ended = digits(*SAME)
     assert ended.code == 0
     assert trained == [0]
-    assert "the code in train/fold.py has changed; training it again" in ended.lines[1]
     assert line in ended.lines[2]
     assert causes(graph) == expected
     for task, files in zip((first, second), before, strict=True):
         after = contents(task.folder)
         assert {name for name in after if after[name] != files[name]} <= {"manifest.json"}
-    if not other:
-        assert artifacts.metadata(first.manifest)["same_as"].startswith("train fold 0")
 
 
 def test_same_is_only_for_folds_that_are_stale_by_their_code(project: Path, digits: Digits) -> None:
@@ -319,32 +332,11 @@ def test_hours_of_training_are_not_repeated_without_a_word(
     assert digits(*SAME[:-1], "--fold", "0").lines == [CHOICE]
 
 
-def test_what_a_killed_forced_fold_left_is_removed_by_the_next_train(
-    project: Path, digits: Digits
+def test_train_removes_what_was_left_beside_a_fresh_fold(
+    project: Path, tiny_folder: Path, digits: Digits
 ) -> None:
-    (project / "pair.toml").write_text("[split]\nfolds = 2\n")
-    write_digits(project / "mine")
-    graph = build("mine", "pair.toml")
-    fold = graph.all("train")[1]
-
-    def killed(writes: object) -> dict[str, object]:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        artifacts.run(fold, graph.tasks, force=True, work=killed)
-    assert fold.staging.exists()
-    assert digits(*SAME[:-1]).lines == [CHOICE, "train: all folds fresh"]
+    [fold] = build(str(tiny_folder)).all("train")
+    fold.staging.mkdir()
+    lines = digits("train", "--dataset", str(tiny_folder), "--config", "sprint").lines
+    assert lines == ["dataset tiny, preset sprint", "train: all folds fresh"]
     assert not fold.staging.exists()
-
-
-def test_a_changed_csv_leaves_the_earlier_arrays(project: Path, tmp_path: Path) -> None:
-    folder = write_digits(tmp_path / "tiny")
-    build(str(folder))
-    before = contents(project / "data/tiny/arrays")
-    replace_cell(project / "data/tiny/raw/test.csv", line=5, column=9, text="x")
-    process = run_digits(project, "preprocess", "--dataset", str(folder), "--force")
-    assert process.returncode == 2
-    assert one_line(process.stderr)
-    assert "data/tiny/raw/test.csv was changed after `download` wrote it" in process.stderr
-    assert "run `make preprocess`" in process.stderr
-    assert contents(project / "data/tiny/arrays") == before
