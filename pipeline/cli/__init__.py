@@ -210,7 +210,12 @@ def _follow_the_user() -> None:
     path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if path[0] == str(clone):  # this has been tried
         raise UserError(f"this command works on {stages.ROOT}, but you are in {clone}; leave it")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(clone), *filter(None, path)])
+    _start_again(PYTHONPATH=os.pathsep.join([str(clone), *filter(None, path)]))
+
+
+def _start_again(**variables: str) -> None:
+    """Replace this process by one with the same words and more variables."""
+    os.environ.update(variables)
     os.execv(sys.executable, [sys.executable, "-m", "pipeline", *sys.argv[1:]])  # noqa: S606
 
 
@@ -219,6 +224,8 @@ def main() -> None:
     # A terminal that lacks ± or █ shows a question mark.
     sys.stdout.reconfigure(line_buffering=True, errors="replace")  # type: ignore[union-attr]
     try:
+        if sys.getfilesystemencoding() != "utf-8":  # TensorFlow takes every path as UTF-8
+            _start_again(PYTHONUTF8="1", PYTHONIOENCODING=sys.stdout.encoding)
         _follow_the_user()
         code = app(standalone_mode=False, prog_name="digits")
         if code == 130:  # Typer's answer to Ctrl-C, without a message

@@ -306,7 +306,7 @@ def test_odd_paths_no_home_no_locale_and_a_disk_that_fills_up(
         return subprocess.run(
             ["make", "submission", "VENV=venv", data, "CONFIG=../mes données/mine.toml"],
             cwd=project,
-            env={**environment(), "LC_ALL": "C", **variables},
+            env={**environment(), **ASCII, **variables},
             capture_output=True,
             text=True,
             encoding="utf-8",
