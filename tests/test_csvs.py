@@ -196,7 +196,7 @@ def test_blank_lines_count_in_line_numbers(tiny_folder: Path) -> None:
         (["label", *PIXEL_NAMES[10:]], "'pixel2', 'pixel3', 'pixel4' and 5 more"),
         (["a", "b"], "label,pixel0,pixel1"),
         (["label", " pixel0", *PIXEL_NAMES[1:]], "' pixel0' has blanks"),
-        ([*TRAIN, "", ""], "2 columns at the end have no name"),
+        ([*TRAIN, ""], "the last column has no name; remove the commas"),
         (["Unnamed: 0", *TRAIN], "'Unnamed: 0' is a pandas index"),
         (["", *TRAIN], "'' is a pandas index"),
         (["label", *(f"{i}x{j}" for i in range(1, 29) for j in range(1, 29))], "DATASET=mnist"),
