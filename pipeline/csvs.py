@@ -182,7 +182,7 @@ def _header_fault(found: Sequence[str], columns: Sequence[str], text: str) -> st
         if found[-1].isdigit():
             what = "there is no header"
         return (
-            f"{what}, as in other files of MNIST and Fashion-MNIST; take DATASET=mnist or "
+            f"{what}, as in mnist-in-csv, Fashion-MNIST's CSV and others; take DATASET=mnist or "
             "DATASET=fashion, or name the columns as the competition does: "
             "label,pixel0,…,pixel783"
         )
@@ -193,9 +193,8 @@ def _header_fault(found: Sequence[str], columns: Sequence[str], text: str) -> st
             f"{'; put commas between the columns' if commas else ''}"
         )
     if extra and not missing and not any(extra):
-        return (
-            f"{len(extra)} columns at the end have no name; remove the commas there, in every line"
-        )
+        which = "the last column has" if len(extra) == 1 else f"the last {len(extra)} columns have"
+        return f"{which} no name; remove the commas at the end of every line"
     if missing or extra:
         faults = ((missing, "missing"), (extra, "unknown"))
         return "; ".join(f"column {_few(names)} is {word}" for names, word in faults if names)

@@ -95,19 +95,20 @@ def _drawn(path: Path, labels: NDArray[np.uint8], params: "Split") -> NDArray[np
 def _on_copies(
     copies: dict[str, int], labels: NDArray[np.uint8], firsts: NDArray[np.int64]
 ) -> Iterator[str]:
+    are = {name: "is an exact copy" if n == 1 else "are exact copies" for name, n in copies.items()}
     if copies["train"]:
         other = int((labels != labels[firsts]).sum())
         yield (
-            f"{copies['train']:,} of {len(labels):,} training images are exact copies of earlier "
-            f"ones{f', {other:,} with another label' if other else ''}. Copies stay in one fold, "
+            f"{copies['train']:,} of {len(labels):,} training images {are['train']} of an earlier "
+            f"one{f', {other:,} with another label' if other else ''}. Copies stay in one fold, "
             "so no network is tested on what it has seen; but the estimate rests on only "
             f"{len(labels) - copies['train']:,} different images, and is less certain than its "
             "standard error says"
         )
     if copies["test"]:
         yield (
-            f"{copies['test']:,} test images are exact copies of training images: expect a higher "
-            "accuracy on the test set than the estimate, and no better one on new digits"
+            f"{copies['test']:,} of the test images {are['test']} of a training image: expect a "
+            "higher accuracy on the test set than the estimate, and no better one on new digits"
         )
 
 

@@ -196,7 +196,7 @@ def test_blank_lines_count_in_line_numbers(tiny_folder: Path) -> None:
         (["label", *PIXEL_NAMES[10:]], "'pixel2', 'pixel3', 'pixel4' and 5 more"),
         (["a", "b"], "label,pixel0,pixel1"),
         (["label", " pixel0", *PIXEL_NAMES[1:]], "' pixel0' has blanks"),
-        ([*TRAIN, "", ""], "2 columns at the end have no name"),
+        ([*TRAIN, ""], "the last column has no name; remove the commas"),
         (["Unnamed: 0", *TRAIN], "'Unnamed: 0' is a pandas index"),
         (["", *TRAIN], "'' is a pandas index"),
         (["label", *(f"{i}x{j}" for i in range(1, 29) for j in range(1, 29))], "DATASET=mnist"),
@@ -204,6 +204,14 @@ def test_blank_lines_count_in_line_numbers(tiny_folder: Path) -> None:
         (["5", *["0"] * 784], "there is no header"),
         (["label", *PIXEL_NAMES[1:]], "column 'pixel0' is missing"),
         (["id", *TRAIN], "column 'id' is unknown"),
+        (PIXEL_NAMES, "column 'label' is missing"),
+        (["Label", *PIXEL_NAMES], "'label' is missing; column 'Label' is unknown"),
+        (
+            ["label", "pixel1", "pixel0", *PIXEL_NAMES[2:]],
+            "expected column 'pixel0', found 'pixel1'",
+        ),
+        ([*TRAIN, "pixel3"], "'pixel3' is there twice"),
+        (["label;pixel0;pixel1"], "put commas between the columns"),
         (["<html>" + "a" * 200_000], "<html>"),
         (["label,pixel0\r1,0"], "label,pixel0,pixel1"),
     ],
@@ -215,6 +223,13 @@ def test_a_wrong_header_is_explained(tiny_folder: Path, header: list[str], part:
     message = fault(path)
     assert "line 1: " in message
     assert part in message
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_utf_16_is_refused_by_name(tiny_folder: Path, encoding: str) -> None:
+    path = tiny_folder / "train.csv"
+    path.write_bytes(path.read_text().encode(encoding))
+    assert "this is UTF-16" in fault(path)
 
 
 def test_bytes_that_are_no_text_are_refused(tiny_folder: Path) -> None:

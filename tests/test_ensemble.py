@@ -112,10 +112,6 @@ def test_the_calibration_errors_are_before_and_after(
     assert metadata["calibration_error"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_nothing_else_is_left(made: tuple[Path, dict[str, object]]) -> None:
-    assert {path.name for path in made[0].iterdir()} == {"oof.npy", "test.npy", "metrics.json"}
-
-
 def test_members_are_averaged_row_by_row(tmp_path: Path) -> None:
     # The first is confident and wrong in row 2. The second is less confident, and wrong in row 0.
     predicted = {"sure": certain(PREDICTED), "unsure": 0.4 * certain([1, *range(1, 8)]) + 0.06}

@@ -1,6 +1,5 @@
 """preprocess.py: arrays equal their CSVs; CSVs that do not belong together are refused."""
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +16,6 @@ def run(source: Path, folder: Path) -> dict[str, object]:
     folder.mkdir()
     csvs = {name: source / f"{name}.csv" for name in ("train", "test", "sample_submission")}
     return preprocess(**csvs, **{name: folder / f"{name}.npy" for name in ARRAYS})
-
-
-def fault(source: Path, folder: Path) -> str:
-    with pytest.raises(UserError) as caught:
-        run(source, folder)
-    assert list(folder.iterdir()) == []
-    return str(caught.value)
 
 
 def test_the_arrays_are_the_csvs(tmp_path: Path) -> None:
@@ -50,42 +42,15 @@ def test_the_arrays_can_be_mapped_into_memory(tmp_path: Path) -> None:
     assert mapped.flags.c_contiguous
 
 
-def test_the_message_names_absent_classes(tmp_path: Path) -> None:
-    source = write_digits(tmp_path / "source", train_rows=8)
-    message = fault(source, tmp_path / "arrays")
-    assert message.startswith(str(source / "train.csv"))
-    assert "8, 9" in message
-
-
-def test_a_test_set_without_rows(tmp_path: Path) -> None:
-    source = write_digits(tmp_path / "source", test_rows=0)
-    message = fault(source, tmp_path / "arrays")
-    assert message.startswith(str(source / "test.csv"))
-    assert "no rows" in message
-
-
-@pytest.mark.parametrize("rows", [0, 19, 21])
-def test_a_sample_submission_of_another_length(tmp_path: Path, rows: int) -> None:
-    source = write_digits(tmp_path / "source")
-    other = write_digits(tmp_path / "other", test_rows=rows)
-    (other / "sample_submission.csv").replace(source / "sample_submission.csv")
-    message = fault(source, tmp_path / "arrays")
-    assert message.startswith(str(source / "sample_submission.csv"))
-    assert re.search(rf"\b{rows} rows", message)
-    assert re.search(r"\b20\b", message)
-
-
 @pytest.mark.parametrize(
     ("old", "new", "line"),
-    [
-        ("\n1,0\n2,0\n", "\n2,0\n1,0\n", 2),
-        ("\n7,0\n", "\n8,0\n", 8),
-        ("\n1,0\n", "\n0,0\n", 2),
-    ],
+    [("\n1,0\n2,0\n", "\n2,0\n1,0\n", 2), ("\n7,0\n", "\n8,0\n", 8), ("\n1,0\n", "\n0,0\n", 2)],
 )
 def test_ids_that_do_not_count_up(tmp_path: Path, old: str, new: str, line: int) -> None:
     source = write_digits(tmp_path / "source")
     path = source / "sample_submission.csv"
-    assert old in path.read_text()
-    path.write_text(path.read_text().replace(old, new))
-    assert f"{path}, line {line}, column ImageId: " in fault(source, tmp_path / "arrays")
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(UserError) as caught:
+        run(source, tmp_path / "arrays")
+    assert f"{path}, line {line}, column ImageId: " in str(caught.value)
+    assert list((tmp_path / "arrays").iterdir()) == []

@@ -119,7 +119,7 @@ def test_copies_are_in_the_fold_of_their_first_row(
     assert metadata["copies"] == {"train": 11, "test": 3}
     assert "11 of 425 training images" in remarks[0]
     assert "10 with another label" in remarks[0]
-    assert "3 test images" in remarks[1]
+    assert "3 of the test images are" in remarks[1]
     assert capsys.readouterr().out.splitlines() == [f"note: {remark}" for remark in remarks]
 
 

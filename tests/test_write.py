@@ -53,18 +53,6 @@ def submission(end: str = "\n") -> str:
     return "".join(line + end for line in ["ImageId,Label", *rows])
 
 
-def test_probabilities_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
-    sample = make_sample(tmp_path)
-    write_from(tmp_path, sample)
-    values = np.load(tmp_path / "test.npy")
-    values[3] = np.nan
-    np.save(tmp_path / "test.npy", values)
-    (tmp_path / "s.csv").unlink()
-    with pytest.raises(UserError, match="not finite"):
-        run(tmp_path, sample)
-    assert not (tmp_path / "s.csv").exists()
-
-
 # --- writing -------------------------------------------------------------------------------------
 
 

@@ -53,7 +53,7 @@ def _attempt(folder: Path) -> dict[str, Any]:
 def _unpack(archive: Path, folder: Path) -> dict[str, Any]:
     """Unpack and check as for `local`, except that a fault is worth another attempt."""
     try:
-        metadata = local.copy(folder, {"archive": archive})
+        metadata = local.copy(folder, local.files(archive))
         csvs.read_dataset(*(folder / name for name in local.NAMES))
     except UserError as error:
         raise CallError(str(error).replace(f"{folder}/", "")) from error
