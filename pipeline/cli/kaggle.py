@@ -63,7 +63,8 @@ def _push(file: Path, name: str, accelerator: str, yes: bool) -> None:
         typer.confirm(f"{address} was edited on Kaggle. Replace it?", abort=True)
 
     def arrived() -> str | None:  # the answer to a push may have been lost
-        return "" if kernels.source(slug) == text else None
+        source = with_retries(address, partial(kernels.source, slug))
+        return "" if source == text else None
 
     push = partial(kernels.push, slug, text, accelerator, SECONDS, "notebook")
     if refused := with_retries(address, push, between=arrived):

@@ -164,7 +164,8 @@ def with_retries(
         what: what the call does, for messages.
         call: raises CallError when it fails.
         attempts: how many there are; math.inf to wait out an outage, however long.
-        between: called after each failed attempt; if it returns something, that is the answer.
+        between: called after each failed attempt, with retries of its own; if it returns something,
+            that is the answer.
 
     Raises:
         UserError: what the user can fix: credentials, rules, a proxy, a certificate, a file.

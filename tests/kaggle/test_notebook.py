@@ -16,7 +16,7 @@ from typing import Any
 import nbformat
 import pytest
 from conftest import PACKAGE, Digits, Ended, build, contents
-from kaggle_service import call_in_process
+from kaggle_service import Answer, call_in_process
 from kernel_service import KernelService
 
 from pipeline import config
@@ -208,10 +208,17 @@ def push(digits: Digits, *words: str, **more: str) -> Ended:
 
 @pytest.mark.parametrize("fault", [None, "lost"])
 def test_it_is_pushed_once_as_a_private_notebook(
-    service: KernelService, digits: Digits, fault: str | None
+    service: KernelService, digits: Digits, monkeypatch: pytest.MonkeyPatch, fault: str | None
 ) -> None:
+    save = service._save
+
+    def save_and_break(asked: dict[str, Any]) -> Answer:
+        service.fail("GetKernel")  # the look whether it arrived
+        return save(asked)
+
     if fault:
         service.fail("SaveKernel", fault)
+        monkeypatch.setattr(service, "_save", save_and_break)
     done = push(digits)
     assert done.code == 0, done.error
     assert done.lines[-1].endswith("/digits-notebook-fast")
@@ -230,7 +237,7 @@ def test_what_was_edited_there_is_replaced_only_after_asking(
     assert push(digits).code == 0, "unchanged, it is pushed again without asking"
     session = service.newest()
     session.asked["text"] = session.asked["text"].replace("Would you have", "Would I have")
-    service.cancel(session)
+    session.status = "CANCEL_ACKNOWLEDGED"
     refused = push(digits)
     assert refused.code != 0
     assert "was edited on Kaggle" in "".join(refused.lines) + refused.error
