@@ -136,7 +136,7 @@ class Server(ThreadingHTTPServer):
         self.page = template.render(about=self.answers.about).encode()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that went away is no error; others are told by `Handler`."""
+        """Ignore a browser that went away; `Handler` reports other errors."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -150,7 +150,7 @@ class Handler(BaseHTTPRequestHandler):
     wbufsize = -1
 
     def do_GET(self) -> None:
-        """The page."""
+        """Send the page."""
         if not self._allowed():
             return
         if self.path != "/":
@@ -159,7 +159,7 @@ class Handler(BaseHTTPRequestHandler):
         self._send(HTTPStatus.OK, self.server.page, "text/html; charset=utf-8")
 
     def do_POST(self) -> None:
-        """The answer to a drawing of SIDE × SIDE bytes."""
+        """Answer a drawing of SIDE × SIDE bytes."""
         if not self._allowed():
             return
         length = self.headers.get("Content-Length", "")
@@ -180,7 +180,7 @@ class Handler(BaseHTTPRequestHandler):
         self._send(HTTPStatus.OK, json.dumps(answer).encode(), "application/json")
 
     def _allowed(self) -> bool:
-        """Whether the request is for this server and from its own page; refuses it if not."""
+        """Check that a request is for this server and from its own page; else refuse it."""
         host, origin = self.headers.get("Host"), self.headers.get("Origin")
         own = origin is None or origin.removeprefix("http://") == host
         if host and LOOPBACK.fullmatch(host) and own:
@@ -203,7 +203,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Requests are not printed."""
+        """Print no requests."""
 
 
 def draw(graph: Graph, port: int, browser: bool) -> None:

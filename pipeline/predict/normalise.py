@@ -43,7 +43,7 @@ class Digit:
 
 
 def digits_in(colours: Floats, many: bool = True) -> list[Digit]:
-    """The digits of a picture, line by line from the top, each from left to right.
+    """Find the digits of a picture in the form of the dataset, line by line from the top.
 
     Args:
         colours: float32 (h, w, 3), 0 to 255, from `picture.read`.
@@ -66,7 +66,7 @@ def digits_in(colours: Floats, many: bool = True) -> list[Digit]:
 
 
 def in_form(grey: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
-    """A picture that is a digit of the dataset already: as it is, or with light and dark exchanged.
+    """Return a picture that is a digit of the dataset already, with light and dark as there.
 
     Args:
         grey: uint8 (28, 28).
@@ -87,7 +87,7 @@ def in_form(grey: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
 
 
 def normalise(found: Found) -> NDArray[np.uint8]:
-    """A digit in the form of the dataset: uint8 (28, 28), 0 is background, 255 full ink."""
+    """Bring a digit into the form of the dataset: uint8 (28, 28), 0 is background, 255 ink."""
     bilevel = _stroked(_bilevel(found))
     rows, columns = (np.flatnonzero(bilevel.any(axis=axis)) for axis in (1, 0))
     cut = bilevel[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -99,7 +99,7 @@ def normalise(found: Found) -> NDArray[np.uint8]:
 
 
 def _bilevel(found: Found) -> NDArray[np.bool_]:
-    """The digit in black and white, its longer side FINE × BOX pixels, with a margin."""
+    """Draw the digit in black and white, its longer side FINE × BOX pixels, with a margin."""
     ink = Image.fromarray(found.ink)
     scale = FINE * BOX / max(1, max(found.ink.shape) - 4)
     size = [max(1, round(side * scale)) for side in ink.size]
@@ -108,7 +108,7 @@ def _bilevel(found: Found) -> NDArray[np.bool_]:
 
 
 def _stroked(bilevel: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The same digit with strokes no finer and no broader than those of the dataset."""
+    """Make strokes no finer and no broader than those of the dataset."""
     width = stroke_width(bilevel) / FINE
     if width < THINNEST:
         outside = ndimage.distance_transform_edt(~bilevel)
@@ -120,7 +120,7 @@ def _stroked(bilevel: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _centred(box: Floats) -> NDArray[np.uint8]:
-    """The digit with its centre of mass in the middle of 28 × 28 pixels, if there is room."""
+    """Put the centre of mass in the middle of 28 × 28 pixels, if there is room."""
     field = np.zeros((SIDE, SIDE), np.float32)
     centre = ndimage.center_of_mass(box)
     top, left = (

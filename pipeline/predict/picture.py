@@ -94,7 +94,7 @@ def _explained(name: str, source: Path | BinaryIO) -> Iterator[None]:
 
 
 def _start(source: Path | BinaryIO) -> bytes:
-    """The first bytes of a file."""
+    """Read the first bytes of a file."""
     if isinstance(source, Path):
         with source.open("rb") as file:
             return file.read(1000)
@@ -113,7 +113,7 @@ def _seek_ink(image: Image.Image) -> None:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """The picture with at most eight bits a channel.
+    """Reduce a picture to eight bits a channel.
 
     White is 65,535 in a 16-bit picture, or the highest number of 8, 10, 12 or 14 bits if none is
     higher; in floating point, the highest value.
@@ -131,7 +131,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _blendable(image: Image.Image) -> Image.Image:
-    """The picture in a mode whose pixels can be averaged, with transparency kept.
+    """Convert a picture to a mode whose pixels can be averaged, with transparency kept.
 
     "a": colours are weighted by their opacity, so that invisible ones do not bleed.
     """
@@ -143,7 +143,7 @@ def _blendable(image: Image.Image) -> Image.Image:
 
 
 def _opaque(image: Image.Image) -> NDArray[np.float32]:
-    """The picture's colours; where it is transparent, those of a background that shows the rest."""
+    """Return the colours; behind transparent ink, a background that contrasts with it."""
     blended = _blendable(image)
     if blended.mode == "RGB":
         return np.asarray(blended, dtype=np.float32)
