@@ -15,8 +15,9 @@ from conftest import digit_images
 
 from pipeline.config import network_names
 from pipeline.errors import UserError
-from pipeline.train.layers import FusedBatchNormalization, load, save
+from pipeline.train.layers import FusedBatchNormalization
 from pipeline.train.networks import build
+from pipeline.train.saving import load, save
 
 pytestmark = pytest.mark.usefixtures("fresh_keras")
 every_network = pytest.mark.parametrize("name", network_names())
