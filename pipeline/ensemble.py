@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline import estimate
-from pipeline.estimate import standard_error
 
 
 def ensemble(
@@ -48,12 +46,12 @@ def ensemble(
     labels, folds = np.load(train_labels), np.load(fold_ids)
     held_out = folds >= 0
     members = {name: estimate.gather(paths, folds) for name, paths in fold_oof.items()}
-    mean = _mean(list(members.values()))
+    mean = estimate.mean(list(members.values()))
     temperature = estimate.fit(mean[held_out], labels[held_out])
     calibrated = estimate.apply_out_of_fold(mean, labels, folds)
     np.save(oof, calibrated)
     networks = [estimate.load(path) for paths in fold_test.values() for path in paths]
-    np.save(test, estimate.apply(_mean(networks), temperature))
+    np.save(test, estimate.apply(estimate.mean(networks), temperature))
 
     right = mean.argmax(axis=1) == labels
     before, after = (
@@ -69,7 +67,7 @@ def ensemble(
         )
     found = {
         "oof_accuracy": accuracy,
-        "oof_standard_error": standard_error(accuracy, rows),
+        "oof_standard_error": estimate.standard_error(accuracy, rows),
         "oof_rows": rows,
         "fold_accuracies": [float(right[folds == i].mean()) for i in range(folds.max() + 1)],
         "member_accuracies": {
@@ -83,7 +81,3 @@ def ensemble(
     }
     metrics.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return found
-
-
-def _mean(members: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    return np.asarray(np.mean(members, axis=0, dtype=np.float64), dtype=np.float32)

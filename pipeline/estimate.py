@@ -43,6 +43,11 @@ def gather(paths: Sequence[Path], folds: NDArray[np.int8]) -> NDArray[np.float32
     return oof
 
 
+def mean(members: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Average the probabilities of several networks, float32 (n, 10), in float64."""
+    return np.asarray(np.mean(members, axis=0, dtype=np.float64), dtype=np.float32)
+
+
 def standard_error(accuracy: float, rows: int) -> float:
     """Return the binomial standard error of an accuracy, sqrt(p (1 - p) / n)."""
     return math.sqrt(accuracy * (1 - accuracy) / rows)

@@ -86,7 +86,7 @@ def edited(notebook: str) -> bool:
         sources = ["".join(cell["source"]) for cell in json.loads(notebook)["cells"]]
     except (ValueError, KeyError, TypeError):
         return True
-    return f'"{_digest(sources)}"' not in "".join(sources)
+    return _digest(sources) not in "".join(sources)
 
 
 def _digest(sources: Iterable[str]) -> str:

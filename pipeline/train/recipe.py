@@ -70,11 +70,8 @@ def fit_epoch(
 ) -> tuple[dict[str, float], list[NDArray[Any]]]:
     """Train on an epoch's batches; return its mean loss and accuracy, and the weights.
 
-    `fit` ends by replacing the weights with their averages, if there are any: the model is left
-    with those. The next epoch has to continue from the weights themselves.
-
-    Raises:
-        FloatingPointError: the loss is not finite.
+    The next epoch continues from these: `fit` leaves the model with the averages of its weights, if
+    there are any. Raises FloatingPointError if the loss is not finite.
     """
 
     def step(batch: int, logs: Mapping[str, float]) -> None:
