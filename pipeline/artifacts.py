@@ -150,16 +150,18 @@ def run(
         ExternalError: the disk is full, or something else outside failed.
     """
     with stat_cache(task.root) as cache, contextlib.ExitStack() as lock:
+        refused = None
         try:
             lock.enter_context(_locked(task))
-        except OSError:  # read-only, or another user's: fine as long as there is nothing to do
-            if force or not _own_state(task, cache).fresh:
-                raise
+        except OSError as error:  # read-only, or another user's: fine if there is nothing to do
+            refused = error
         state = _own_state(task, cache)
         if state.fresh and not force:
             _tidy(task)
             _say(f"{task.name}: fresh")
             return False
+        if refused:
+            raise refused
         check_inputs(task, tasks, cache)
         place = os.path.relpath(task.folder)
         _say(f"{task.name}: {state.reason or 'forced'}; writing to {place}/")
