@@ -56,15 +56,15 @@ def dataset(word: str, root: Path) -> Dataset:
     """
     if word in NAMED:
         return Dataset(word, word)
-    made = _made(root)
-    names = [*NAMED, *made]
-    known = ", ".join(names)
-    if not word.strip():
-        raise UserError(f"--dataset must not be empty; choose from {known}, or a path")
     path = Path(word).expanduser()
-    if not path.exists() and word in made:
-        return made[word]
-    if not path.exists():
+    if not word.strip() or not path.exists():
+        made = _made(root)
+        if word in made:
+            return made[word]
+        names = [*NAMED, *made]
+        known = ", ".join(names)
+        if not word.strip():
+            raise UserError(f"--dataset must not be empty; choose from {known}, or a path")
         raise UserError(
             f"there is no dataset {word!r}{nearest(word, names)} (choose from {known}, or "
             "give the path of a folder or zip with train.csv, test.csv and sample_submission.csv)"
