@@ -34,10 +34,14 @@ def _left(task: Task) -> str:
     try:
         found = json.loads((task.staging / PROGRESS).read_text(encoding="utf-8"))
         seconds = found["left"] - (time.time() - found["at"])
-        scope = " for all folds" if found["all"] else ""
+        return time_left(seconds, found["all"])
     except (OSError, ValueError, KeyError, TypeError):
         return ""
-    return f"{duration(max(0.0, seconds))} left{scope}"
+
+
+def time_left(seconds: float, several: bool) -> str:
+    """Say how much time is left: "4 min left", of several folds "4 min left for all folds"."""
+    return f"{duration(max(0.0, seconds))} left{' for all folds' if several else ''}"
 
 
 def duration(seconds: float) -> str:

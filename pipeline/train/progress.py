@@ -22,7 +22,7 @@ from pipeline.files import atomic
 from pipeline.kaggle import inside
 from pipeline.task import Task
 from pipeline.train import fold
-from pipeline.train.history import PROGRESS, duration
+from pipeline.train.history import PROGRESS, time_left
 from pipeline.train.tensorboard import Events
 
 # Seconds of steps after which the run's duration is forecast.
@@ -141,7 +141,7 @@ class TrainingBar(fold.Progress):
         return self._left(left)
 
     def _left(self, seconds: float) -> str:
-        return f"{duration(max(0.0, seconds))} left{' for all folds' if self.later else ''}"
+        return time_left(seconds, bool(self.later))
 
 
 class Board(_Bars):
