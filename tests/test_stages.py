@@ -398,14 +398,7 @@ def test_a_stage_is_added_with_a_module_a_declaration_and_a_target(
 
 # --- a stage of one's own that is declared wrongly ------------------------------------------------
 
-COUNTING = stages.Stage(
-    name="count",
-    help="count the rows of each class.",
-    function="pipeline.count:count",
-    folder="data/{dataset.name}/counts",
-    reads=("preprocess.train_labels",),
-    writes=("counts.json",),
-)
+[COUNTING] = eval(f"[{DECLARATION}]", {"Stage": stages.Stage})
 FORGETS_TO_RETURN = COUNT.replace("    return {", "    {")
 RETURNS_NUMPY = COUNT.replace("len(rows)", "np.int64(len(rows))")
 WRITES_NOTHING = COUNT.replace("    counts.write_text", "    str")
