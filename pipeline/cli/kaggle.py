@@ -14,9 +14,6 @@ from pipeline.errors import ExternalError, UserError
 if TYPE_CHECKING:
     from pipeline.remote.kernels import Runs, State
 
-# Seconds after which Kaggle ends the run of a notebook.
-SECONDS = 9 * 3600
-
 app = typer.Typer(help="Run on Kaggle's machines.", no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -45,18 +42,19 @@ def notebook(
     size = notebook.write(file, chosen, stages.ROOT)
     print(f"notebook {file} ({size / 1000:.0f} kB)")
     if push:
-        _push(file, re.sub(r"[^a-z0-9]+", "-", chosen.name.lower()).strip("-"), accelerator, yes)
+        _push(file, chosen.name, accelerator, yes)
     else:
         print("next: on Kaggle, choose Create, Notebook, then File, Import Notebook; or add --push")
 
 
-def _push(file: Path, name: str, accelerator: str, yes: bool) -> None:
+def _push(file: Path, preset: str, accelerator: str, yes: bool) -> None:
     """Make a notebook the newest version of the user's private one, and let Kaggle run it."""
     from pipeline.kaggle.client import with_retries
     from pipeline.kaggle.notebook import edited
     from pipeline.remote import kernels
 
-    slug, text = f"{kernels.PREFIX}notebook-{name}", file.read_text(encoding="utf-8")
+    slug = f"{kernels.PREFIX}notebook-{kernels.letters(preset).strip('-')}"
+    text = file.read_text(encoding="utf-8")
     address = with_retries("the list of notebooks", partial(kernels.runs, slug)).address(slug)
     there = with_retries(address, partial(kernels.source, slug))
     if there and edited(there) and not yes:
@@ -66,7 +64,7 @@ def _push(file: Path, name: str, accelerator: str, yes: bool) -> None:
         source = with_retries(address, partial(kernels.source, slug))
         return "" if source == text else None
 
-    push = partial(kernels.push, slug, text, accelerator, SECONDS, "notebook")
+    push = partial(kernels.push, slug, text, accelerator, kernels.SESSION, "notebook")
     if refused := with_retries(address, push, between=arrived):
         raise ExternalError(f"Kaggle refuses the notebook: {refused}")
     print(f"Kaggle runs it: {address}")

@@ -36,8 +36,6 @@ from pipeline.remote.kernels import State
 from pipeline.task import Task
 from pipeline.train.progress import EPOCH, Board
 
-# Seconds that a session may take; Kaggle ends it after 9 to 12 hours.
-SESSION = 9 * 3600
 # Seconds between two looks at a run's state; and between two pushes while other sessions run.
 POLL = client.FIRST_PAUSE * 10
 BUSY = POLL * 3
@@ -108,7 +106,7 @@ def name(tasks: list[Task], accelerator: str) -> str:
         ]
     text = json.dumps([accelerator, *parts], sort_keys=True)
     whole = [task for task in tasks if task.stage == "ensemble"] or folds
-    preset = re.sub(r"[^a-z0-9]+", "-", whole[0].preset.name.lower())[:30].strip("-")
+    preset = kernels.letters(whole[0].preset.name)[:30].strip("-")
     return f"{kernels.PREFIX}{preset}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
@@ -229,17 +227,17 @@ class _Kaggle:
     def _check_quota(self) -> int:
         """Return the seconds that the session may take."""
         if self.accelerator == "none":
-            return SESSION
+            return kernels.SESSION
         try:
             quota = kernels.quota()
         except CallError as error:
             self._print(f"GPU hours left: not known ({error})")
-            return SESSION
+            return kernels.SESSION
         self._print(f"{quota.left:.1f} of {quota.total:.0f} GPU hours left this week")
         if quota.left <= 0:
             until = f" until {quota.refresh} UTC" if quota.refresh else ""
             raise ExternalError(f"no GPU hours are left{until}; {LOCAL}")
-        return min(SESSION, int(3600 * quota.left))
+        return min(kernels.SESSION, int(3600 * quota.left))
 
     # --- while it runs ---
 

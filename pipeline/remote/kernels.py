@@ -7,6 +7,7 @@ raise CallError if they fail, and UserError without credentials.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +20,8 @@ from pipeline.kaggle.client import CallError
 
 # The names of all scripts that `ENGINE=kaggle` pushes begin like this.
 PREFIX = "digits-"
+# Seconds that a session may take; Kaggle ends it after 9 to 12 hours.
+SESSION = 9 * 3600
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,11 @@ class Quota:
     left: float
     total: float
     refresh: str  # when the next week begins, "2026-11-28 00:00"; or ""
+
+
+def letters(name: str) -> str:
+    """Return a preset's name in the letters that Kaggle allows in that of a script."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower())
 
 
 def runs(prefix: str) -> Runs:
