@@ -34,7 +34,7 @@ def split(
         test_images: uint8 (m, 28, 28, 1).
         fold_ids: to be written, int8 (n,): the fold that holds out the row, or -1 if none does
             (only with folds = 1, the single hold-out).
-        remarks: to be written, JSON: sentences on the rows, for whoever reads the estimate.
+        remarks: to be written, JSON: warnings about the data, to be shown with the estimate.
         params: the number of folds, the share to hold out if it is 1, and the seed.
 
     Returns:
@@ -107,8 +107,8 @@ def _on_copies(
         )
     if copies["test"]:
         yield (
-            f"{copies['test']:,} of the test images {are['test']} of a training image: expect a "
-            "higher accuracy on the test set than the estimate, and no better one on new digits"
+            f"{copies['test']:,} of the test images {are['test']} of a training image: expect "
+            "accuracy on the test set, but not on new digits, to exceed the estimate"
         )
 
 

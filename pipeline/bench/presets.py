@@ -159,7 +159,7 @@ def draw(path: Path, runs: Runs, notebook: Run) -> None:
 
 
 def ratio(notebook: Run, accuracy: float, seconds: float) -> str:
-    """Compare a training with the notebook's time until it first reaches the same accuracy."""
+    """Say how much faster than the notebook a preset reaches its accuracy."""
     pairs = zip(notebook["seconds"], notebook["accuracy"], strict=True)
     first = next((at for at, its in pairs if its >= accuracy), None)
     times = (first or notebook["seconds"][-1]) / seconds

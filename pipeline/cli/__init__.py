@@ -220,7 +220,7 @@ def _start_again(**variables: str) -> None:
 
 
 def main() -> None:
-    """Run the command line; see `errors` for the exit codes."""
+    """Run the command line; see `endings` for the exit codes."""
     # A terminal that lacks ± or █ shows a question mark.
     sys.stdout.reconfigure(line_buffering=True, errors="replace")  # type: ignore[union-attr]
     try:

@@ -20,8 +20,8 @@ def show(
 ) -> None:
     """Show one digit, and the probability of each class.
 
-    A training row is predicted by the networks that have not seen it. Without a row, shows the most
-    confident error, or in the test set the least confident prediction, and names more.
+    Each training row is predicted only by networks that were not trained on it. If no row is given,
+    shows the most confident error (with --test, the least confident prediction) and lists others.
     """
     import numpy as np
 

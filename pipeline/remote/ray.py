@@ -226,7 +226,7 @@ class Cluster:
             if attempts == ATTEMPTS:
                 raise ExternalError(
                     f"{task.name}: failed {ATTEMPTS} times in a row without another epoch, "
-                    f"most recently with {_why(cause)}; mend that, {RESUMES}"
+                    f"most recently with {_why(cause)}; fix that, {RESUMES}"
                 )
             self.board.print(f"{task.name}: {_why(cause)}{on}; trying again after epoch {reached}")
 

@@ -40,7 +40,7 @@ def train_here(folds: list[Task], tasks: list[Task], force: bool, jobs: int | No
             await_all(futures)
         except BrokenProcessPool as error:
             raise ExternalError(
-                "a training process was killed, perhaps because memory ran out; lower --jobs, "
+                "a training process was killed, possibly for lack of memory; lower --jobs, "
                 f"{RESUMES}"
             ) from error
         except KeyboardInterrupt:
